@@ -1,0 +1,14 @@
+"""fusionjax: cross-attention models that fuse two views, in JAX and Flax."""
+
+from fusionjax._version import __version__
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str):
+    # Lazily, so that `import fusionjax` costs nothing.
+    if name == "load":
+        from fusionjax.run import load
+
+        return load
+    raise AttributeError(f"module 'fusionjax' has no attribute {name!r}")

@@ -1,0 +1,367 @@
+"""Run configurations: every field and its default, the argument parser, and the one validation.
+
+A config file is Python: `get_config(arg)` takes `default()`, fills in what differs and returns it. `--config.a.b=value`
+overrides a field. No default value lives anywhere else, and a field that is not below is an error.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionjax.errors import UserError
+
+ABLATIONS = {
+    "sa_only": ("sa",),
+    "sa_glca": ("sa", "glca"),
+    "sa_pwca": ("sa", "pwca"),
+    "full": ("sa", "glca", "pwca"),
+}
+"""Branches that train, by the name of the ablation (METHODS: DCAL, Table 5 of the paper)."""
+
+
+def default() -> ConfigDict:
+    """Every field of a run, with its default. Shapes the type checks too: an override keeps the type found here."""
+    c = ConfigDict()
+    c.task = "classification"
+    c.seed = 0
+    c.precision = "float32"  # of the computation; parameters and optimiser state are float32 always
+
+    c.data = ConfigDict()
+    c.data.source = "folder"  # folder, manifest, tfds, cub, cars, aircraft, openmoji
+    c.data.root = (
+        ""  # the folder (or manifest file) of the data set; for tfds its data_dir, "" for TFDS's own
+    )
+    c.data.builder = ""  # tfds only: name of the builder
+    c.data.train_split = "train"
+    c.data.eval_splits = ("test",)
+    c.data.fractions = (
+        0.7,
+        0.15,
+        0.15,
+    )  # train, val, test where the source has no official split; drawn by `seed`
+    c.data.resize = (
+        256  # shorter side for crop="resized" at test; both sides, squashed, when resize_mode="squash"
+    )
+    c.data.resize_mode = "shorter"  # shorter, squash
+    c.data.image_size = 224
+    c.data.interpolation = "bilinear"  # bilinear, bicubic
+    c.data.mean = (0.485, 0.456, 0.406)
+    c.data.std = (0.229, 0.224, 0.225)
+    c.data.threads = 8
+    c.data.prefetch = 64  # examples decoded ahead
+    c.data.max_bad_fraction = 0.01  # unreadable images per epoch above which the run stops
+    c.data.max_pixels = 100_000_000
+    c.data.check_counts = True  # compare with the published number of images
+
+    c.data.augment = ConfigDict()
+    c.data.augment.crop = (
+        "random"  # random: of the resized image; random_resized: area and aspect drawn; none: centre
+    )
+    c.data.augment.scale = (0.08, 1.0)  # random_resized: share of the area
+    c.data.augment.ratio = (0.75, 4 / 3)  # random_resized: aspect
+    c.data.augment.pad = 0  # pixels of border before a random crop
+    c.data.augment.flip = 0.5
+    c.data.augment.rotate = 0.0  # degrees, ±
+    c.data.augment.jitter = 0.0  # brightness, contrast, saturation, ±
+    c.data.augment.erase = 0.0  # probability of random erasing
+
+    c.data.cache = ConfigDict()  # outputs of a frozen trunk, computed once
+    c.data.cache.enabled = False
+    c.data.cache.passes = 3  # differently augmented copies of the training split
+    c.data.cache.batch_size = 32
+
+    c.model = ConfigDict()
+    c.model.name = "dcal_vit_base_patch16_224"
+    c.model.ablation = "full"  # sa_only, sa_glca, sa_pwca, full
+    c.model.width = c.model.depth = c.model.heads = c.model.patch = 0  # 0: what the name says
+    c.model.mlp_ratio = 0.0  # 0: what the name says
+    c.model.drop_path = 0.0  # of the last block; rises linearly from 0
+    c.model.dropout = 0.0
+    c.model.remat = False  # recompute blocks in the backward pass: memory for time
+    c.model.trunk = ""  # name of a convolutional trunk whose feature map is the token grid
+    c.model.trunk_features = ""  # EfficientNet: head, stride32, stride16; "" for the trunk's usual output
+    c.model.freeze_trunk = False  # evaluation mode, no gradient
+    c.model.ratio = 0.1  # R: share of the patch tokens that GLCA queries with
+    c.model.glca_input = "last"  # last, penultimate
+    c.model.partner_stream = "pwca"  # pwca, sa
+
+    c.pretrained = ConfigDict()
+    c.pretrained.source = ""  # a .safetensors, .npz or .pth file, or package:<name>
+    c.pretrained.name = ""  # the model those weights are of; "" for the backbone of `model.name`
+    c.pretrained.into = ""  # "" the whole model, "trunk" its trunk
+    c.pretrained.skip = ()  # parameter patterns (regular expressions) that stay as initialised
+
+    c.loss = ConfigDict()
+    c.loss.label_smoothing = 0.0
+    c.loss.branch_weighting = "uncertainty"  # uncertainty, sum
+    c.loss.uncertainty_init = 0.0
+    c.loss.pwca_group = 0  # images that may be paired; 0 for one device's share of the batch
+
+    c.optim = ConfigDict()
+    c.optim.name = "adamw"  # adamw, adam, sgd
+    c.optim.learning_rate = 1e-3
+    c.optim.schedule = "cosine"  # cosine, constant
+    c.optim.final_lr = 0.0
+    c.optim.warmup_epochs = 0.0
+    c.optim.weight_decay = 0.0
+    c.optim.no_decay = ()  # patterns of parameters that are not decayed
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.momentum = 0.9
+    c.optim.clip_norm = 0.0  # 0: no clipping
+    c.optim.accumulate = 1  # micro-batches a step
+    c.optim.layer_decay = 1.0  # learning rate factor from one block to the one below
+    c.optim.lr_rules = ()  # ((pattern, factor), …), multiplied
+    c.optim.freeze = ()  # patterns of parameters that do not train
+    c.optim.ema_decay = 0.0  # 0: none; else the averaged parameters are evaluated and served
+
+    c.train = ConfigDict()
+    c.train.batch_size = 64  # of all devices together
+    c.train.epochs = 10.0
+    c.train.steps = 0  # > 0 overrides epochs
+    c.train.log_every = 50
+    c.train.checkpoint_every = 1000  # steps
+    c.train.eval_every_epochs = 1.0  # 0: at the end only
+    c.train.best_metric = ""  # e.g. val/accuracy: that checkpoint is reported; "" for the last one
+    c.train.profile = False
+
+    c.evaluation = ConfigDict()
+    c.evaluation.batch_size = 64
+    c.evaluation.probe = (
+        False  # logistic regression on the frozen trunk's features, reported beside the result
+    )
+
+    c.report = ConfigDict()
+    c.report.enabled = True
+    c.report.examples = 12  # attention maps of as many right and as many wrong examples
+    c.lock()
+    return c
+
+
+def parse_arg(arg: str | None, **spec: Any) -> ConfigDict:
+    """Reads a config's own argument, `name=value,flag,…`, strictly.
+
+    Args:
+        arg: what stands after the colon of `--config=file.py:arg`; None or "" for none.
+        **spec: name → default. A bool, int, float or str also gives the type (a bare `name` sets a bool to True); a
+            tuple of strings gives the allowed words, the first of which is the default.
+
+    Returns:
+        ConfigDict of every name in `spec`.
+
+    Raises:
+        UserError: an unknown name, a value of the wrong type, a word that is not allowed.
+
+    >>> parse_arg("res=128,runlocal", res=224, runlocal=False).res
+    128
+    """
+    out = ConfigDict({k: v[0] if isinstance(v, tuple) else v for k, v in spec.items()})
+    for item in filter(None, (arg or "").split(",")):
+        key, eq, text = item.partition("=")
+        if key not in spec:
+            raise UserError(
+                f"config argument {key!r} is not known; allowed: {', '.join(sorted(spec))}{_near(key, spec)}"
+            )
+        want = spec[key]
+        if isinstance(want, tuple):
+            if text not in want:
+                raise UserError(f"config argument {key}={text!r}: allowed are {', '.join(want)}")
+            out[key] = text
+        elif isinstance(want, bool):
+            words = {"": not eq, "true": True, "1": True, "false": False, "0": False}
+            if text.lower() not in words or (eq and not text):
+                raise UserError(f"config argument {key}={text!r}: allowed are true and false")
+            out[key] = words[text.lower()]
+        else:
+            try:
+                out[key] = type(want)(text)
+            except ValueError:
+                raise UserError(f"config argument {key}={text!r} is not a {type(want).__name__}") from None
+    return out
+
+
+def from_json(data: Mapping[str, Any]) -> ConfigDict:
+    """The config of a workdir's config.json; a field that this version does not know is a UserError."""
+    config = default()
+    with config.unlocked():
+        _fill(config, data, "")
+    return validate(config)
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """Checks a whole config before anything is allocated; returns it locked.
+
+    Raises:
+        UserError: the first field that is unknown, of the wrong type or impossible, with what is allowed.
+    """
+    _same_shape(config, default(), "")
+    _Check(config).all()
+    config.lock()
+    return config
+
+
+def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:
+    """The error of a field whose value cannot be: its name, its value and what is allowed."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return UserError(f"config.{key}={value!r} is not possible: {allowed}")
+
+
+def _near(word: str, words: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(words), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _fill(config: ConfigDict, data: Mapping[str, Any], path: str) -> None:
+    for key, value in data.items():
+        name = f"{path}{key}"
+        if key not in config:
+            raise UserError(f"config.{name} is not a field of this version{_near(key, config)}")
+        if isinstance(value, Mapping) and isinstance(config.get(key), ConfigDict):
+            _fill(config[key], value, f"{name}.")
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _same_shape(config: ConfigDict, schema: ConfigDict, path: str) -> None:
+    for key, value in config.items():
+        name = f"{path}{key}"
+        if key not in schema:
+            raise UserError(f"config.{name} is not known{_near(key, schema)}; allowed: {', '.join(schema)}")
+        want = schema[key]
+        if isinstance(want, ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise UserError(
+                    f"config.{name}={value!r} must be a section with the fields {', '.join(want)}"
+                )
+            _same_shape(value, want, f"{name}.")
+        elif isinstance(want, float) and isinstance(value, int) and not isinstance(value, bool):
+            config[key] = float(value)
+        elif type(value) is not type(want):
+            raise UserError(f"config.{name}={value!r} must be of type {type(want).__name__}, e.g. {want!r}")
+    for key in schema:
+        if key not in config:
+            raise UserError(f"config.{path}{key} is missing; its default is {schema[key]!r}")
+
+
+class _Check:
+    """Rules on single fields and between fields."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+
+    def fail(self, key: str, allowed: str) -> None:
+        raise impossible(self.config, key, allowed)
+
+    def get(self, key: str) -> Any:
+        value = self.config
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    def one_of(self, key: str, *words: str) -> None:
+        if self.get(key) not in words:
+            self.fail(key, f"allowed are {', '.join(words)}")
+
+    def within(self, key: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+        value = self.get(key)
+        inside = (low < value if open_low else low <= value) and value <= high
+        if not inside or not math.isfinite(value):
+            bracket = "(" if open_low else "["
+            self.fail(key, f"allowed is {bracket}{low:g}, {high:g}{')' if high == math.inf else ']'}")
+
+    def all(self) -> None:
+        c = self.config
+        self.one_of("precision", "float32", "bfloat16")
+        self.one_of("data.resize_mode", "shorter", "squash")
+        self.one_of("data.interpolation", "bilinear", "bicubic")
+        self.one_of("data.augment.crop", "random", "random_resized", "none")
+        self.one_of("model.ablation", *ABLATIONS)
+        self.one_of("model.glca_input", "last", "penultimate")
+        self.one_of("model.partner_stream", "pwca", "sa")
+        self.one_of("model.trunk_features", "", "head", "stride32", "stride16")
+        self.within("model.ratio", 0, 1, open_low=True)
+        self.within("model.drop_path", 0, 0.999)
+        self.within("model.dropout", 0, 0.999)
+        self.one_of("loss.branch_weighting", "uncertainty", "sum")
+        self.one_of("optim.name", "adamw", "adam", "sgd")
+        self.one_of("optim.schedule", "cosine", "constant")
+        self.one_of("pretrained.into", "", "trunk")
+        for key in ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels",
+                    "data.cache.passes", "data.cache.batch_size", "optim.accumulate", "train.batch_size",
+                    "train.log_every", "train.checkpoint_every", "evaluation.batch_size"):  # fmt: skip
+            self.within(key, 1)
+        for key in ("data.augment.flip", "data.augment.erase", "data.augment.jitter", "loss.label_smoothing",
+                    "data.max_bad_fraction"):  # fmt: skip
+            self.within(key, 0, 1)
+        for key in ("optim.weight_decay", "optim.final_lr", "optim.warmup_epochs", "optim.clip_norm", "train.epochs",
+                    "train.steps", "train.eval_every_epochs", "seed", "data.augment.rotate", "data.augment.pad",
+                    "report.examples", "loss.pwca_group", "model.width",
+                    "model.depth", "model.heads", "model.patch", "model.mlp_ratio"):  # fmt: skip
+            self.within(key, 0)
+        self.within("optim.learning_rate", 0, open_low=True)
+        self.within("optim.layer_decay", 0, 1, open_low=True)
+        self.within("optim.ema_decay", 0, 0.999999)
+        for key in ("optim.b1", "optim.b2", "optim.momentum"):
+            self.within(key, 0, 0.999999)
+        if c.train.epochs == 0 and c.train.steps == 0:
+            self.fail("train.epochs", "set train.epochs or train.steps")
+        if c.data.image_size > c.data.resize and c.data.augment.crop != "random_resized":
+            self.fail("data.image_size", f"a crop cannot be larger than data.resize={c.data.resize}")
+        if c.train.batch_size % c.optim.accumulate:
+            self.fail("train.batch_size", f"it must be a multiple of optim.accumulate={c.optim.accumulate}")
+        self._fractions()
+        self._group()
+        if not c.data.eval_splits:
+            self.fail("data.eval_splits", "name at least one split")
+        split, _, metric = c.train.best_metric.partition("/")
+        if c.train.best_metric and (split not in c.data.eval_splits or not metric):
+            self.fail(
+                "train.best_metric",
+                f"it is <split>/<metric> with a split of data.eval_splits={c.data.eval_splits}",
+            )
+        if c.data.cache.enabled and not c.model.trunk:
+            self.fail("data.cache.enabled", "only the outputs of a frozen model.trunk are cached")
+        if c.data.cache.enabled and not c.model.freeze_trunk:
+            self.fail(
+                "data.cache.enabled", "it needs a trunk that does not train: set model.freeze_trunk=True"
+            )
+        if c.model.width and c.model.heads and c.model.width % c.model.heads:
+            self.fail("model.heads", f"it must divide model.width={c.model.width}")
+        if c.pretrained.into == "trunk" and not c.model.trunk:
+            self.fail("pretrained.into", "model.trunk names no trunk")
+        for key in ("mean", "std"):
+            if len(c.data[key]) != 3 or not all(isinstance(v, float | int) for v in c.data[key]):
+                self.fail(f"data.{key}", "three numbers, one a channel")
+        if min(c.data.std) <= 0:
+            self.fail("data.std", "three positive numbers")
+        for rule in c.optim.lr_rules:
+            if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
+                self.fail("optim.lr_rules", "a tuple of (pattern, factor)")
+
+    def _fractions(self) -> None:
+        f = self.config.data.fractions
+        if len(f) != 3 or min(f) < 0 or f[0] <= 0 or abs(sum(f) - 1) > 1e-6:
+            self.fail("data.fractions", "three shares (train, val, test) that add up to 1")
+
+    def _group(self) -> None:
+        c = self.config
+        group, micro = c.loss.pwca_group, c.train.batch_size // c.optim.accumulate
+        if "pwca" not in ABLATIONS[c.model.ablation] or not c.model.name.startswith("dcal_"):
+            return
+        if micro < 2:
+            self.fail("train.batch_size", "PWCA pairs images: a micro-batch needs at least 2")
+        if group and (group < 2 or micro % group):
+            self.fail(
+                "loss.pwca_group",
+                f"at least 2, and a divisor of the micro-batch {micro}; 0 for a device's share",
+            )

@@ -1,0 +1,131 @@
+"""The outputs of a frozen trunk, computed once and kept on disk: later epochs cost what is on top of it only."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fusionjax.data import pipeline
+from fusionjax.data.bad_images import BadImages
+from fusionjax.data.source import Source
+
+log = logging.getLogger(__name__)
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """Features of a split.
+
+    Attributes:
+        features: (passes, N, h, w, C) float16, a read-only memory map; pass 0 is not augmented.
+        valid: (passes, N) float32, 0 where an image could not be read.
+        labels: (N,) int32.
+    """
+
+    features: np.ndarray
+    valid: np.ndarray
+    labels: np.ndarray
+
+
+class FeatureCache:
+    """Computes what is missing, and opens what is there.
+
+    Args:
+        folder: of the files; each is named by what it depends on, so a stale one is never read.
+        encode: batch of images → (B, h, w, C), compiled by the caller.
+        weights: digest of the trunk's weights.
+        data: `config.data`.
+        seed: of the augmentation.
+        bad: takes the names of unreadable images.
+        say: takes a line of progress.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encode: Callable[[Batch], Any],
+        *,
+        weights: str,
+        data: Any,
+        seed: int,
+        bad: BadImages,
+        say: Callable[[str], None],
+    ):
+        self._folder, self._encode, self._weights = Path(folder), encode, weights
+        self._data, self._seed, self._bad, self._say = data, seed, bad, say
+
+    def train(self, source: Source) -> Cached:
+        """`data.cache.passes` passes: the plain images, then differently augmented ones."""
+        return self._open(source, self._data.cache.passes)
+
+    def evaluation(self, source: Source) -> Cached:
+        """One pass, the plain images."""
+        return self._open(source, 1)
+
+    def _open(self, source: Source, passes: int) -> Cached:
+        path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
+        marks = path.with_suffix(".valid.npy")
+        if not (path.exists() and marks.exists()):
+            self._compute(source, passes, path, marks)
+        labels = np.asarray(source.labels, np.int32)
+        return Cached(np.load(path, mmap_mode="r"), np.load(marks), labels)
+
+    def _compute(self, source: Source, passes: int, path: Path, marks: Path) -> None:
+        began = time.perf_counter()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        valid = np.zeros((passes, len(source)), np.float32)
+        out = None
+        part = path.with_suffix(f".{os.getpid()}.part")
+        for k in range(passes):
+            for batch in self._batches(source, k):
+                rows = batch["index"] >= 0
+                features = np.asarray(self._encode({"image": batch["image"]}))[rows]
+                if out is None:
+                    shape = (passes, len(source), *features.shape[1:])
+                    out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+                out[k, batch["index"][rows]] = features
+                valid[k, batch["index"][rows]] = batch["valid"][rows]
+        out.flush()
+        np.save(marks, valid)
+        os.replace(part, path)
+        seconds = time.perf_counter() - began
+        images = passes * len(source)
+        self._say(
+            f"features of {source.split}: {images} images ({passes} passes) in {seconds:.0f} s, "
+            f"{images / seconds:.0f} images/s, {path.stat().st_size / 2**20:.0f} MiB"
+        )
+
+    def _batches(self, source: Source, k: int) -> Iterable[Batch]:
+        size = self._data.cache.batch_size
+        if k == 0:
+            return pipeline.eval_batches(source, self._data, batch_size=size, bad=self._bad)
+        return pipeline.augmented_batches(
+            source, self._data, seed=self._seed, epoch=k, batch_size=size, bad=self._bad
+        )
+
+    def _key(self, source: Source, passes: int) -> str:
+        """Digest of everything that the features are a function of."""
+        data = json.loads(self._data.to_json_best_effort())
+        for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits"):
+            data.pop(field)
+        parts = [self._weights, data, self._seed, source.name, source.split, passes, list(source.names)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest(tree: Any) -> str:
+    """sha256 of a tree of arrays, of their names, shapes and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()

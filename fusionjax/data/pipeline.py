@@ -1,0 +1,166 @@
+"""Image sources → batches: decode, augment, batch, with this process's share of each batch.
+
+Nothing here raises for an image that cannot be read: it becomes a row with `valid` 0, its name is recorded,
+and the run stops when there are too many.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusionjax.data import transforms
+from fusionjax.data.bad_images import BadImages
+from fusionjax.data.decode import DecodeError, decode
+from fusionjax.data.source import Source
+from fusionjax.data.stream import Example, FiniteBatches, TrainStream
+
+_STREAM = 0xA06  # keeps these draws apart from others that start from the same seed
+
+
+def train_dataset(
+    source: Source,
+    data: Any,
+    *,
+    seed: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    bad: BadImages | None = None,
+) -> TrainStream:
+    """Endless training batches.
+
+    The order is a function of (seed, epoch), an image's augmentation of (seed, epoch, index): neither
+    threads nor processes change a bit.
+
+    Args:
+        source: what to train on.
+        data: `config.data`.
+        seed: of the order and of the augmentation.
+        batch_size: B, of all processes together.
+        process_index, process_count: this process, and how many there are.
+        bad: takes the names of unreadable images; one record a source. None for a new one.
+
+    Returns:
+        Iterator with `get_state` and `set_state`; a batch has image, label, valid and index
+        (`fusionjax.types`), B / process_count rows.
+
+    Raises:
+        UserError: an empty source, a batch that the processes cannot share; from the iterator: too many
+            unreadable images.
+    """
+    size, bad = len(source), bad or BadImages()
+    transform = transforms.train_transform(data)
+    read_one = _reader(source, data, bad)
+
+    def read(epoch: int, index: int) -> Example:
+        return read_one(index, lambda image: transform(image, _rng(seed, epoch, index)))
+
+    return TrainStream(
+        read, size=size, seed=seed, batch_size=batch_size,
+        process_index=process_index, process_count=process_count, threads=data.threads,
+        prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),
+    )  # fmt: skip
+
+
+def eval_batches(
+    source: Source,
+    data: Any,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    bad: BadImages | None = None,
+) -> FiniteBatches:
+    """Every example once, by index, without augmentation; the last batch is padded with valid 0 and index −1.
+
+    Args and errors are those of `train_dataset`; the result can be iterated over again and again.
+    """
+    transform = transforms.eval_transform(data)
+    return _finite(
+        source, data, lambda image, index: transform(image), batch_size, process_index, process_count, bad
+    )
+
+
+def augmented_batches(
+    source: Source,
+    data: Any,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    bad: BadImages | None = None,
+) -> FiniteBatches:
+    """Every example once, by index, augmented as in `epoch` of `train_dataset`: a pass of a feature cache."""
+    transform = transforms.train_transform(data)
+
+    def apply(image: np.ndarray, index: int) -> np.ndarray:
+        return transform(image, _rng(seed, epoch, index))
+
+    return _finite(source, data, apply, batch_size, process_index, process_count, bad)
+
+
+def _finite(
+    source: Source,
+    data: Any,
+    apply: Callable[[np.ndarray, int], np.ndarray],
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    bad: BadImages | None,
+) -> FiniteBatches:
+    size, bad = len(source), bad or BadImages()
+    read_one = _reader(source, data, bad)
+    return FiniteBatches(
+        lambda index: read_one(index, lambda image: apply(image, index)), _example(_blank(data), 0, 0.0, -1),
+        size=size, batch_size=batch_size,
+        process_index=process_index, process_count=process_count, threads=data.threads,
+        prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),
+    )  # fmt: skip
+
+
+def _reader(source: Source, data: Any, bad: BadImages) -> Callable[[int, Callable], Example]:
+    """(index, transform) → example; an image that cannot be read is recorded and comes out blank."""
+    _single_threaded_opencv()
+    labels, max_pixels, blank = source.labels, data.max_pixels, _blank(data)
+
+    def read(index: int, transform: Callable[[np.ndarray], np.ndarray]) -> Example:
+        try:
+            image = transform(decode(source.load(index), max_pixels))
+        except Exception as e:  # raised in a reading thread it would lose more than its own example
+            reason = str(e) if isinstance(e, DecodeError) else f"{type(e).__name__}: {e}"
+            bad.record(source.names[index], " ".join(reason.split()))
+            return _example(blank, 0, 0.0, index)
+        return _example(image, labels[index], 1.0, index)
+
+    return read
+
+
+def _rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([_STREAM, seed, epoch, index])
+
+
+def _blank(data: Any) -> np.ndarray:
+    return np.zeros((data.image_size, data.image_size, 3), np.uint8)
+
+
+def _example(image: np.ndarray, label: int, valid: float, index: int) -> Example:
+    return {"image": image, "label": np.int32(label), "valid": np.float32(valid), "index": np.int32(index)}
+
+
+@functools.cache
+def _single_threaded_opencv() -> None:
+    """The reading threads are the parallelism; OpenCV's own within each of them would only contend."""
+    cv2.setNumThreads(0)
+
+
+def array_batches(images: list[np.ndarray], size: int) -> Iterator[Example]:
+    """Images at hand, all (S, S, 3) uint8, in batches of `size`; the last one is padded."""
+    for start in range(0, len(images), size):
+        rows = [_example(image, 0, 1.0, start + i) for i, image in enumerate(images[start : start + size])]
+        rows += [_example(np.zeros_like(images[0]), 0, 0.0, -1)] * (size - len(rows))
+        yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -1,0 +1,99 @@
+"""What a data set is to the rest of the program: examples by index, with a label and a name each."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A split of a data set, read by index from any thread.
+
+    Attributes:
+        name: of the data set, for reports.
+        split: the split that this is, e.g. "train".
+        class_names: one name a class; its position is the label.
+        labels: int32 (N,), class indices.
+        names: N strings that tell one example from another, e.g. the path relative to the root.
+        columns: further values by name, each (N,): identity, camera, caption … ; may be empty.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]: ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, i: int) -> bytes | np.ndarray:
+        """Example `i`: an encoded image, or RGB uint8 (h, w, 3). May raise OSError or DecodeError."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileSource:
+    """A source whose examples are image files; see `Source` for the attributes.
+
+    `names` are paths relative to `root` (an absolute path stands for itself).
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    names: Sequence[str]
+    root: Path
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, i: int) -> bytes:
+        """The file's bytes, undecoded."""
+        return (self.root / self.names[i]).read_bytes()
+
+
+class Subset:
+    """The examples of a source at some indices, in that order.
+
+    Args:
+        source: where the examples come from.
+        indices: integers (M,) into `source`.
+        split: name of the subset; None keeps the source's.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray, *, split: str | None = None):
+        self.source = source
+        self.indices = np.asarray(indices, np.int64).reshape(-1)
+        self.name = source.name
+        self.split = source.split if split is None else split
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels[self.indices]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [self.source.names[i] for i in self.indices]
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        return {key: np.asarray(value)[self.indices] for key, value in self.source.columns.items()}
+
+    def load(self, i: int) -> bytes | np.ndarray:
+        return self.source.load(int(self.indices[i]))

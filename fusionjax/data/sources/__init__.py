@@ -1,0 +1,35 @@
+"""The data sets that a config can name, one module each, imported when asked for."""
+
+import difflib
+import importlib
+from typing import Any
+
+from fusionjax.data.source import Source
+from fusionjax.errors import UserError
+
+SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji")
+"""Values of `data.source`; each is a module of this package with a function `create`."""
+
+
+def create(data: Any, split: str, *, seed: int) -> Source:
+    """Opens one split of the data set that a config names.
+
+    Args:
+        data: `config.data`; `source`, `root`, `builder`, `fractions`, `resize`, `max_pixels` and
+            `check_counts` are read.
+        split: "train", "val", "test" or a further one that the data set has.
+        seed: draws the split where there is no official one.
+
+    Returns:
+        Source whose files exist and, when `data.check_counts`, whose size is the published one.
+
+    Raises:
+        UserError: an unknown source or split, a missing root, a damaged or incomplete data set; one line.
+    """
+    if data.source not in SOURCES:
+        near = difflib.get_close_matches(data.source, SOURCES, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(
+            f"config.data.source={data.source!r} is not known; allowed are {', '.join(SOURCES)}{hint}"
+        )
+    return importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)

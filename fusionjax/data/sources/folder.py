@@ -1,0 +1,82 @@
+"""Any images in class folders: root/<class>/<image>, or root/<split>/<class>/<image>."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionjax.data import splits
+from fusionjax.data.source import FileSource
+from fusionjax.data.sources import checks
+from fusionjax.errors import UserError
+
+_LAYOUT = "images in folders root/<class>/ or root/{train,val,test}/<class>/"
+
+
+def create(data: Any, split: str, *, seed: int) -> FileSource:
+    """Reads class folders; classes and images are in the order of their names.
+
+    A root with a folder for the split, or for any of train, val and test, that holds class folders is taken
+    as split already; its classes are those of all its split folders together. Otherwise the split is drawn
+    by `data.fractions`, stratified.
+
+    Args:
+        data: `config.data`.
+        split: "train", "val", "test", or the name of a split folder.
+        seed: draws the split.
+
+    Raises:
+        UserError: see `sources.create`; also a class folder without images.
+    """
+    root = checks.root_folder(data.root, "the data set", _LAYOUT)
+    given = [name for name in dict.fromkeys((*splits.SPLITS, split)) if _holds_classes(root / name)]
+    if given:
+        if split not in given:
+            raise UserError(f"{root} has no folder {split!r} with class folders; it has {', '.join(given)}")
+        classes = sorted({c.name for name in given for c in _folders(root / name)})
+        tops = [Path(split) / c for c in classes if (root / split / c).is_dir()]
+    else:
+        classes = [c.name for c in _folders(root)]
+        tops = [Path(c) for c in classes]
+    if not classes:
+        raise UserError(f"config.data.root={data.root!r} has no class folders; expected {_LAYOUT}")
+    label_of = {c: i for i, c in enumerate(classes)}
+    names: list[str] = []
+    labels: list[int] = []
+    for top in tops:
+        images = _images(root, top)
+        if not images:
+            raise UserError(f"class folder {root / top} has no images ({', '.join(checks.IMAGE_SUFFIXES)})")
+        names.extend(images)
+        labels.extend([label_of[top.name]] * len(images))
+    source = np.asarray(labels, np.int32)
+    if not given:
+        parts = splits.stratified(source, data.fractions, seed=seed)
+        chosen = splits.pick(str(root), parts, split)
+        names, source = [names[i] for i in chosen], source[chosen]
+    return FileSource(root.resolve().name, split, tuple(classes), source, names, root)
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def _holds_classes(path: Path) -> bool:
+    """A folder of folders without images of its own: a class that happens to be named "train" is none."""
+    if not path.is_dir():
+        return False
+    return bool(_folders(path)) and not any(_is_image(p.name) for p in path.iterdir() if p.is_file())
+
+
+def _images(root: Path, top: Path) -> list[str]:
+    """Paths below a class folder, relative to the root, at any depth."""
+    out = []
+    for folder, _, files in os.walk(root / top):
+        relative = Path(folder).relative_to(root)
+        out.extend((relative / f).as_posix() for f in files if _is_image(f))
+    return sorted(out)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(checks.IMAGE_SUFFIXES) and not name.startswith(".")

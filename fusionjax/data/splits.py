@@ -1,0 +1,81 @@
+"""Seeded splits, stratified by class, for data without an official one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fusionjax.errors import UserError
+
+SPLITS = ("train", "val", "test")
+_STREAM = 0x5711  # keeps these draws apart from others that start from the same seed
+
+
+def stratified(
+    labels: np.ndarray, fractions: Sequence[float], *, seed: int, groups: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Splits examples into train, val and test with the same share of every class.
+
+    Sizes are within one (with groups: one group) of the exact share, per class and in total, and a class
+    keeps at least one group for training. The result depends on the arguments only.
+
+    Args:
+        labels: integers (N,), the class of every example.
+        fractions: shares of train, val and test, which add up to 1.
+        seed: of the draw.
+        groups: (N,), e.g. identities; examples of one group never part. A group belongs to the class of its
+            first example. None: every example is its own group.
+
+    Returns:
+        "train", "val", "test" → int64 indices, ascending. Disjoint, together 0 … N − 1.
+    """
+    labels = np.asarray(labels)
+    members = _members(np.arange(len(labels)) if groups is None else np.asarray(groups))
+    of_class = labels[[m[0] for m in members]] if members else labels[:0]
+    rng = np.random.default_rng([_STREAM, seed])
+    chosen: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
+    owed = np.zeros(2)  # val and test: what rounding left over in the classes before
+    for c in np.unique(of_class):
+        mine = [members[i] for i in rng.permutation(np.flatnonzero(of_class == c))]
+        owed += np.asarray(fractions[1:], float) * sum(map(len, mine))
+        spare = len(mine) - 1
+        for k, name in ((1, "test"), (0, "val")):
+            rest = []
+            for m in mine:
+                if spare and owed[k] > len(m) / 2 + 1e-9:
+                    chosen[name].append(m)
+                    owed[k], spare = owed[k] - len(m), spare - 1
+                else:
+                    rest.append(m)
+            mine = rest
+        owed = np.minimum(
+            owed, max(map(len, members)) / 2
+        )  # what a small class cannot give is not taken from the next
+        chosen["train"].extend(mine)
+    return {k: np.sort(np.concatenate(v)) if v else np.zeros(0, np.int64) for k, v in chosen.items()}
+
+
+def pick(name: str, parts: dict[str, np.ndarray], split: str) -> np.ndarray:
+    """The indices of one part of `stratified`.
+
+    Raises:
+        UserError: the split is not one of the three, or it is empty.
+    """
+    if split not in parts:
+        raise UserError(
+            f"{name} has no split {split!r}; allowed are {', '.join(parts)} (drawn by data.fractions)"
+        )
+    if not len(parts[split]):
+        raise UserError(
+            f"split {split!r} of {name} is empty: give it a larger share in data.fractions, or more images"
+        )
+    return parts[split]
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """Indices of every group, groups in order of their first example."""
+    if not len(groups):
+        return []
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
+    return [parts[i] for i in np.argsort(first)]

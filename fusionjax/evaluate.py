@@ -1,0 +1,29 @@
+"""The numbers of a run again, from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from fusionjax import cli
+from fusionjax.errors import UserError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
+SPLITS = flags.DEFINE_list("splits", [], "Splits to evaluate; those of the run's config by default.")
+
+
+def main(rest: Sequence[str]) -> None:
+    """Prints a line a number, as main does."""
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}")
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing: name the folder of a run")
+    from fusionjax.run import load
+
+    run = load(WORKDIR.value)
+    for split, results in run.evaluate(SPLITS.value).items():
+        for name, value in run.task.scalars(results).items():
+            print(f"{split}/{name} {value:.4f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,226 @@
+"""Measures of a classifier: accuracy with its interval, macro averages, one row a class, calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusionjax.errors import UserError
+
+SCALARS = (
+    "accuracy",
+    "top5",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "balanced_accuracy",
+    "nll",
+    "ece",
+)
+"""Fields of a Result that are single numbers."""
+BINS = 15
+"""Bins of the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
+RESAMPLES = 10_000
+"""Bootstrap resamples of the accuracy."""
+SUM_TOLERANCE = 0.02
+"""How far a row of probabilities may be from 1: bfloat16 rounds, a sum of two branches does not pass."""
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a result. A class without examples has support 0 and zeros.
+
+    Attributes:
+        name: as given.
+        support: valid examples whose true class it is.
+        precision, recall, f1: fractions; 0 where the denominator is 0.
+        confused_with: the class that its examples are most often mistaken for (the lowest index among
+            equals); None where no example is mistaken.
+        confused: how many are mistaken for that class.
+    """
+
+    name: str
+    support: int
+    precision: float
+    recall: float
+    f1: float
+    confused_with: str | None
+    confused: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `evaluate` measured, over valid examples only.
+
+    Macro averages and balanced accuracy run over the classes that have at least one example in the split.
+    Precision of a class that is never predicted is 0. With these definitions balanced accuracy equals macro
+    recall; both are listed because readers look for both.
+
+    Attributes:
+        n: valid examples.
+        accuracy, top5: fractions. `top5` counts the true class among the min(5, C) most probable; of equally
+            probable classes the lower index comes first, as in the prediction.
+        accuracy_interval: 95 % percentile bootstrap interval of the accuracy. It has no width where all are
+            right or all
+            are wrong: the bootstrap says nothing there.
+        macro_precision, macro_recall, macro_f1, balanced_accuracy: fractions.
+        nll: mean negative log probability of the true class, nats; probabilities below 2.2e-16 count as
+            2.2e-16.
+        ece: expected calibration error over 15 bins of equal width: mean |accuracy − confidence| weighted by
+            examples.
+        confusion: (C, C) int64, rows true, columns predicted; read-only.
+        per_class: C rows in class order.
+    """
+
+    n: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    top5: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    balanced_accuracy: float
+    nll: float
+    ece: float
+    confusion: np.ndarray
+    per_class: tuple[ClassRow, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in class order."""
+        return tuple(row.name for row in self.per_class)
+
+    def scalars(self) -> dict[str, float]:
+        """Flat keys for metrics.jsonl: fractions, except `nll` in nats. The same keys whatever the data."""
+        low, high = self.accuracy_interval
+        return {name: getattr(self, name) for name in SCALARS} | {"accuracy_low": low, "accuracy_high": high}
+
+
+def evaluate(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+) -> Result:
+    """Measures predictions of a whole split. Rows that are not valid are dropped first, so they change no
+    bit.
+
+    Args:
+        probabilities: (N, C) float; every valid row is finite, ≥ 0 and adds up to 1 (within 0.02; divided by
+            its sum). Of two branches give the mean, not the sum.
+        labels: (N,) int, 0 … C − 1 where valid.
+        valid: (N,) 1 or True for a real example; None where all are.
+        class_names: C names; None for "0", "1", ….
+        seed: of the bootstrap.
+
+    Returns:
+        Result.
+
+    Raises:
+        UserError: no valid example.
+        ValueError: shapes that do not agree, a label out of range, rows that are not probabilities.
+
+    >>> evaluate(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1])).accuracy
+    0.5
+    """
+    probabilities, labels, names = _checked(probabilities, labels, valid, class_names)
+    n, c = probabilities.shape
+    total = probabilities.sum(axis=1, dtype=np.float64)
+    predicted = probabilities.argmax(axis=1)
+    of_label = probabilities[np.arange(n), labels]
+    correct = predicted == labels
+    before = (probabilities == of_label[:, None]) & (np.arange(c) < labels[:, None])
+    rank = (probabilities > of_label[:, None]).sum(axis=1) + before.sum(axis=1)
+    confusion = np.bincount(labels * c + predicted, minlength=c * c).reshape(c, c)
+    confusion.setflags(write=False)
+    rows = _per_class(confusion, names)
+    present = [row for row in rows if row.support]
+    recall = float(np.mean([row.recall for row in present]))
+    floor = np.finfo(np.float64).eps
+    return Result(
+        n=n,
+        accuracy=float(correct.mean()),
+        accuracy_interval=_interval(int(correct.sum()), n, seed),
+        top5=float((rank < 5).mean()),
+        macro_precision=float(np.mean([row.precision for row in present])),
+        macro_recall=recall,
+        macro_f1=float(np.mean([row.f1 for row in present])),
+        balanced_accuracy=recall,
+        nll=float(-np.log(np.maximum(of_label / total, floor)).mean()),
+        ece=_calibration_error(probabilities[np.arange(n), predicted] / total, correct),
+        confusion=confusion,
+        per_class=rows,
+    )
+
+
+def _checked(probabilities, labels, valid, class_names) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or probabilities.shape[1] == 0:
+        raise ValueError(
+            f"probabilities {probabilities.shape} and labels {labels.shape} are not (N, C) and (N,)"
+        )
+    if valid is not None:
+        valid = np.asarray(valid)
+        if valid.shape != labels.shape:
+            raise ValueError(f"valid {valid.shape} is not (N,) = {labels.shape}")
+        probabilities, labels = probabilities[valid > 0], labels[valid > 0]
+    if not len(labels):
+        raise UserError("no example to evaluate: the split is empty or none of its images could be read")
+    if probabilities.dtype not in (
+        np.float32,
+        np.float64,
+    ):  # bfloat16 and float16 have too few digits to add up in
+        probabilities = probabilities.astype(np.float32)
+    c = probabilities.shape[1]
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype}, not integers")
+    if labels.min() < 0 or labels.max() >= c:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {c} classes")
+    if not np.isfinite(probabilities).all() or probabilities.min() < 0:
+        raise ValueError("probabilities are negative or not finite")
+    off = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1).max()
+    if off > SUM_TOLERANCE:
+        raise ValueError(f"a row of probabilities is {off:.3g} away from adding up to 1")
+    names = tuple(map(str, range(c) if class_names is None else class_names))
+    if len(names) != c:
+        raise ValueError(f"{len(names)} class names for {c} classes")
+    return probabilities, labels.astype(np.int64), names
+
+
+def _per_class(confusion: np.ndarray, names: tuple[str, ...]) -> tuple[ClassRow, ...]:
+    hits = confusion.diagonal()
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    other = wrong.argmax(axis=1)
+    count = wrong.max(axis=1)
+    precision = hits / np.maximum(predicted, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + predicted, 1)
+    return tuple(
+        ClassRow(
+            name=name,
+            support=int(support[i]),
+            precision=float(precision[i]),
+            recall=float(recall[i]),
+            f1=float(f1[i]),
+            confused_with=names[other[i]] if count[i] else None,
+            confused=int(count[i]),
+        )
+        for i, name in enumerate(names)
+    )
+
+
+def _interval(right: int, n: int, seed: int) -> tuple[float, float]:
+    """Resampling n zeros and ones with replacement draws Binomial(n, right / n) hits: drawn as such."""
+    hits = np.random.default_rng(seed).binomial(n, right / n, size=RESAMPLES)
+    low, high = np.quantile(hits, (0.025, 0.975)) / n
+    return float(low), float(high)
+
+
+def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)  # (low, high]
+    gap = np.bincount(bins, weights=confidence - correct, minlength=BINS)
+    return float(np.abs(gap).sum() / len(confidence))

@@ -1,0 +1,1 @@
+"""Looking inside: rollout, maps, figures, the report."""

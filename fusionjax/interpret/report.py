@@ -1,0 +1,247 @@
+"""The report of a run: a folder with index.html and its pictures, to be read in a browser without a network.
+
+Everything that comes from data (class names, file names, config) is escaped by the template and never becomes
+a path.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from fusionjax.evaluation.classification import Result
+from fusionjax.interpret import figures
+from fusionjax.interpret.maps import Example
+
+BRANCHES = {
+    "sa": ("SA", "self-attention branch"),
+    "glca": ("GLCA", "global-local cross-attention branch"),
+    "combined": ("SA + GLCA", "mean of both branches' probabilities"),
+}
+"""Branch name → what the report calls it. Other names are shown as they are."""
+SIDE = 320
+"""Longest side of an example's pictures, pixels."""
+CONFUSIONS = 10
+"""Pairs of classes that the list of confusions holds."""
+_TEMPLATES = Path(__file__).parent / "templates"
+
+Headline = tuple[str, float | str, tuple[float, float] | None, str]
+Baseline = tuple[str, float | str, str]
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a report shows. Empty parts are left out of the page. Numbers given as float are fractions, shown
+    in per cent; a number of another unit is given as text.
+
+    Attributes:
+        title: of the page, such as the name of the config.
+        task: one line: what is predicted from what.
+        headline: (name, value, 95 % interval or None, note) each; empty to take the accuracy of every split.
+        baselines: (name, value, note) each, shown beside the headline.
+        results: split → branch (sa, glca, combined, or any name) → Result. `combined`, or else the last
+            branch, is the model's answer; the split `test`, or else the last one, is described in full.
+        records: of metrics.jsonl, see figures.curves.
+        right, wrong: examples of that split.
+        config_json: the resolved config.
+        environment: versions, device, git revision: name → value; None is left out.
+        command: how to run it again, a shell line or several.
+        warnings: shown before anything else, such as unreadable images or a number that is not a measurement.
+        train_seconds: wall time of training.
+        n_parameters: of the model.
+    """
+
+    title: str
+    task: str = ""
+    headline: Sequence[Headline] = ()
+    baselines: Sequence[Baseline] = ()
+    results: Mapping[str, Mapping[str, Result]] = field(default_factory=dict)
+    records: Sequence[Mapping[str, Any]] = ()
+    right: Sequence[Example] = ()
+    wrong: Sequence[Example] = ()
+    config_json: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    warnings: Sequence[str] = ()
+    train_seconds: float | None = None
+    n_parameters: int | None = None
+
+
+def write(workdir_report: Path, content: ReportContent) -> Path:
+    """Writes the report and returns the path of its index.html.
+
+    Everything is made in a temporary folder first; then pictures are moved in one by one and index.html last,
+    so a page is whole or absent whenever the process is killed. Pictures of an earlier report that this one
+    lacks are removed; other files in the folder are left alone.
+
+    Args:
+        workdir_report: folder; made if absent.
+        content: what to show.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(workdir_report)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".report-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as made:
+        made = Path(made)
+        page = _page(content, made)
+        (made / "index.html").write_bytes(page.encode("utf-8", "replace"))  # a file name may not be text
+        index = folder / "index.html"
+        index.unlink(missing_ok=True)  # the old page does not show new pictures
+        names = {path.name for path in made.glob("*.png")}
+        for old in folder.glob("*.png"):
+            if old.name not in names and old.name.startswith(("figure_", "right_", "wrong_")):
+                old.unlink()
+        for name in sorted(names):
+            os.replace(made / name, folder / name)
+        os.replace(made / "index.html", index)
+    return index
+
+
+def _page(content: ReportContent, folder: Path) -> str:
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "share": share}
+    split, result = _main(content.results)
+    names = {name for branches in content.results.values() for name in branches}
+    examples = [
+        ("Wrong answers", "wrong", content.wrong),
+        ("Right answers", "right", content.right),
+    ]
+    return environment.get_template("report.html").render(
+        content=content,
+        headline=_headline(content),
+        split=split,
+        result=result,
+        trivial=_trivial(result),
+        branches={name: BRANCHES.get(name, (name, "")) for name in names},
+        confusions=_confusions(result),
+        worst_first=_worst_first(result),
+        figures=_figures(content, split, result, folder),
+        examples=[(title, [_pictures(e, f"{key}_{i:02d}", folder) for i, e in enumerate(group)])
+                  for title, key, group in examples if group],
+        facts=_facts(content),
+    )  # fmt: skip
+
+
+def number(value: float | str) -> str:
+    """A fraction as per cent with one decimal; text as it is."""
+    return value if isinstance(value, str) else f"{value:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def share(value: float) -> str:
+    """A fraction as per cent with one decimal, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def _main(results: Mapping[str, Mapping[str, Result]]) -> tuple[str, Result | None]:
+    filled = {split: branches for split, branches in results.items() if branches}
+    if not filled:
+        return "", None
+    split = "test" if "test" in filled else list(filled)[-1]
+    return split, _answer(filled[split])
+
+
+def _answer(branches: Mapping[str, Result]) -> Result:
+    return branches["combined"] if "combined" in branches else list(branches.values())[-1]
+
+
+def _headline(content: ReportContent) -> list[Headline]:
+    if content.headline:
+        return list(content.headline)
+    answers = {split: _answer(branches) for split, branches in content.results.items() if branches}
+    return [
+        (f"accuracy, {split}", r.accuracy, r.accuracy_interval, f"{r.n:,} images")
+        for split, r in answers.items()
+    ]
+
+
+def _trivial(result: Result | None) -> tuple[str, float] | None:
+    """The commonest class of the split and its share."""
+    if result is None:
+        return None
+    row = max(result.per_class, key=lambda row: row.support)
+    return row.name, row.support / result.n
+
+
+def _confusions(result: Result | None) -> list[tuple[str, str, int, int]]:
+    """(true, predicted, images, images of the true class) that occur at least twice, most frequent first."""
+    if result is None:
+        return []
+    wrong = result.confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    rows = result.per_class
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = np.transpose(np.unravel_index(order, wrong.shape))
+    return [
+        (rows[i].name, rows[j].name, int(wrong[i, j]), rows[i].support) for i, j in pairs if wrong[i, j] > 1
+    ]
+
+
+def _worst_first(result: Result | None) -> list:
+    return (
+        []
+        if result is None
+        else sorted(result.per_class, key=lambda row: (not row.support, row.f1, row.name))
+    )
+
+
+def _figures(
+    content: ReportContent, split: str, result: Result | None, folder: Path
+) -> dict[str, str | None]:
+    """Draws them; name → file, None for one that has nothing to show."""
+    drawn = {
+        "curves": figures.curves(content.records),
+        "attention_right": figures.attention_rows(content.right, "Right answers"),
+        "attention_wrong": figures.attention_rows(content.wrong, "Wrong answers"),
+        "confusion_matrix": None,
+        "per_class": None,
+    }
+    if result is not None:
+        title = f"Confusion matrix, split {split}, {result.n:,} images"
+        drawn["confusion_matrix"] = figures.confusion_matrix(result.confusion, result.class_names, title)
+        drawn["per_class"] = figures.per_class_bars(result.per_class)
+    return {k: f and figures.save(f, folder / f"figure_{k}.png").name for k, f in drawn.items()}
+
+
+def _pictures(example: Example, stem: str, folder: Path) -> dict[str, Any]:
+    """The example with its pictures: kind → file, None for one that it lacks."""
+    arrays = {"image": example.image, "rollout": example.overlay(), "selected": example.selection()}
+    files = dict.fromkeys(arrays)
+    for kind, array in arrays.items():
+        if array is not None:
+            picture = Image.fromarray(array)
+            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            files[kind] = f"{stem}_{kind}.png"
+            picture.save(folder / files[kind])
+    return {"example": example, "files": files}
+
+
+def _facts(content: ReportContent) -> list[tuple[str, str]]:
+    facts = []
+    if content.n_parameters is not None:
+        facts.append(("parameters", f"{content.n_parameters:,}"))
+    if content.train_seconds is not None:
+        facts.append(("training time", duration(content.train_seconds)))
+    return facts + [(str(k), str(v)) for k, v in content.environment.items() if v is not None]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of two units at most: "45 s", "12 min 3 s", "5 h 7 min"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {m} min"
+    return f"{m} min {s} s" if m else f"{s} s"

@@ -1,0 +1,233 @@
+"""Convolutions for the convolutional trunks: padding rules, depthwise taps, convolution with batch norm.
+
+Kernels are HWIO, images NHWC. Two padding rules exist because two families of weights do: `"same"` is
+TensorFlow's, which pads the far edge more when a stride does not divide the size; `"symmetric"` is torch's (k
+− 1) / 2 on both sides.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fusionjax.errors import UserError
+
+PADDINGS = ("same", "symmetric")
+DEPTHWISE = ("auto", "taps", "conv")
+
+
+def edge_padding(rule: str, size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Rows to add before and after one spatial axis.
+
+    Args:
+        rule: "same" (TensorFlow: the output has ceil(size / stride) rows, the odd row goes to the far edge)
+          or "symmetric" (torch: (stride − 1 + kernel − 1) // 2 rows on both sides).
+        size: length of the axis.
+        kernel: length of the kernel along it.
+        stride: step along it.
+
+    Returns:
+        (before, after), both ≥ 0.
+
+    Raises:
+        UserError: the rule is neither of the two.
+    """
+    if rule == "same":
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return total // 2, total - total // 2
+    if rule == "symmetric":
+        each = (stride - 1 + kernel - 1) // 2
+        return each, each
+    raise UserError(f"padding {rule!r} is not one of {', '.join(PADDINGS)}")
+
+
+def _paddings(rule: str, x: jax.Array, kernel: jax.Array, stride: int) -> list[tuple[int, int]]:
+    return [edge_padding(rule, x.shape[1 + axis], kernel.shape[axis], stride) for axis in (0, 1)]
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: str = "symmetric") -> jax.Array:
+    """A dense convolution without bias; a 1×1 kernel runs as one flat (B·h·w, C) matmul.
+
+    Args:
+        x: (B, h, w, C).
+        kernel: (k, k, C, D), of x's dtype.
+        stride: step along rows and columns.
+        padding: rule of `edge_padding`.
+
+    Returns:
+        (B, h', w', D), of x's dtype.
+    """
+    if kernel.shape[:2] == (1, 1):
+        x = x[:, ::stride, ::stride] if stride > 1 else x
+        flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=_paddings(padding, x, kernel, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def depthwise_conv2d(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: str = "symmetric", method: str = "auto"
+) -> jax.Array:
+    """A depthwise convolution without bias: every channel has its own k×k kernel.
+
+    XLA's grouped convolution is slow on CPUs (its inner loop does not run over channels), so there the sum of
+    the k² shifted and weighted images is taken, which fuses into one vectorised loop; accelerators use the
+    grouped convolution.
+
+    Args:
+        x: (B, h, w, C).
+        kernel: (k, k, 1, C), of x's dtype.
+        stride: step along rows and columns.
+        padding: rule of `edge_padding`.
+        method: "taps" (shifted sum), "conv" (grouped convolution) or "auto" (taps where the default backend
+          is a CPU). The two differ only by the order of summation.
+
+    Returns:
+        (B, h', w', C), of x's dtype.
+
+    Raises:
+        UserError: the method or the padding rule is unknown.
+    """
+    if method not in DEPTHWISE:
+        raise UserError(f"depthwise method {method!r} is not one of {', '.join(DEPTHWISE)}")
+    pads = _paddings(padding, x, kernel, stride)
+    if method == "conv" or (method == "auto" and jax.default_backend() != "cpu"):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(stride, stride),
+            padding=pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+    batch, _, _, channels = x.shape
+    rows, columns = kernel.shape[:2]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    height = (x.shape[1] - rows) // stride + 1
+    width = (x.shape[2] - columns) // stride + 1
+    total = None
+    for i in range(rows):
+        for j in range(columns):
+            last = (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels)
+            tap = lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1)) * kernel[i, j, 0]
+            total = tap if total is None else total + tap
+    return total
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm and activation, as one unit.
+
+    With `train=False` the norm's affine map of running statistics is folded into the kernel, so inference is
+    one convolution and one fused add and activation. With `train=True` the batch's statistics normalise, and
+    the running ones move.
+
+    Parameters: kernel (k, k, C or 1, D), scale (D,), bias (D,), float32. Collection batch_stats: mean (D,),
+    var (D,).
+
+    Attributes:
+        features: D; for a depthwise unit it must equal the input's channels.
+        kernel: k.
+        stride: step along rows and columns.
+        padding: rule of `edge_padding`.
+        depthwise: every channel has its own kernel.
+        eps: added to the variance.
+        momentum: share of the running statistics that is kept at a training step.
+        act: applied last; None for a linear unit.
+        scale_init: initialiser of the norm's scale (zeros make a residual branch start as the identity).
+        method: how a depthwise unit runs, as in `depthwise_conv2d`.
+        dtype: compute dtype.
+
+    Source: Ioffe & Szegedy 2015, arXiv 1502.03167.
+    """
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    padding: str = "symmetric"
+    depthwise: bool = False
+    eps: float = 1e-5
+    momentum: float = 0.9
+    act: Callable[[jax.Array], jax.Array] | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    method: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """(B, h, w, C) → (B, h', w', features)."""
+        shape = (self.kernel, self.kernel, 1 if self.depthwise else x.shape[-1], self.features)
+        # He's rule over the fan-out; a depthwise kernel's fan-out is k², as each channel feeds only itself.
+        fan_out = self.kernel**2 * (1 if self.depthwise else self.features)
+        kernel = self.param("kernel", nn.initializers.normal((2.0 / fan_out) ** 0.5), shape)
+        scale = self.param("scale", self.scale_init, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
+        var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
+
+        x = x.astype(self.dtype)
+        if train:
+            y = self._convolve(x, kernel.astype(self.dtype)).astype(jnp.float32)
+            batch_mean = y.mean((0, 1, 2))
+            batch_var = jnp.square(y - batch_mean).mean((0, 1, 2))
+            if not self.is_initializing():
+                keep = self.momentum
+                mean.value = keep * mean.value + (1 - keep) * batch_mean
+                var.value = keep * var.value + (1 - keep) * batch_var
+            y = (y - batch_mean) * (scale * lax.rsqrt(batch_var + self.eps)) + bias
+        else:
+            gain = scale * lax.rsqrt(var.value + self.eps)
+            y = self._convolve(x, (kernel * gain).astype(self.dtype))
+            y = y + (bias - mean.value * gain).astype(self.dtype)
+        y = y.astype(self.dtype)
+        return y if self.act is None else self.act(y)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if self.depthwise:
+            return depthwise_conv2d(x, kernel, stride=self.stride, padding=self.padding, method=self.method)
+        return conv2d(x, kernel, stride=self.stride, padding=self.padding)
+
+
+def max_pool(x: jax.Array, *, window: int = 3, stride: int = 2, padding: str = "symmetric") -> jax.Array:
+    """Maximum over windows; the padding is −∞, so it never wins. (B, h, w, C) → (B, h', w', C)."""
+    pads = [edge_padding(padding, size, window, stride) for size in x.shape[1:3]]
+    return nn.max_pool(x, (window, window), (stride, stride), pads)
+
+
+def chunk_size(shape: Sequence[int], *, least: int = 2**15, most: int = 2**17) -> int | None:
+    """Images to run at a time on a CPU, so that a convolutional trunk's wide maps stay in its cache.
+
+    Args:
+        shape: (B, h, w, C) of the images; B may be symbolic (jax.export).
+        least, most: pixels in a chunk.
+
+    Returns:
+        The largest divisor of B whose images have at most `most` pixels; None where running the whole batch
+        at once is right: on accelerators, on more than one device (a batch may be sharded), for a small or
+        symbolic
+          batch, and where
+        that divisor leaves fewer than `least` pixels.
+    """
+    batch, pixels = shape[0], shape[1] * shape[2]
+    if (
+        jax.default_backend() != "cpu"
+        or jax.device_count() > 1
+        or not isinstance(batch, int)
+        or batch * pixels <= most
+    ):
+        return None
+    sizes = [size for size in range(1, batch) if batch % size == 0 and least <= size * pixels <= most]
+    return max(sizes, default=None)
+
+
+def check_capture(capture: Sequence[str], known: Sequence[str]) -> None:
+    """Refuses a `capture` name that a trunk does not have. Raises UserError naming it and the known ones."""
+    for name in capture:
+        if name not in known:
+            raise UserError(f"capture {name!r} is not one of {', '.join(known)}")

@@ -1,0 +1,133 @@
+"""Building blocks that every transformer here shares."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+DType = Any
+
+trunc_normal = nn.initializers.truncated_normal(0.02)
+"""timm's ViT initialisation: normal, σ = 0.02, cut at ±2σ."""
+
+
+class Dense(nn.Module):
+    """Linear layer over the last axis, computed as one flat (rows, D) matmul.
+
+    XLA's CPU back end runs a token-major 3-D product about 2.5 times slower than the same product over flattened rows
+    (docs/benchmarks.md); on other back ends the reshape is free.
+
+    Args (call):
+        x: (..., D) float.
+
+    Returns:
+        (..., features) in `dtype`.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: DType = jnp.float32
+    kernel_init: Callable[..., Array] = trunc_normal
+    bias_init: Callable[..., Array] = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            rows = rows + bias.astype(self.dtype)
+        return rows.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, in float32 whatever the input; `epsilon` as the reference model has it."""
+
+    epsilon: float = 1e-6
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],), jnp.float32)
+        y = x.astype(jnp.float32)
+        mean = y.mean(-1, keepdims=True)
+        # Two passes: E[x²] − E[x]² loses digits that parity at 1e-4 needs.
+        variance = jnp.square(y - mean).mean(-1, keepdims=True)
+        y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return (y * scale + bias).astype(self.dtype)
+
+
+@jax.custom_jvp
+def gelu(x: Array) -> Array:
+    """The exact GELU, x·Φ(x) by erf, as timm and transformers have it (jax.nn.gelu is the tanh form by default)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (t,) = primals, tangents
+    cdf = 0.5 * (1 + jax.lax.erf(x * 0.7071067811865476))
+    slope = cdf + x * jnp.exp(-0.5 * x * x) * 0.3989422804014327
+    # Without the barrier XLA fuses erf and exp into the operand of the backward matmul and evaluates them once per
+    # output column block: twice the time at small widths.
+    return x * cdf, t * jax.lax.optimization_barrier(slope.astype(x.dtype))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, dropout, linear, dropout; the two layers' names are timm's."""
+
+    hidden: int
+    dropout: float = 0.0
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        width = x.shape[-1]
+        x = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dense(width, dtype=self.dtype, name="fc2")(x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+def drop_path(x: Array, rate: Array | float, key: Array) -> Array:
+    """Stochastic depth (Huang et al., 2016): drops the whole residual of an example, scales the rest by 1 / (1 − rate).
+
+    Args:
+        x: (B, ...) residual.
+        rate: probability of dropping, a scalar that may be traced (scanned layers each have their own).
+        key: PRNG key.
+    """
+    keep = 1 - jnp.asarray(rate, jnp.float32)
+    mask = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return x * (mask / keep).astype(x.dtype)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches as one flat matmul: (B, h, w, C) → (B, h/p, w/p, D). `patch` 1 embeds a feature map."""
+
+    width: int
+    patch: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, h, w, channels = x.shape
+        p = self.patch
+        if h % p or w % p:
+            raise ValueError(f"image size {h}×{w} is not a multiple of the patch size {p}")
+        kernel = self.param(
+            "kernel",
+            nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
+            (p, p, channels, self.width),
+            jnp.float32,
+        )
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
+        x = x.reshape(batch, h // p, p, w // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
+        rows = x.reshape(-1, p * p * channels).astype(self.dtype) @ kernel.reshape(-1, self.width).astype(
+            self.dtype
+        )
+        return (rows + bias.astype(self.dtype)).reshape(batch, h // p, w // p, self.width)

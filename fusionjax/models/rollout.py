@@ -1,0 +1,74 @@
+"""Attention rollout (Abnar & Zuidema, ACL 2020), as DCAL uses it, by a chain of row vectors.
+
+With S_l the head mean of layer l's attention and S̄_l = ½ S_l + ½ E, the accumulated map is Ŝ = S̄_L ⋯ S̄_1. Only its CLS row
+is ever used, and a row passes through the product from the left: r ← e_CLS, then r ← ½ r + ½ r S_l for l = L … 1. That is
+O(L N²) where the product of matrices is O(L N³).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fusionjax.models.attention import CHUNK, LONG, probabilities
+
+Array = jax.Array
+
+
+def cls_rollout(attentions: Array) -> Array:
+    """The CLS row of the rollout from stored maps.
+
+    Args:
+        attentions: (L, B, H, N, N) probabilities per head, or (L, B, N, N) head means; layer 0 is the first.
+
+    Returns:
+        (B, N) float32, rows summing to 1. Carries no gradient: it selects, it is not trained through.
+    """
+    maps = jax.lax.stop_gradient(jnp.asarray(attentions, jnp.float32))
+    if maps.ndim == 5:
+        maps = maps.mean(2)
+
+    def step(r: Array, layer: Array) -> tuple[Array, None]:
+        return 0.5 * r + 0.5 * jnp.einsum("bn,bnm->bm", r, layer), None
+
+    return jax.lax.scan(step, _cls_row(*maps.shape[1:3]), maps, reverse=True)[0]
+
+
+def cls_rollout_from_qk(queries: Array, keys: Array) -> Array:
+    """The same row from the layers' queries and keys, without a stored N × N map.
+
+    Args:
+        queries, keys: (L, B, H, N, d), as the layers computed them (unscaled).
+
+    Returns:
+        (B, N) float32. Memory is linear in N: long sequences are processed in blocks of query rows.
+    """
+    queries, keys = jax.lax.stop_gradient((queries, keys))
+    _, batch, _, n, _ = queries.shape
+
+    def step(r: Array, layer: tuple[Array, Array]) -> tuple[Array, None]:
+        return 0.5 * r + 0.5 * _row_times_map(r, *layer), None
+
+    return jax.lax.scan(step, _cls_row(batch, n), (queries, keys), reverse=True)[0]
+
+
+def _cls_row(batch: int, n: int) -> Array:
+    return jnp.zeros((batch, n), jnp.float32).at[:, 0].set(1)
+
+
+def _row_times_map(r: Array, q: Array, k: Array) -> Array:
+    """r · mean over heads of softmax(q kᵀ / √d): (B, N), (B, H, N, d), (B, H, N, d) → (B, N)."""
+    batch, heads, n, d = q.shape
+    if n < LONG:
+        return jnp.einsum("bn,bhnm->bm", r, probabilities(q, k)) / heads
+    pad = -n % CHUNK
+    blocks = (
+        jnp.pad(q, ((0, 0), (0, 0), (0, pad), (0, 0)))
+        .reshape(batch, heads, -1, CHUNK, d)
+        .transpose(2, 0, 1, 3, 4)
+    )
+    weights = jnp.pad(r, ((0, 0), (0, pad))).reshape(batch, -1, CHUNK).transpose(1, 0, 2)
+
+    def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        rows, w = part
+        return total + jnp.einsum("bn,bhnm->bm", w, probabilities(rows, k)) / heads, None
+
+    return jax.lax.scan(block, jnp.zeros_like(r), (blocks, weights))[0]

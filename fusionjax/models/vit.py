@@ -1,0 +1,183 @@
+"""Vision transformer (Dosovitskiy et al., ICLR 2021; DeiT: Touvron et al., ICML 2021), parameters named as timm names them.
+
+The blocks are one `nn.scan`: their parameters carry a leading layer axis, and a 12-layer model compiles like one layer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fusionjax.models.attention import attention, attention_with_map, merge_heads, split_heads
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, PatchEmbed, drop_path, trunc_normal
+
+Array = jax.Array
+Attend = Callable[[Array, Array, Array], Array]
+
+
+class Block(nn.Module):
+    """Pre-norm block: x + attend(norm1 x), x + mlp(norm2 x).
+
+    Args (call):
+        x: (B, N, D).
+        rate: stochastic depth rate of this layer, a scalar.
+        attend: (q, k, v) → out over (B, H, N, d) heads; how the tokens of `x` see each other.
+        train: dropout and stochastic depth on.
+        capture: any of "qk", "attention", "tokens".
+
+    Returns:
+        x and a dict of what `capture` named.
+    """
+
+    heads: int
+    hidden: int
+    dropout: float = 0.0
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, rate: Array, *, attend: Attend, train: bool, capture: tuple[str, ...] = ()
+    ) -> tuple[Array, dict[str, Array]]:
+        width = x.shape[-1]
+        seen: dict[str, Array] = {}
+        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
+        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+        if "qk" in capture:
+            seen["queries"], seen["keys"] = q, k
+        if "attention" in capture:
+            out, seen["attention"] = attention_with_map(q, k, v)
+        else:
+            out = attend(q, k, v)
+        out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
+        x = self._residual(x, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train)
+        out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(
+            LayerNorm(dtype=self.dtype, name="norm2")(x), train=train
+        )
+        x = self._residual(x, out, rate, train)
+        if "tokens" in capture:
+            seen["tokens"] = x
+        return x, seen
+
+    def _residual(self, x: Array, out: Array, rate: Array, train: bool) -> Array:
+        return x + (drop_path(out, rate, self.make_rng("dropout")) if train else out)
+
+
+class ViT(nn.Module):
+    """Vision transformer over patches, or over the feature map of a convolutional trunk.
+
+    Attributes:
+        image_size: height and width in pixels, one number for a square.
+        patch: side of a patch, in pixels; of the trunk's feature map where there is a trunk (then usually 1).
+        width, depth, heads, mlp_ratio: D, L, H and hidden width / D.
+        num_classes: C; 0 for no head (the output is then the CLS token after the last norm).
+        drop_path: stochastic depth of the last block; earlier ones rise linearly to it.
+        dropout: after the embedding, the attention projection and both MLP layers.
+        trunk: module mapping images to (B, h, w, C) features, or None.
+        trunk_stride: pixels per cell of the trunk's feature map.
+        freeze_trunk: the trunk runs in evaluation mode and receives no gradient.
+        remat: recompute blocks in the backward pass; memory for time.
+        dtype: of the computation; parameters are float32.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    trunk: nn.Module | None = None
+    trunk_stride: int = 1
+    freeze_trunk: bool = False
+    remat: bool = False
+    dtype: DType = jnp.float32
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patch tokens."""
+        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        return tuple(-(-side // self.trunk_stride) // self.patch for side in size)
+
+    def setup(self) -> None:
+        tokens = self.grid[0] * self.grid[1] + 1
+        self.cls_token = self.param(
+            "cls_token", nn.initializers.truncated_normal(1e-6), (1, 1, self.width), jnp.float32
+        )
+        self.pos_embed = self.param("pos_embed", trunc_normal, (1, tokens, self.width), jnp.float32)
+        self.patch_embed = PatchEmbed(self.width, self.patch, self.dtype)
+        self.blocks = Block(self.heads, int(self.width * self.mlp_ratio), self.dropout, self.dtype)
+        self.norm = LayerNorm(dtype=self.dtype)
+        self.embed_dropout = nn.Dropout(self.dropout)
+        if self.num_classes:
+            self.head = Dense(self.num_classes, dtype=jnp.float32)
+
+    def __call__(
+        self,
+        images: Array | None = None,
+        *,
+        features: Array | None = None,
+        train: bool = False,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """Class logits.
+
+        Args:
+            images: (B, h, w, 3) normalised; or
+            features: (B, h, w, C), what `trunk` made of them.
+            train: dropout and stochastic depth on; needs the PRNG collection "dropout".
+            capture: "attention" (L, B, H, N, N), "qk" (queries and keys, (L, B, H, N, d)), "tokens" (L, B, N, D).
+
+        Returns:
+            logits (B, C) float32 (the CLS feature (B, D) where num_classes is 0), and aux: "features" (B, D) and what
+            `capture` named.
+        """
+        x = self.embed(images, features, train=train)
+        x, aux = self.encode(x, attend=attention, train=train, capture=capture)
+        cls = self.norm(x[:, 0])
+        aux["features"] = cls
+        return self.classify(cls), aux
+
+    def run_trunk(self, images: Array, *, train: bool = False) -> Array:
+        """The trunk's feature map (B, h, w, C) of normalised images."""
+        features, _ = self.trunk(images, train=train and not self.freeze_trunk)
+        return jax.lax.stop_gradient(features) if self.freeze_trunk else features
+
+    def embed(self, images: Array | None, features: Array | None, *, train: bool) -> Array:
+        """Tokens with CLS and positions, (B, N, D)."""
+        if (images is None) == (features is None):
+            raise ValueError("pass either images or features")
+        if features is None:
+            features = images if self.trunk is None else self.run_trunk(images, train=train)
+        x = self.patch_embed(features)
+        if x.shape[1:3] != self.grid:
+            raise ValueError(
+                f"the input gives a {x.shape[1]}×{x.shape[2]} grid, the model was built for {self.grid}"
+            )
+        x = x.reshape(x.shape[0], -1, self.width)
+        cls = jnp.broadcast_to(self.cls_token.astype(x.dtype), (x.shape[0], 1, self.width))
+        x = jnp.concatenate([cls, x], axis=1) + self.pos_embed.astype(x.dtype)
+        return self.embed_dropout(x, deterministic=not train)
+
+    def encode(
+        self, x: Array, *, attend: Attend, train: bool, capture: tuple[str, ...] = ()
+    ) -> tuple[Array, dict[str, Array]]:
+        """All blocks. What `capture` names is stacked over layers."""
+
+        def body(block: Block, x: Array, rate: Array) -> tuple[Array, dict[str, Array]]:
+            return block(x, rate, attend=attend, train=train, capture=capture)
+
+        if self.remat:
+            body = nn.remat(body, prevent_cse=False)
+        rates = jnp.linspace(0, self.drop_path, self.depth)
+        scan = nn.scan(
+            body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth
+        )
+        return scan(self.blocks, x, rates)
+
+    def classify(self, cls: Array) -> Array:
+        """The head, in float32; the features themselves where there is none."""
+        return self.head(cls.astype(jnp.float32)) if self.num_classes else cls

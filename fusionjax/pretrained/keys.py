@@ -1,0 +1,69 @@
+"""What a key map is made of: where a reference tensor goes, and how it is turned on the way."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rule(NamedTuple):
+    """Where one reference tensor goes.
+
+    Attributes:
+        path: of the leaf, collection first: ("params", "stem", "kernel").
+        turn: how the tensor becomes the leaf, or its layer of the leaf.
+        layer: index along the leaf's leading axis where layers are stacked, else None.
+    """
+
+    path: tuple[str, ...]
+    turn: Callable[[np.ndarray], np.ndarray]
+    layer: int | None = None
+
+
+KeyMap = dict[str, Rule]
+
+
+def same(tensor: np.ndarray) -> np.ndarray:
+    """The tensor as it is."""
+    return tensor
+
+
+def conv(tensor: np.ndarray) -> np.ndarray:
+    """torch's (D, C, k, k) → (k, k, C, D)."""
+    return tensor.transpose(2, 3, 1, 0)
+
+
+def linear(tensor: np.ndarray) -> np.ndarray:
+    """torch's (D, C) → (C, D)."""
+    return tensor.transpose(1, 0)
+
+
+def flat_conv(tensor: np.ndarray) -> np.ndarray:
+    """A 1×1 convolution's (D, C, 1, 1) → a linear layer's (C, D)."""
+    return tensor[:, :, 0, 0].transpose(1, 0)
+
+
+def linear_rules(source: str, *path: str, turn: Callable[[np.ndarray], np.ndarray] = linear) -> KeyMap:
+    """weight and bias of a linear layer → params/…/kernel and bias."""
+    return {
+        f"{source}.weight": Rule(("params", *path, "kernel"), turn),
+        f"{source}.bias": Rule(("params", *path, "bias"), same),
+    }
+
+
+def norm_rules(source: str, *path: str, statistics: bool = False) -> KeyMap:
+    """weight, bias of a norm → params/…/scale, bias; running statistics → batch_stats/…/mean, var."""
+    rules = {
+        f"{source}.weight": Rule(("params", *path, "scale"), same),
+        f"{source}.bias": Rule(("params", *path, "bias"), same),
+    }
+    if statistics:
+        rules[f"{source}.running_mean"] = Rule(("batch_stats", *path, "mean"), same)
+        rules[f"{source}.running_var"] = Rule(("batch_stats", *path, "var"), same)
+    return rules
+
+
+def unit_rules(convolution: str, norm: str, *path: str, statistics: bool = True) -> KeyMap:
+    """A convolution without bias and the norm after it → one ConvNorm."""
+    kernel = {f"{convolution}.weight": Rule(("params", *path, "kernel"), conv)}
+    return kernel | norm_rules(norm, *path, statistics=statistics)

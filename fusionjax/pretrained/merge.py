@@ -1,0 +1,165 @@
+"""Puts pretrained variables into an initialised model; nothing is left over or missing in silence."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fusionjax.errors import UserError
+from fusionjax.pretrained.positions import resample_pos_embed
+from fusionjax.pretrained.report import refuse
+from fusionjax.types import PyTree
+
+HEAD = ("head/kernel", "head/bias")
+INPUT_KERNELS = ("patch_embed/kernel", "stem/kernel", "trunk/stem/kernel")
+
+Path = tuple[str, ...]
+
+
+def merge(
+    variables: PyTree,
+    pretrained: PyTree,
+    *,
+    skip: Sequence[str] = (),
+    new: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    into: str = "",
+    grid: tuple[int, int] | None = None,
+    log: Callable[[str], None] = logging.info,
+) -> dict[str, Any]:
+    """The variables with pretrained values in their places.
+
+    Every pretrained leaf must land on a leaf of equal shape, and every leaf under `into` must be filled. Four
+    adaptations are made, each said to `log`: a `head` of another number of classes stays initialised; a
+    pretrained head is left out where the model has none; `pos_embed` is resampled to another grid; the kernel
+    that reads the image adapts from 3 to another number of channels (1: the sum over the three; more: they
+    repeat, scaled by 3 / C, as timm does).
+
+    Patterns are regular expressions that must match a whole path, its parts joined by "/", without the
+    collection and without `into`: "head/.*", "blocks/mlp/.*", "block_1[0-5]/.*".
+
+    Args:
+        variables: {"params": …, "batch_stats": …} of the initialised model.
+        pretrained: the same from `convert`.
+        skip: paths that stay initialised though a pretrained value exists.
+        new: paths that no pretrained value is expected for (GLCA's block, for instance).
+        drop: pretrained paths to leave out, because this model ends earlier.
+        into: path of the submodule that the weights belong to, such as "trunk"; the rest of the model is left
+          alone.
+        grid: rows and columns of the model's tokens; by default square.
+        log: receives one line for every adaptation.
+
+    Returns:
+        Nested dicts with the structure and dtypes of `variables`; filled leaves are NumPy arrays.
+
+    Raises:
+        UserError: a pattern of `skip` or `drop` matches nothing or is no regular expression, `into` does not
+          exist, or leaves are left over, missing or of another shape; the first eight of each are named.
+    """
+    target = flatten_dict(_plain(variables))
+    source = flatten_dict(_plain(pretrained))
+    prefix = tuple(part for part in into.split("/") if part)
+    inner = {
+        (path[0], *path[1 + len(prefix) :]): path for path in target if path[1 : 1 + len(prefix)] == prefix
+    }
+    if not inner:
+        raise UserError(f"the model has no parameters under {into!r}")
+    kept = _matching("skip", skip, inner)
+    expected_new = _matching("new", new, inner, must_match=False)
+    dropped = _matching("drop", drop, source)
+
+    result, filled = dict(target), set()
+    wrong, left_over = [], []
+    for path, value in source.items():
+        name = _name(path)
+        if path in dropped or path in kept:
+            continue
+        if path not in inner:
+            if name in HEAD:
+                log(f"{name} is left out: the model has no head")
+            else:
+                left_over.append(name)
+            continue
+        place = inner[path]
+        shape, dtype = tuple(target[place].shape), target[place].dtype
+        if value.shape == shape and not (name == "pos_embed" and grid):
+            adapted, note = value, ""
+        else:
+            adapted, note = _adapt(name, np.asarray(value), shape, grid)
+        if adapted is None and not note:
+            wrong.append(f"{name} {value.shape} for {shape}")
+            continue
+        if note:
+            log(f"{name}: {note}")
+        filled.add(path)
+        if adapted is not None:
+            result[place] = np.asarray(adapted, dtype)
+
+    missing = [_name(path) for path in inner if path not in filled | kept | expected_new]
+    refuse(
+        "the pretrained weights do not fit the model",
+        {"left over": left_over, "without a pretrained value": missing, "of another shape": wrong},
+        "pass skip, new or drop for those that are meant",
+    )
+    return unflatten_dict(result)
+
+
+def _adapt(
+    name: str, value: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int] | None
+) -> tuple[np.ndarray | None, str]:
+    """(value, or None where the leaf stays initialised; what was done); (None, "") where nothing fits."""
+    if name in HEAD and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]:
+        return None, f"{value.shape[-1]} classes for {shape[-1]}: it stays initialised"
+    if name == "pos_embed" and value.ndim == 3 and len(shape) == 3 and value.shape[-1] == shape[-1]:
+        side = math.isqrt(shape[1] - 1)
+        grid = grid or (side, side)
+        if grid[0] * grid[1] != shape[1] - 1:
+            cells = f"pos_embed of the model has {shape[1] - 1} cells"
+            raise UserError(f"{cells}, which is no {grid[0]}×{grid[1]} grid: pass grid=(rows, columns)")
+        if value.shape == shape and math.isqrt(value.shape[1] - 1) ** 2 != value.shape[1] - 1:
+            # A table of this model's own size that is not square: it comes from the same grid.
+            return value, ""
+        resampled = resample_pos_embed(value, grid)
+        changed = f"resampled from {value.shape[1] - 1} to {grid[0]}×{grid[1]} cells"
+        return resampled, "" if resampled is value else changed
+    if name in INPUT_KERNELS and len(shape) == 4 and value.shape == (*shape[:2], 3, shape[3]):
+        return _channels(value, shape[2]), f"3 input channels adapted to {shape[2]}"
+    return None, ""
+
+
+def _channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """(k, k, 3, D) → (k, k, channels, D); a grey picture gives the same response through either."""
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    repeated = np.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels]
+    return repeated * (3 / channels)
+
+
+def _matching(
+    role: str, patterns: Sequence[str], paths: Mapping[Path, Any], *, must_match: bool = True
+) -> set[Path]:
+    found: set[Path] = set()
+    for pattern in patterns:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{role} pattern {pattern!r} is no regular expression: {error}") from None
+        hits = {path for path in paths if compiled.fullmatch(_name(path))}
+        if must_match and not hits:
+            raise UserError(
+                f"{role} pattern {pattern!r} matches no parameter; one of them is {_name(next(iter(paths)))}"
+            )
+        found |= hits
+    return found
+
+
+def _name(path: Path) -> str:
+    return "/".join(path[1:])
+
+
+def _plain(tree: PyTree) -> dict[str, Any]:
+    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

@@ -1,0 +1,139 @@
+"""From a finished run to its report page: picks examples, measures the references, hands the rest to `interpret.report`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fusionjax import workdir
+from fusionjax.data import pipeline, transforms
+from fusionjax.data.decode import decode
+from fusionjax.data.source import Source
+from fusionjax.evaluation import probe as probe_lib
+from fusionjax.evaluation.collect import collect
+from fusionjax.interpret import report
+from fusionjax.interpret.maps import Example
+from fusionjax.train import metrics
+
+Baseline = tuple[str, float, str]
+
+
+def probe(cached: Mapping[str, Any], seed: int, split: str) -> list[Baseline]:
+    """What a linear model makes of the same frozen features: logistic regression on their mean over the grid.
+
+    Args:
+        cached: `data.cache.Cached` by split; pass 0 of "train" and of `split` is used.
+        seed: of the regression's own validation split.
+        split: scored.
+    """
+
+    def rows(part: Any) -> tuple[np.ndarray, np.ndarray]:
+        good = part.valid[0] > 0
+        return part.features[0][good].astype(np.float32).mean((1, 2)), part.labels[good]
+
+    train, test = rows(cached["train"]), rows(cached[split])
+    found = probe_lib.logistic_regression(*train, *test, seed=seed)
+    return [
+        (
+            "Logistic regression, frozen features",
+            found["accuracy"],
+            "the same trunk and images, mean over the grid",
+        )
+    ]
+
+
+def examples(
+    predict: Any, variables: Any, source: Source, data: Any, outputs: Mapping[str, np.ndarray], mesh: Mesh,
+    grid: tuple[int, int], count: int,
+) -> tuple[list[Example], list[Example]]:  # fmt: skip
+    """The right and the wrong answers given with the most confidence, with their maps.
+
+    Args:
+        predict: compiled.
+        variables: of the model.
+        source: the split.
+        data: `config.data`.
+        outputs: of `collect` over the split, with "probabilities/combined".
+        mesh: of the devices.
+        grid: rows and columns of the patch tokens.
+        count: of each kind.
+    """
+    p, label, valid = outputs["probabilities/combined"], outputs["label"], outputs["valid"] > 0
+    guess, confidence = p.argmax(-1), p.max(-1)
+    ranked = np.argsort(-confidence, kind="stable")
+    right = [i for i in ranked if valid[i] and guess[i] == label[i]]
+    wrong = [i for i in ranked if valid[i] and guess[i] != label[i]][:count]
+    chosen = _spread(right, label, count) + wrong
+    if not chosen:
+        return [], []
+    index = outputs["index"][chosen]
+    images = [_view(source, int(i), data) for i in index]
+    # Batches of the devices' number, padded: the report may show fewer images than there are devices.
+    size = mesh.size * -(-min(len(images), 16) // mesh.size)
+    maps = collect(
+        predict, variables, pipeline.array_batches(images, size), mesh, keep=("rollout", "selected")
+    )
+    made = [
+        Example(
+            name=str(source.names[int(i)]),
+            image=images[k],
+            true=source.class_names[label[at]],
+            predicted=source.class_names[guess[at]],
+            probability=float(confidence[at]),
+            rollout=maps["rollout"][k].reshape(grid) if "rollout" in maps else None,
+            selected=maps["selected"][k] if "selected" in maps else None,
+            grid=grid,
+        )
+        for k, (i, at) in enumerate(zip(index, chosen, strict=True))
+    ]
+    return made[: len(made) - len(wrong)], made[len(made) - len(wrong) :]
+
+
+def write(
+    folder: Path, *, class_names: Sequence[str], results: Any, baselines: Sequence[Baseline], shown: Any, seconds: float,
+    parameters: int, warnings: Sequence[str],
+) -> Path:  # fmt: skip
+    """Writes report/index.html below the workdir `folder`; returns its path. Arguments as in `report.ReportContent`."""
+    content = workdir.read(folder)
+    config = content["config"]
+    right, wrong = shown
+    return report.write(
+        folder / "report",
+        report.ReportContent(
+            title=f"{config['model']['name']} on {config['data']['builder'] or config['data']['source']}",
+            task=f"One of {len(class_names)} classes for each image.",
+            baselines=baselines,
+            results=results,
+            records=metrics.read(folder),
+            right=right,
+            wrong=wrong,
+            config_json=json.dumps(config, indent=1, ensure_ascii=False),
+            environment=content["environment"],
+            command=content.get("command", ""),
+            warnings=warnings,
+            train_seconds=seconds,
+            n_parameters=parameters,
+        ),
+    )
+
+
+def count_parameters(variables: Any) -> int:
+    """Numbers in "params"."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def _spread(ranked: list[int], label: np.ndarray, count: int) -> list[int]:
+    """The most confident of every class in turn, so that the page does not show one easy class only."""
+    by_class: dict[int, list[int]] = {}
+    for i in ranked:
+        by_class.setdefault(int(label[i]), []).append(i)
+    rounds = (i for k in range(count) for members in by_class.values() for i in members[k : k + 1])
+    return [i for i, _ in zip(rounds, range(count), strict=False)]
+
+
+def _view(source: Source, index: int, data: Any) -> np.ndarray:
+    return transforms.eval_transform(data)(decode(source.load(index), data.max_pixels))

@@ -1,0 +1,200 @@
+"""A trained run, opened from its workdir: `run = fusionjax.load("runs/cub"); run.predict(["bird.jpg"])`."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fusionjax import mesh as mesh_lib
+from fusionjax import tasks, workdir
+from fusionjax.data import pipeline, sources, transforms
+from fusionjax.data.bad_images import BadImages
+from fusionjax.data.decode import DecodeError, decode
+from fusionjax.errors import UserError
+from fusionjax.evaluation.collect import collect
+from fusionjax.interpret.maps import Example
+from fusionjax.train import checkpoint, optim, state
+
+Image = str | Path | bytes | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        name: the file's, or "image <n>" for an array.
+        image: uint8 (S, S, 3), as the model saw it.
+        classes: the k most probable class names, the first first.
+        probabilities: float32 (k,), theirs.
+        rollout: float32 (h, w), how much of CLS comes from each patch, or None.
+        selected: int32 (n,), the patches that GLCA queried with, by falling weight, or None.
+    """
+
+    name: str
+    image: np.ndarray
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    rollout: np.ndarray | None
+    selected: np.ndarray | None
+
+    def example(self) -> Example:
+        """For the figures of `fusionjax.interpret`."""
+        return Example(
+            name=self.name,
+            image=self.image,
+            true="",
+            predicted=self.classes[0],
+            probability=float(self.probabilities[0]),
+            rollout=self.rollout,
+            selected=self.selected,
+            grid=None if self.rollout is None else self.rollout.shape,
+        )
+
+
+def load(folder: str | Path) -> "Run":
+    """Opens a workdir: its config, class names and reported weights.
+
+    Args:
+        folder: the --workdir of a run.
+
+    Raises:
+        UserError: no run there, no whole checkpoint, or one of another architecture.
+    """
+    folder = Path(folder)
+    content = workdir.read(folder)
+    config = workdir.config_of(content)
+    if not content.get("class_names"):
+        raise UserError(f"{folder / 'config.json'} lists no class names; train again in another --workdir")
+    task = tasks.create(config, content["class_names"])
+    mesh = mesh_lib.create()
+    where = mesh_lib.replicated(mesh)
+    abstract = jax.eval_shape(functools.partial(_state, task, config), jax.random.key(0))
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
+    keeper = checkpoint.Checkpointer(folder / "checkpoints", read_only=True)
+    best = keeper.best_step() if config.train.best_metric else None
+    restored = keeper.restore(target, best)
+    keeper.close()
+    if restored is None:
+        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
+    step, current, _ = restored
+    return Run(folder, config, task, mesh, current.averaged, step)
+
+
+def _state(task: Any, config: Any, key: jax.Array) -> state.TrainState:
+    variables = task.init(key)
+    optimizer = optim.create(config.optim, variables["params"], steps=1, steps_per_epoch=1)
+    return state.create(variables, optimizer, ema=config.optim.ema_decay > 0)
+
+
+class Run:
+    """A trained model with what it was trained on.
+
+    Attributes:
+        folder: the workdir.
+        config: of the run.
+        task: see `fusionjax.tasks`; `task.module` is the linen module, `task.class_names` its classes.
+        variables: the weights, for `task.module.apply`.
+        step: of the checkpoint that they come from.
+    """
+
+    def __init__(self, folder: Path, config: Any, task: Any, mesh: Any, variables: Any, step: int):
+        self.folder, self.config, self.task, self.mesh = folder, config, task, mesh
+        self.variables, self.step = variables, step
+        self.compiled = jax.jit(task.predict)
+        self.bad = BadImages()
+
+    def predict(self, images: Sequence[Image], *, top: int = 5) -> list[Prediction]:
+        """Classes and maps of some images.
+
+        Args:
+            images: file names, encoded bytes, or uint8 RGB arrays (h, w, 3) of any size.
+            top: classes to name.
+
+        Raises:
+            UserError: an image that is missing or does not decode.
+        """
+        names, pixels = [], []
+        view = transforms.eval_transform(self.config.data)
+        for i, image in enumerate(images):
+            names.append(str(image) if isinstance(image, str | Path) else f"image {i + 1}")
+            pixels.append(view(_read(image, names[-1], self.config.data.max_pixels)))
+        if not pixels:
+            return []
+        size = self.mesh.size * -(-min(len(pixels), 16) // self.mesh.size)
+        batches = pipeline.array_batches(pixels, size)
+        out = collect(
+            self.compiled,
+            self.variables,
+            batches,
+            self.mesh,
+            keep=("probabilities/combined", "rollout", "selected"),
+        )
+        found = []
+        for i, name in enumerate(names):
+            p = out["probabilities/combined"][i]
+            order = np.argsort(-p, kind="stable")[:top]
+            found.append(
+                Prediction(
+                    name=name,
+                    image=pixels[i],
+                    classes=tuple(self.task.class_names[k] for k in order),
+                    probabilities=p[order],
+                    rollout=out["rollout"][i].reshape(self.task.grid) if "rollout" in out else None,
+                    selected=out["selected"][i] if "selected" in out else None,
+                )
+            )
+        return found
+
+    def attention(self, image: Image) -> Prediction:
+        """The maps of one image: `.rollout`, `.selected`."""
+        return self.predict([image])[0]
+
+    def outputs(
+        self, split: str, *, keep: tuple[str, ...] = ("probabilities/",)
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        """The source of a split, and `task.predict`'s outputs over all of it."""
+        source = sources.create(self.config.data, split, seed=self.config.seed)
+        if tuple(source.class_names) != tuple(self.task.class_names):
+            raise UserError(
+                f"the data set's classes are not those of {self.folder}: {_first_difference(self, source)}"
+            )
+        batches = pipeline.eval_batches(
+            source,
+            self.config.data,
+            batch_size=self.config.evaluation.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            bad=self.bad,
+        )
+        return source, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
+
+    def evaluate(self, splits: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Results by split and branch, computed anew from the images.
+
+        Args:
+            splits: None for those of the config.
+        """
+        return {s: self.task.evaluate(self.outputs(s)[1]) for s in (splits or self.config.data.eval_splits)}
+
+
+def _first_difference(run: Run, source: Any) -> str:
+    for a, b in zip(run.task.class_names, source.class_names, strict=False):
+        if a != b:
+            return f"{b!r} where the run has {a!r}"
+    return f"{len(source.class_names)} where the run has {len(run.task.class_names)}"
+
+
+def _read(image: Image, name: str, max_pixels: int) -> np.ndarray:
+    try:
+        return decode(Path(image) if isinstance(image, str) else image, max_pixels)
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except (DecodeError, OSError) as e:
+        raise UserError(f"{name} cannot be read: {e}") from None

@@ -1,0 +1,217 @@
+"""Checkpoints that are whole or are not used: Orbax, with a checksum manifest that commits together with the data.
+
+Orbax writes no checksum of its own, and a flipped byte in an array would load silently. A sha256 manifest is therefore
+written after all files of a checkpoint are final and before the folder gets its name, and is verified before a restore.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from fusionjax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "MANIFEST.sha256.json"
+_FINAL = re.compile(r"^\d+$")
+PyTree = Any
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint whose files are not the ones that were saved."""
+
+
+class Checkpointer:
+    """State and data position of a run, saved together, asynchronously; the best and the last are kept.
+
+    Args:
+        folder: of the checkpoints, made if missing.
+        keep_last: number of newest checkpoints to keep; 2, so that a damaged one has a predecessor.
+        read_only: for evaluation: nothing is written or cleaned.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 2, read_only: bool = False):
+        self.folder = Path(folder).absolute()
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._drop_leftovers()
+        best = keep.BestN(get_metric_fn=lambda m: m["best"], n=1, keep_checkpoints_without_metrics=False)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                best_fn=lambda m: m[
+                    "best"
+                ],  # without it Orbax writes no metrics, and a resumed run forgets its best
+                preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifests),
+            ),
+        )
+
+    def save(self, step: int, state: PyTree, data: Mapping[str, Any], best: float | None = None) -> None:
+        """Starts writing; returns once the arrays are copied, the files follow in the background.
+
+        Args:
+            step: name of the checkpoint; one of that name is replaced.
+            state: pytree of jax arrays.
+            data: JSON-serialisable: the data iterator's position and what else the run must remember.
+            best: figure that the best checkpoint has most of, or None.
+        """
+        if step in self.steps():
+            self._manager.delete(step)
+        if self.steps() and step < self.steps()[-1]:
+            raise ValueError(f"step {step} is behind the newest checkpoint {self.steps()[-1]}")
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave({"data": dict(data), "shapes": _shapes(state), "best": best}),
+            ),
+            metrics=None if best is None else {"best": float(best)},
+            force=True,
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises what the background writer raised (a full disk, say)."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the threads."""
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints on disk, whole or not, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The whole checkpoint with the highest `best`, None where no checkpoint has one."""
+        found = []
+        for step in self.steps():
+            try:
+                self.verify(step)
+                best = self._record(step)["best"]
+            except Exception as e:
+                log.warning("checkpoint %s is damaged (%s)", self.folder / str(step), _short(e))
+                continue
+            if best is not None:
+                found.append((best, -step))
+        return -max(found)[1] if found else None
+
+    def restore(self, target: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest whole checkpoint.
+
+        Args:
+            target: pytree of `jax.ShapeDtypeStruct` with shardings.
+            step: this one, or None for the newest. Damaged ones are named in a warning, removed if this run writes, and
+                the next older one is tried.
+
+        Returns:
+            (step, state, data), or None where there is no checkpoint.
+
+        Raises:
+            UserError: checkpoints are there but all damaged, or of another architecture.
+        """
+        wanted = self.steps() if step is None else [step]
+        for candidate in reversed(wanted):
+            try:
+                self.verify(candidate)
+                record = self._record(candidate)
+                self._same_architecture(candidate, record["shapes"], target)
+                restored = self._manager.restore(
+                    candidate, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+                )
+                return candidate, restored["state"], record["data"]
+            except UserError:
+                raise
+            except Exception as e:  # damage shows in as many exception types as there are readers underneath
+                log.warning(
+                    "checkpoint %s is damaged (%s): not used", self.folder / str(candidate), _short(e)
+                )
+                damaged = candidate
+        if not wanted:
+            return None
+        raise UserError(
+            f"no checkpoint in {self.folder} is whole (the oldest tried is {damaged}); restore one from a backup, or remove "
+            "the folder to start anew"
+        )
+
+    def discard_after(self, step: int) -> None:
+        """Moves damaged checkpoints newer than `step` out of the way, so that their steps can be saved again."""
+        for newer in [s for s in self.steps() if s > step]:
+            shutil.rmtree(self.folder / str(newer), ignore_errors=True)
+        self._manager.reload()
+
+    def verify(self, step: int) -> None:
+        """Compares every file with the manifest.
+
+        Raises:
+            DamagedCheckpoint: naming the first file that is missing, extra or changed.
+        """
+        folder = self.folder / str(step)
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            raise DamagedCheckpoint(f"{MANIFEST} is missing")
+        want = json.loads(manifest.read_text())
+        have = {p.relative_to(folder).as_posix() for p in _files(folder)}
+        for name, digest in want.items():
+            if name not in have:
+                raise DamagedCheckpoint(f"{name} is missing")
+            if _sha256(folder / name) != digest:
+                raise DamagedCheckpoint(f"{name} has changed")
+
+    def _record(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+
+    def _same_architecture(self, step: int, saved: Mapping[str, Any], target: PyTree) -> None:
+        wanted = _shapes(target)
+        for name in sorted(set(saved) | set(wanted)):
+            if saved.get(name) != wanted.get(name):
+                raise UserError(
+                    f"checkpoint {self.folder / str(step)} is of another architecture: {name} is "
+                    f"{saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this config; use another --workdir"
+                )
+
+    def _write_manifests(self) -> None:
+        """Called by Orbax on the primary process when all files are final and the folder has not got its name yet."""
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and not _FINAL.match(folder.name):
+                digests = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(_files(folder))}
+                (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
+
+    def _drop_leftovers(self) -> None:
+        """An empty numeric folder would count as a step."""
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and _FINAL.match(folder.name) and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    """All but the manifest and the top-level metadata, to which Orbax adds the time of the commit afterwards."""
+    apart = {folder / MANIFEST, folder / "_CHECKPOINT_METADATA"}
+    return [p for p in folder.rglob("*") if p.is_file() and p not in apart]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _shapes(state: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(path): f"{np.dtype(x.dtype)}{list(x.shape)}" for path, x in leaves}
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -1,0 +1,173 @@
+"""The one training loop. A task differs by its step and its hooks, never by a loop of its own."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from fusionjax.errors import UserError
+from fusionjax.train import metrics as metrics_lib
+from fusionjax.train.state import TrainState
+
+Batch = dict[str, np.ndarray]
+
+
+class Hook(Protocol):
+    """Something periodic: an evaluation, a checkpoint, a profile."""
+
+    def due(self, step: int) -> bool:
+        """Whether to run after the update that made `step` updates in all."""
+
+    def run(self, step: int, state: TrainState) -> None:
+        """Sees the state of that step, whose metrics are known to be finite."""
+
+
+class Diverged(UserError):
+    """The loss or the gradient is not finite. The state is the last good one."""
+
+    def __init__(self, step: int, what: str):
+        super().__init__(
+            f"the {what} is not finite at step {step}; the last good state is kept. Lower config.optim.learning_rate, set "
+            "config.optim.clip_norm or use --config.precision=float32, with a new --workdir"
+        )
+        self.step = step
+
+
+def fit(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]],
+    batches: Iterator[Batch],
+    *,
+    place: Callable[[Batch], Any],
+    start: int,
+    steps: int,
+    hooks: Sequence[Hook],
+    meter: "Meter",
+    on_divergence: Callable[[TrainState], None],
+) -> TrainState:
+    """Runs `train_step` from `start` to `steps`.
+
+    Args:
+        state: to begin with; its buffers are donated.
+        train_step: compiled.
+        batches: host batches; its position is saved by a hook.
+        place: puts a batch on the devices.
+        start, steps: updates done, and to be done in all.
+        hooks: asked after every step, in order.
+        meter: takes the metrics, one step late: those of step n are fetched while step n + 1 runs.
+        on_divergence: saves the last good state before `Diverged` is raised.
+
+    Returns:
+        The last state.
+    """
+    for step in range(start, steps):
+        batch = place(next(batches))
+        # Whatever would silently copy between host and device in the hot path is an error.
+        with jax.transfer_guard("disallow"):
+            state, metrics = train_step(state, batch)
+        due = [hook for hook in hooks if hook.due(step + 1)]
+        try:
+            meter.push(step + 1, metrics)
+            if due or step + 1 == steps:
+                meter.flush()
+        except Diverged:
+            on_divergence(state)
+            raise
+        for hook in due:
+            began = time.perf_counter()
+            hook.run(step + 1, state)
+            meter.skip(time.perf_counter() - began)
+    return state
+
+
+class Meter:
+    """Averages the metrics between two log lines, shows progress, stops on a number that is none.
+
+    Args:
+        writer: of metrics.jsonl, or None on processes that do not write.
+        start, steps: as for `fit`.
+        log_every: steps.
+        batch_size: images a step, of all devices.
+    """
+
+    def __init__(
+        self,
+        writer: metrics_lib.Writer | None,
+        *,
+        start: int,
+        steps: int,
+        log_every: int,
+        batch_size: int,
+        show: bool,
+    ):
+        self._writer, self._log_every, self._batch_size = writer, log_every, batch_size
+        self._pending: tuple[int, Any] | None = None
+        self._window: list[Any] = []
+        self._since = (start, time.perf_counter())
+        self.last: dict[str, float] = {}
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not show,
+            mininterval=1.0,
+            smoothing=0.1,
+        )
+
+    def push(self, step: int, metrics: Any) -> None:
+        """Takes the metrics of `step`, which may still be computed, and looks at those of the step before."""
+        previous, self._pending = self._pending, (step, metrics)
+        if previous is not None:
+            self._take(*previous)
+
+    def flush(self) -> None:
+        """Looks at the last step too: before a checkpoint, so that no bad state is ever saved."""
+        previous, self._pending = self._pending, None
+        if previous is not None:
+            self._take(*previous)
+
+    def skip(self, seconds: float) -> None:
+        """Takes the time of an evaluation or a checkpoint out of images/s."""
+        self._since = (self._since[0], self._since[1] + seconds)
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the progress bar where there is one."""
+        if self._bar.disable:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+    def _take(self, step: int, metrics: Any) -> None:
+        metrics = jax.device_get(metrics)
+        if float(metrics["nonfinite"].total):
+            what = "gradient" if math.isfinite(float(metrics["loss"].total)) else "loss"
+            raise Diverged(step, what)
+        self._window.append(metrics)
+        self._bar.update(1)
+        if step % self._log_every == 0:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        values = metrics_lib.compute(metrics_lib.merge(self._window))
+        values.pop("nonfinite")
+        self._window.clear()
+        now = time.perf_counter()
+        before, then = self._since
+        self._since = (step, now)
+        rate = (step - before) * self._batch_size / max(now - then, 1e-9)
+        self.last = {f"train/{name}": value for name, value in values.items()} | {
+            "train/images_per_second": rate
+        }
+        if self._writer is not None:
+            self._writer.write(step, self.last)
+        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} images/s", refresh=False)

@@ -1,0 +1,69 @@
+"""Where numbers go: metrics.jsonl and TensorBoard; fractions, not per cent."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clu import metrics as clu_metrics
+from tensorboardX import SummaryWriter
+
+
+def merge(parts: Iterable[Mapping[str, clu_metrics.Average]]) -> dict[str, clu_metrics.Average]:
+    """Adds up (sum, count) pairs by name; a metric that is absent from a part adds nothing."""
+    total: dict[str, clu_metrics.Average] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total[name].merge(value) if name in total else value
+    return total
+
+
+def compute(metrics: Mapping[str, clu_metrics.Average]) -> dict[str, float]:
+    """sum / count, once."""
+    return {name: float(value.total) / max(float(value.count), 1e-12) for name, value in metrics.items()}
+
+
+class Writer:
+    """Appends records to metrics.jsonl and TensorBoard events; on one process only.
+
+    Args:
+        workdir: folder of the run.
+        start: records of later steps, left by a run that was killed, are dropped: they will be written again.
+    """
+
+    def __init__(self, workdir: Path, *, start: int = 0):
+        self._path = Path(workdir) / "metrics.jsonl"
+        kept = [r for r in read(workdir) if r["step"] <= start]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1, flush_secs=10)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One record, with flat keys such as train/loss."""
+        # JSON has no NaN; null keeps the line readable by every parser.
+        clean = {k: (float(v) if math.isfinite(v) else None) for k, v in scalars.items()}
+        self._file.write(json.dumps({"step": int(step), **clean}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._events.close()
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """Records of metrics.jsonl; a last line cut short by a kill is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

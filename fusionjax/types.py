@@ -1,0 +1,27 @@
+"""Names and shapes that every room shares.
+
+Dimension glossary, used in every docstring:
+
+    B batch      N tokens      D width       H heads     d = D / H      L layers      C classes or channels
+    h, w  rows and columns of a token grid   R share of tokens that GLCA selects      k = floor(R · (N − 1))
+
+Batch keys (host side NumPy, device side jax.Array; the leading axis is always B):
+
+    image     uint8   (B, h, w, 3)   RGB; normalised on the device by the task
+    features  float   (B, h, w, C)   a frozen trunk's output, in place of `image`
+    label     int32   (B,)           class index; 0 where `valid` is 0
+    valid     float32 (B,)           1 for a real example, 0 for padding or an image that did not decode
+    index     int32   (B,)           position of the example in its source; −1 for padding
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+Batch: TypeAlias = Mapping[str, Array]
+PyTree: TypeAlias = Any
+Metrics: TypeAlias = Mapping[str, Any]
+"""name → clu.metrics.Average, a (sum, count); the value is sum / count, taken once, at the end."""

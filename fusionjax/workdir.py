@@ -1,0 +1,129 @@
+"""What a run writes about itself: config.json, and the refusal of a folder that belongs to another run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionjax import config as config_lib
+from fusionjax._version import __version__
+from fusionjax.errors import UserError
+
+# Fields that may change when a run goes on: they do not enter its numbers.
+_FREE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
+         "train.profile", "report.", "evaluation.")  # fmt: skip
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
+
+
+def open_for_training(folder: Path, config: ConfigDict) -> None:
+    """Makes the folder, or checks that what it holds is this run.
+
+    Raises:
+        UserError: a file in the way, no permission, or the first field in which the stored config differs.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir={folder} is a file; name a folder") from None
+    except OSError as e:
+        raise UserError(f"--workdir={folder} cannot be made: {e.strerror}") from None
+    if not (folder / "config.json").exists():
+        return
+    before = _flat(read(folder)["config"])
+    now = _flat(json.loads(config.to_json_best_effort()))
+    for key in sorted(set(before) | set(now)):
+        if before.get(key) != now.get(key) and not key.startswith(_FREE):
+            raise UserError(
+                f"--workdir={folder} belongs to a run of another config: config.{key} is {before.get(key)!r} there and "
+                f"{now.get(key)!r} here; use another --workdir, or the same config to go on"
+            )
+
+
+def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
+    """Writes config.json: the resolved config, the environment, and `facts` (class names, counts …)."""
+    content = {"config": json.loads(config.to_json_best_effort()), "environment": environment(), **facts}
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    os.replace(temporary, folder / "config.json")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of config.json.
+
+    Raises:
+        UserError: no such folder, no config.json, or one that is no JSON.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"--workdir={folder} holds no run: {path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is damaged ({e}); restore it, or train anew in another --workdir") from None
+
+
+def config_of(content: Mapping[str, Any]) -> ConfigDict:
+    """The validated config of a config.json."""
+    return config_lib.from_json(content["config"])
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git revision and devices: what a number depends on beside the config."""
+    import jax
+
+    return {
+        "fusionjax": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "git": _git(),
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _git() -> str:
+    """Revision of the source tree, with a mark where files differ from it; "" outside a repository."""
+    here = Path(__file__).parent
+
+    def ask(*command: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=5
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    revision = ask("rev-parse", "--short=12", "HEAD")
+    return revision + ("+changes" if revision and ask("status", "--porcelain", "--", str(here)) else "")
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": _listed(value)}
+        )
+    return flat
+
+
+def _listed(value: Any) -> Any:
+    return (
+        [_listed(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    )
