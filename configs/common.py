@@ -46,7 +46,7 @@ def fine_grained_arg() -> dict:
     """The argument of those configs: `configs/cub.py:ablation=sa_glca,backbone=deit_tiny,weights=deit_tiny.pth`."""
     return dict(
         ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
-        backbone=tuple(["vit_base", *(b for b in BACKBONES if b != "vit_base")]),
+        backbone=("vit_base", *(b for b in BACKBONES if b != "vit_base")),
         recipe=("paper", "paper_x4"),
         weights="",
         root="",

@@ -1,11 +1,17 @@
 """What the commands share: flags, one line for a user's mistake, exit codes."""
 
-import os
+import errno
+import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import absl.logging
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
+from fusionjax import config
 from fusionjax.errors import UserError
 
 
@@ -15,21 +21,64 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     Exit codes: 0 done, 2 a mistake of the user (one line on stderr, no traceback), 130 interrupted.
     """
     argv = list(sys.argv if argv is None else argv)
+    _quiet()
     try:
-        rest = flags.FLAGS(argv)[1:]
-        code = main(rest) or 0
+        code = main(_parse(argv)) or 0
     except UserError as e:
         fail(str(e))
-    except flags.Error as e:
-        fail(_flag_message(e))
     except KeyboardInterrupt:
         print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr)
         code = 130
-    except OSError as e:
-        if e.errno not in _DISK:
+    except Exception as e:
+        disk = _disk(e)
+        if disk is None:
             raise
-        fail(f"{_DISK[e.errno]}: {e.filename or ''} {e.strerror}".replace("  ", " "))
+        fail(disk)
     sys.exit(code)
+
+
+def config_of(flag: flags.FlagHolder) -> ConfigDict:
+    """The config of a `DEFINE_config_file` flag.
+
+    Raises:
+        UserError: the flag is missing, or names a file that is not there.
+    """
+    if flag.value is None:
+        raise UserError("--config is missing: name a config file, e.g. --config=configs/quickstart.py")
+    try:
+        _ = flag.value.task  # the reading error is kept until the first use
+    except OSError:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise UserError(f"--config={path} cannot be read: no such file") from None
+    return flag.value
+
+
+def _parse(argv: list[str]) -> list[str]:
+    for argument in argv:
+        name, _, value = argument.lstrip("-").partition("=")
+        folder = Path(value.split(":")[0]).absolute().parent
+        if name == "config" and folder.name == "configs" and str(folder.parent) not in sys.path:
+            sys.path.append(str(folder.parent))  # configs import each other as configs.…
+        if name.startswith("config."):
+            config.check_key(name)
+    try:
+        return flags.FLAGS(argv)[1:]
+    except flags.Error as e:
+        text = str(e).splitlines()[0]
+        found = re.match(r"flag --(config\.[\w.]+)=(.*?): (.*)", text)
+        if found:
+            raise UserError(f"{found[1]}={found[2]!r} is of the wrong type: {found[3]}") from None
+        raise UserError(f"{text} (--help lists the flags)") from None
+
+
+def _quiet() -> None:
+    """Our own warnings, one line each; not what the libraries below say to their developers."""
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("fusionjax: %(levelname)s: %(message)s"))
+    ours = logging.getLogger("fusionjax")
+    ours.handlers[:] = [handler]
+    ours.propagate = False
 
 
 def fail(message: str) -> None:
@@ -40,16 +89,19 @@ def fail(message: str) -> None:
 
 
 _DISK = {
-    28: "the disk is full; free some space and start the same command again",
-    13: "permission denied",
-    30: "read-only file system",
-    122: "disk quota exceeded",
+    errno.ENOSPC: "the disk is full; free some space and start the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and start the same command again",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
 }
 
 
-def _flag_message(error: flags.Error) -> str:
-    return str(error).splitlines()[0] + f" (python -m fusionjax.{_command()} --help lists the flags)"
-
-
-def _command() -> str:
-    return os.path.splitext(os.path.basename(sys.argv[0]))[0]
+def _disk(error: BaseException | None) -> str | None:
+    """A line for an error of the disk, however deep a library has wrapped it; None for any other."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return f"{_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}"
+        if re.search(r"No space left on device|ENOSPC|Disk quota exceeded", str(error)):
+            return _DISK[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
+    return None

@@ -127,7 +127,6 @@ def default() -> ConfigDict:
     c.train.checkpoint_every = 1000  # steps
     c.train.eval_every_epochs = 1.0  # 0: at the end only
     c.train.best_metric = ""  # e.g. val/accuracy: that checkpoint is reported; "" for the last one
-    c.train.profile = False
 
     c.evaluation = ConfigDict()
     c.evaluation.batch_size = 64
@@ -182,6 +181,18 @@ def parse_arg(arg: str | None, **spec: Any) -> ConfigDict:
             except ValueError:
                 raise UserError(f"config argument {key}={text!r} is not a {type(want).__name__}") from None
     return out
+
+
+def check_key(name: str) -> None:
+    """Whether a dotted name, config.section.field, is a field; a UserError that names what is there if not."""
+    section: Any = default()
+    path = "config"
+    for part in name.split(".")[1:]:
+        if not isinstance(section, ConfigDict):
+            raise UserError(f"{name} is not known: {path} is a field, not a section")
+        if part not in section:
+            raise UserError(f"{name} is not known{_near(part, section)}; {path} has {', '.join(section)}")
+        section, path = section[part], f"{path}.{part}"
 
 
 def from_json(data: Mapping[str, Any]) -> ConfigDict:

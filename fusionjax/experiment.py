@@ -1,10 +1,7 @@
 """One run: from a config to trained weights, numbers and a report in a workdir. What `fusionjax.main` starts."""
 
-import dataclasses
 import functools
 import json
-import logging
-import math
 import os
 import sys
 import time
@@ -18,14 +15,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
+from fusionjax import feeds, reporting, tasks, workdir
 from fusionjax import mesh as mesh_lib
-from fusionjax import reporting, tasks, workdir
-from fusionjax.data import cache, features, order, pipeline, sources
-from fusionjax.data.bad_images import BadImages
-from fusionjax.evaluation.collect import collect
+from fusionjax.data import cache, order, sources
+from fusionjax.judge import Judge
 from fusionjax.train import checkpoint, loop, metrics, optim, state, step
-
-log = logging.getLogger(__name__)
 
 
 def enable_compilation_cache() -> None:
@@ -36,7 +30,6 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-@dataclasses.dataclass
 class Experiment:
     """The parts of a training run, built from its config. Nothing is allocated on a device before `train`.
 
@@ -45,32 +38,52 @@ class Experiment:
         folder: the workdir.
 
     Raises:
-        UserError: whatever is wrong with the config, the data set or the workdir.
+        UserError: whatever is wrong with the config or the data set.
+
+    Attributes:
+        source, eval_sources: training source, and evaluation source by split.
+        task: see `fusionjax.tasks`.
+        steps, steps_per_epoch: updates in all, and batches an epoch (not a whole number in general).
     """
 
-    config: ConfigDict
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
-        config_lib.validate(self.config)
-        data = self.config.data
-        make = functools.partial(sources.create, data, seed=self.config.seed)
+    def __init__(self, config: ConfigDict, folder: Path):
+        self.config, self.folder = config_lib.validate(config), Path(folder)
+        data = config.data
         # A model that cannot be is cheaper to find than a data set is to read.
-        tasks.create(self.config, ["a", "b"])
-        self.source = make(data.train_split)
-        self.eval_sources = {split: make(split) for split in data.eval_splits}
-        self.task = tasks.create(self.config, self.source.class_names)
-        size, batch = len(self.source), self.config.train.batch_size
+        tasks.create(config, ["a", "b"])
+        self.source = sources.create(data, data.train_split, seed=config.seed)
+        self.eval_sources = {
+            split: sources.create(data, split, seed=config.seed) for split in data.eval_splits
+        }
+        self.task = tasks.create(config, self.source.class_names)
+        size, batch = len(self.source), config.train.batch_size
         self.steps_per_epoch = order.steps_per_epoch(size, batch)
-        self.steps = self.config.train.steps or order.total_steps(size, batch, self.config.train.epochs)
-        self.bad = BadImages()
+        self.steps = config.train.steps or order.total_steps(size, batch, config.train.epochs)
 
-    # -- building blocks ------------------------------------------------------------------------------------------------
+    # -- shapes, without computing --------------------------------------------------------------------------------------
 
     def abstract_variables(self) -> Any:
         """Shapes of the model's variables."""
         return jax.eval_shape(self.task.init, jax.random.key(0))
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch of images."""
+        n, side = self.config.train.batch_size, self.config.data.image_size
+        row = jax.ShapeDtypeStruct((n,), np.int32)
+        image = jax.ShapeDtypeStruct((n, side, side, 3), np.uint8)
+        return {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
+
+    def describe(self) -> str:
+        """A table of the parameters, after tracing one whole step: what `--check` prints."""
+        variables = self.abstract_variables()
+        optimizer = self.optimizer()
+        current = jax.eval_shape(functools.partial(self._create_state, optimizer), variables)
+        jax.eval_shape(self.train_step(optimizer, 1), current, self.abstract_batch())
+        table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
+        images = ", ".join(f"{len(v)} {k}" for k, v in {"training": self.source, **self.eval_sources}.items())
+        return f"{table}\n{images} images; {self.steps} steps of {self.config.train.batch_size}"
+
+    # -- building blocks ------------------------------------------------------------------------------------------------
 
     def optimizer(self) -> optim.Optimizer:
         """Checked against the model's parameter names."""
@@ -78,12 +91,18 @@ class Experiment:
         return optim.create(self.config.optim, params, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
 
     def train_step(self, optimizer: optim.Optimizer, shards: int):
-        """The pure step function, for jit or `eval_shape`."""
+        """The pure step function, for jit or `eval_shape`.
+
+        Args:
+            optimizer: `self.optimizer()`.
+            shards: devices that the batch is split over.
+        """
         c = self.config
         micro = c.train.batch_size // c.optim.accumulate
-        group = c.loss.pwca_group or micro // shards
+        group = c.loss.pwca_group or max(micro // shards, 1)
+        loss = functools.partial(self.task.loss, groups=micro // group)
         return step.make(
-            functools.partial(self.task.loss, groups=max(1, micro // max(group, 1))),
+            loss,
             optimizer,
             seed=c.seed,
             accumulate=c.optim.accumulate,
@@ -91,56 +110,74 @@ class Experiment:
             ema_decay=c.optim.ema_decay,
         )
 
-    def initial_variables(self) -> Any:
+    def _create_state(self, optimizer: optim.Optimizer, variables: Any) -> state.TrainState:
+        return state.create(variables, optimizer, ema=self.config.optim.ema_decay > 0)
+
+    def _initial_variables(self) -> Any:
         """Fresh weights with the pretrained ones put in, on the host."""
         variables = jax.jit(self.task.init)(jax.random.key(self.config.seed))
         return self.task.load_pretrained(jax.device_get(variables), log=self._say)
 
+    def _feed(self, mesh: Mesh, variables: Any) -> feeds.ImageFeed:
+        if not self.config.data.cache.enabled:
+            return feeds.ImageFeed(self.config, self.source, self.eval_sources)
+        encode, placed = jax.jit(self.task.encode), mesh_lib.put_replicated(variables, mesh)
+        return feeds.FeatureFeed(
+            self.config,
+            self.source,
+            self.eval_sources,
+            folder=self.folder / "features",
+            encode=lambda batch: encode(placed, batch),
+            weights=cache.digest(variables["params"]["trunk"]),
+            say=self._say,
+        )
+
     # -- the run --------------------------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, float]:
-        """Trains to the end, from where an earlier start of the same run stopped.
+        """Trains to the end, from where an earlier start of the same run stopped; evaluates and reports.
 
         Returns:
-            The final scalars, e.g. test/accuracy.
+            The final scores, e.g. test/accuracy; "step", that of the weights which were scored; "seconds".
 
         Raises:
-            UserError: a number that is not finite, too many unreadable images, a damaged set of checkpoints.
+            UserError: a workdir of another run, a number that is not finite, too many unreadable images, checkpoints that
+                are all damaged.
         """
-        began = time.perf_counter()
-        c = self.config
+        began, c = time.perf_counter(), self.config
         mesh = mesh_lib.create(c.train.batch_size)
-        self._check_groups(mesh.size)
+        self._check_devices(mesh.size)
         optimizer = self.optimizer()
         workdir.open_for_training(self.folder, c)
-        workdir.write(self.folder, c, self._facts())
-        # Optional parts are only imported by the runs that use them, before any device memory is taken.
-        variables = self.initial_variables()
-        make_state = functools.partial(state.create, optimizer=optimizer, ema=c.optim.ema_decay > 0)
-        where = mesh_lib.replicated(mesh)
-        current = jax.jit(make_state, out_shardings=where)(mesh_lib.put_replicated(variables, mesh))
-        predict = jax.jit(self.task.predict)
-        batches, evaluations = self._data(mesh, variables)
-        keeper = checkpoint.Checkpointer(self.folder / "checkpoints")
-        start, current = self._restore(keeper, current, batches)
         primary = jax.process_index() == 0
+        if primary:
+            workdir.write(self.folder, c, self._facts())
+        variables = self._initial_variables()
+        feed = self._feed(mesh, variables)
+        batches, keeper = feed.train(), checkpoint.Checkpointer(self.folder / "checkpoints")
+        where = mesh_lib.replicated(mesh)
+        current = jax.jit(functools.partial(self._create_state, optimizer), out_shardings=where)(
+            mesh_lib.put_replicated(variables, mesh)
+        )
+        start, current = self._restore(keeper, current, batches)
         writer = metrics.Writer(self.folder, start=start) if primary else None
         meter = loop.Meter(
             writer,
             start=start,
             steps=self.steps,
-            log_every=min(c.train.log_every, max(1, self.steps // 4)),
+            log_every=c.train.log_every,
             batch_size=c.train.batch_size,
-            show=primary and sys.stderr.isatty(),
+            show=primary,
         )
-        judge = _Judge(self, predict, evaluations, mesh, keeper, writer, batches, meter)
-        compiled = jax.jit(
-            self.train_step(optimizer, mesh.size), donate_argnums=0, out_shardings=(where, where)
-        )
+        predict = jax.jit(self.task.predict)
+        judge = Judge(c, self.task, predict, feed, mesh, keeper, writer, batches, meter,
+                      steps=self.steps, steps_per_epoch=self.steps_per_epoch)  # fmt: skip
         try:
             current = loop.fit(
                 current,
-                compiled,
+                jax.jit(
+                    self.train_step(optimizer, mesh.size), donate_argnums=0, out_shardings=(where, where)
+                ),
                 batches,
                 place=lambda batch: mesh_lib.put_batch(batch, mesh),
                 start=start,
@@ -149,95 +186,39 @@ class Experiment:
                 meter=meter,
                 on_divergence=judge.save,
             )
+            keeper.wait()
+            final, chosen = self._chosen(keeper, current)
+            scalars, results = judge.evaluate(final)
+            if writer is not None:
+                writer.write(self.steps, scalars)
         finally:
             meter.close()
-            keeper.wait()
-        final, chosen = self._chosen(keeper, current)
-        scalars, results = judge.evaluate(final)
-        if writer is not None:
-            writer.write(self.steps, scalars)
-            writer.close()
-        keeper.close()
-        seconds = time.perf_counter() - began
-        summary = {**scalars, "step": chosen, "seconds": seconds}
+            batches.close()
+            keeper.close()
+            if writer is not None:
+                writer.close()
+        summary = {**scalars, "step": chosen, "seconds": time.perf_counter() - began}
         shown = self._examples(final, judge) if c.report.enabled else None
         if primary:
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
-            if shown is not None:
-                page = reporting.write(
-                    self.folder,
-                    class_names=self.source.class_names,
-                    results=results,
-                    baselines=self._baselines(),
-                    shown=shown,
-                    seconds=seconds,
-                    parameters=reporting.count_parameters(final),
-                    warnings=self._warnings(),
-                )
-                self._say(f"report: {page}")
+        if primary and shown is not None:
+            page = reporting.write(
+                self.folder,
+                class_names=self.source.class_names,
+                results=results,
+                baselines=self._baselines(feed),
+                shown=shown,
+                seconds=summary["seconds"],
+                parameters=reporting.count_parameters(final),
+                warnings=feed.warnings(),
+            )
+            self._say(f"report: {page}")
         return summary
 
     # -- parts of it ----------------------------------------------------------------------------------------------------
 
-    def _data(self, mesh: Mesh, variables: Any):
-        """The training iterator and, by split, a callable giving the evaluation batches."""
-        c = self.config
-        shape = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        if not c.data.cache.enabled:
-            batches = pipeline.train_dataset(
-                self.source, c.data, seed=c.seed, batch_size=c.train.batch_size, bad=self.bad, **shape
-            )
-            return batches, {
-                split: functools.partial(self._eval_batches, split) for split in self.eval_sources
-            }
-        encode = jax.jit(self.task.encode)
-        placed = mesh_lib.put_replicated(variables, mesh)
-        store = cache.FeatureCache(
-            self.folder / "features",
-            lambda batch: encode(placed, batch),
-            weights=cache.digest(variables["params"]["trunk"]),
-            data=c.data,
-            seed=c.seed,
-            bad=self.bad,
-            say=self._say,
-        )
-        self._cached = {"train": store.train(self.source)}
-        self._cached |= {split: store.evaluation(source) for split, source in self.eval_sources.items()}
-        train = self._cached["train"]
-        batches = features.feature_dataset(
-            train.features,
-            train.labels,
-            valid=train.valid,
-            seed=c.seed,
-            batch_size=c.train.batch_size,
-            **shape,
-        )
-        return batches, {split: functools.partial(self._cached_batches, split) for split in self.eval_sources}
-
-    def _cached_batches(self, split: str):
-        part = self._cached[split]
-        return features.feature_batches(
-            part.features[0],
-            part.labels,
-            valid=part.valid[0],
-            batch_size=self.config.evaluation.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def _eval_batches(self, split: str):
-        return pipeline.eval_batches(
-            self.eval_sources[split],
-            self.config.data,
-            batch_size=self.config.evaluation.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            bad=self.bad,
-        )
-
     def _restore(self, keeper: checkpoint.Checkpointer, current: Any, batches: Any) -> tuple[int, Any]:
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), current)
-        restored = keeper.restore(target)
+        restored = keeper.restore(_abstract(current))
         if restored is None:
             return 0, current
         at, current, data = restored
@@ -248,15 +229,12 @@ class Experiment:
 
     def _chosen(self, keeper: checkpoint.Checkpointer, last: Any) -> tuple[Any, int]:
         """The weights that are reported: of the best checkpoint if the config names a metric, else the last."""
-        if not self.config.train.best_metric:
+        best = keeper.best_step() if self.config.train.best_metric else None
+        if best is None or best == self.steps:
             return last.averaged, self.steps
-        best = keeper.best_step()
-        if best is None or best == keeper.steps()[-1]:
-            return last.averaged, self.steps
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), last)
-        return keeper.restore(target, best)[1].averaged, best
+        return keeper.restore(_abstract(last), best)[1].averaged, best
 
-    def _examples(self, variables: Any, judge: "_Judge") -> Any:
+    def _examples(self, variables: Any, judge: Judge) -> Any:
         """Right and wrong examples of the headline split; all processes take part."""
         split = self._headline_split()
         return reporting.examples(
@@ -264,46 +242,21 @@ class Experiment:
             self.task.grid, self.config.report.examples,
         )  # fmt: skip
 
-    def _baselines(self) -> list[reporting.Baseline]:
-        if not (self.config.evaluation.probe and self.config.data.cache.enabled):
+    def _baselines(self, feed: feeds.ImageFeed) -> list[reporting.Baseline]:
+        if not (self.config.evaluation.probe and isinstance(feed, feeds.FeatureFeed)):
             return []
-        return reporting.probe(self._cached, self.config.seed, self._headline_split())
-
-    def _warnings(self) -> list[str]:
-        if not self.bad.count:
-            return []
-        return [
-            f"{self.bad.count} images could not be read and were left out: {'; '.join(self.bad.messages)}"
-        ]
-
-    def describe(self) -> str:
-        """A table of the parameters and the shapes of a step; nothing is computed."""
-        variables = self.abstract_variables()
-        optimizer = self.optimizer()
-        current = jax.eval_shape(functools.partial(state.create, optimizer=optimizer, ema=False), variables)
-        batch = self.abstract_batch()
-        jax.eval_shape(self.train_step(optimizer, 1), current, batch)
-        lines = [parameter_overview.get_parameter_overview(variables["params"], include_stats=False)]
-        lines.append(
-            f"{len(self.source)} training images, {self.steps} steps of {self.config.train.batch_size}"
+        return reporting.probe(
+            feed.cached["train"], feed.cached[f"eval/{self._headline_split()}"], self.config.seed
         )
-        return "\n".join(lines)
-
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch of images."""
-        n, side = self.config.train.batch_size, self.config.data.image_size
-        row = jax.ShapeDtypeStruct((n,), np.int32)
-        image = jax.ShapeDtypeStruct((n, side, side, 3), np.uint8)
-        return {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
 
     def _headline_split(self) -> str:
         splits = self.config.data.eval_splits
         return "test" if "test" in splits else splits[-1]
 
-    def _check_groups(self, shards: int) -> None:
+    def _check_devices(self, shards: int) -> None:
         c = self.config
         micro = c.train.batch_size // c.optim.accumulate
-        if c.optim.accumulate > 1 and micro % shards:
+        if micro % shards:
             raise config_lib.impossible(
                 c, "optim.accumulate", f"a micro-batch of {micro} does not split over {shards} devices"
             )
@@ -312,11 +265,10 @@ class Experiment:
             and not c.loss.pwca_group
             and micro // shards < 2
         ):
-            raise config_lib.impossible(
-                c,
-                "loss.pwca_group",
-                f"a device has {micro // shards} image of a micro-batch and nothing to pair it with; set 2",
+            alone = (
+                f"a device has {micro // shards} image of a micro-batch and nothing to pair it with; set 2"
             )
+            raise config_lib.impossible(c, "loss.pwca_group", alone)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -331,56 +283,5 @@ class Experiment:
             print(text, file=sys.stderr, flush=True)
 
 
-class _Judge:
-    """The hook that evaluates and saves: together where both are due, so that a checkpoint knows its score."""
-
-    def __init__(self, run: Experiment, predict, evaluations, mesh, keeper, writer, batches, meter):
-        self.run_, self.predict, self.evaluations, self.mesh = run, predict, evaluations, mesh
-        self.keeper, self.writer, self.batches, self.meter = keeper, writer, batches, meter
-        c = run.config.train
-        every = c.eval_every_epochs * run.steps_per_epoch
-        count = math.floor(run.steps / every) if every else 0
-        self.eval_steps = {round(every * (i + 1)) for i in range(count)} - {run.steps}
-        self.save_steps = set(range(c.checkpoint_every, run.steps, c.checkpoint_every)) | {run.steps}
-        if c.best_metric:
-            self.eval_steps.add(run.steps)
-        self.outputs: dict[str, dict[str, np.ndarray]] = {}
-        self.began = time.perf_counter()
-
-    def due(self, step: int) -> bool:
-        return step in self.eval_steps or step in self.save_steps
-
-    def run(self, step: int, current: state.TrainState) -> None:
-        best = None
-        if step in self.eval_steps:
-            scalars, _ = self.evaluate(current.averaged)
-            if self.writer is not None:
-                self.writer.write(step, scalars)
-            best = scalars.get(self.run_.config.train.best_metric)
-            self._line(step, scalars)
-        if step in self.save_steps or best is not None:
-            self.save(current, best)
-
-    def evaluate(self, variables: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Scalars by name, and the full results by split and branch."""
-        scalars, results = {}, {}
-        for split, make in self.evaluations.items():
-            self.outputs[split] = collect(self.predict, variables, make(), self.mesh)
-            results[split] = self.run_.task.evaluate(self.outputs[split])
-            scalars |= {f"{split}/{k}": float(v) for k, v in self.run_.task.scalars(results[split]).items()}
-        return scalars, results
-
-    def save(self, current: state.TrainState, best: float | None = None) -> None:
-        step = int(current.step)
-        self.keeper.save(step, current, {"iterator": self.batches.get_state(), "step": step}, best)
-
-    def _line(self, step: int, scalars: dict[str, float]) -> None:
-        run = self.run_
-        shown = ", ".join(
-            f"{k} {100 * v:.1f} %" for k, v in scalars.items() if k.split("/")[1].startswith("accuracy")
-        )
-        loss = self.meter.last.get("train/loss")
-        text = f"epoch {step / run.steps_per_epoch:.1f}, step {step}/{run.steps}: " + (
-            f"loss {loss:.3f}, " if loss else ""
-        )
-        self.meter.note(f"{text}{shown}, {time.perf_counter() - self.began:.0f} s")
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -26,14 +26,13 @@ def main(rest: Sequence[str]) -> None:
         raise UserError(
             f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
         )
-    if CONFIG.value is None:
-        raise UserError("--config is missing: name a config file, e.g. --config=configs/quickstart.py")
+    config = cli.config_of(CONFIG)
     if WORKDIR.value is None and not CHECK.value:
         raise UserError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart")
     from fusionjax import experiment
 
     experiment.enable_compilation_cache()
-    run = experiment.Experiment(CONFIG.value, Path(WORKDIR.value or "."))
+    run = experiment.Experiment(config, Path(WORKDIR.value or "."))
     if CHECK.value:
         print(run.describe())
         return

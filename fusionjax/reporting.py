@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from fusionjax import workdir
 from fusionjax.data import pipeline, transforms
+from fusionjax.data.cache import Cached
 from fusionjax.data.decode import decode
 from fusionjax.data.source import Source
 from fusionjax.evaluation import probe as probe_lib
@@ -22,21 +23,19 @@ from fusionjax.train import metrics
 Baseline = tuple[str, float, str]
 
 
-def probe(cached: Mapping[str, Any], seed: int, split: str) -> list[Baseline]:
+def probe(train: Cached, test: Cached, seed: int) -> list[Baseline]:
     """What a linear model makes of the same frozen features: logistic regression on their mean over the grid.
 
     Args:
-        cached: `data.cache.Cached` by split; pass 0 of "train" and of `split` is used.
+        train, test: pass 0 of each, the images as they are, is used.
         seed: of the regression's own validation split.
-        split: scored.
     """
 
-    def rows(part: Any) -> tuple[np.ndarray, np.ndarray]:
+    def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
         good = part.valid[0] > 0
         return part.features[0][good].astype(np.float32).mean((1, 2)), part.labels[good]
 
-    train, test = rows(cached["train"]), rows(cached[split])
-    found = probe_lib.logistic_regression(*train, *test, seed=seed)
+    found = probe_lib.logistic_regression(*rows(train), *rows(test), seed=seed)
     return [
         (
             "Logistic regression, frozen features",

@@ -17,7 +17,7 @@ from fusionjax.errors import UserError
 
 # Fields that may change when a run goes on: they do not enter its numbers.
 _FREE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
-         "train.profile", "report.", "evaluation.")  # fmt: skip
+         "report.", "evaluation.")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
 
 

@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-import trees
 from PIL import Image
 
 from fusionjax.data.decode import DecodeError, decode
+from tests import trees
 
 LIMIT = 10_000
 PICTURE = trees.picture(1)
@@ -55,7 +55,9 @@ def test_grey(kind):
 def test_transparency_is_laid_on_white(mode):
     image = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 3, 4))
-    data = encode(image.convert("LA") if mode == "LA" else image.quantize(4) if mode == "PA" else image, "PNG")
+    data = encode(
+        image.convert("LA") if mode == "LA" else image.quantize(4) if mode == "PA" else image, "PNG"
+    )
     out = decode(data, LIMIT)
     assert out[0, 0].max() == 0 and out[0, 5].min() == 255
 

@@ -1,4 +1,4 @@
-"""The readers of folders, manifests and official layouts: what a whole tree gives, and what each damage says."""
+"""Readers of folders, manifests and official layouts: what a whole tree gives, and what each damage says."""
 
 import csv
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import trees
 
 from fusionjax import config
 from fusionjax.data import sources
 from fusionjax.data.decode import decode
 from fusionjax.data.source import Source, Subset
 from fusionjax.errors import UserError
+from tests import trees
 
 
 def open_split(source: str, root: Path, split: str, *, check_counts: bool = False, seed: int = 0) -> Source:
@@ -272,7 +272,9 @@ def test_aircraft_damaged(tmp_path):
     listing = data / "images_variant_test.txt"
     whole = listing.read_text()
     trees.edit(listing, 2, "0000014 Concorde")
-    fails("images_variant_test.txt line 2: variant 'Concorde' is not in variants.txt", "aircraft", data, "test")
+    fails(
+        "images_variant_test.txt line 2: variant 'Concorde' is not in variants.txt", "aircraft", data, "test"
+    )
     listing.write_text(whole)
     trees.edit(listing, 2, "0000014")
     fails("images_variant_test.txt line 2: expected", "aircraft", data, "test")

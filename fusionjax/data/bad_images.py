@@ -1,10 +1,11 @@
 """A record of the images that could not be read: each is named once, and too many stop the run."""
 
+import logging
 import threading
 
-from absl import logging
-
 from fusionjax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 3
 
@@ -22,7 +23,7 @@ class BadImages:
             if name in self._reasons:
                 return
             self._reasons[name] = reason
-        logging.warning("unreadable image %s: %s", name, reason)
+        log.warning("unreadable image %s: %s", name, reason)
 
     @property
     def count(self) -> int:

@@ -127,4 +127,4 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 @functools.cache
 def _silence_opencv() -> None:
     """OpenCV prints several lines on stderr for a damaged image; the exception says it once."""
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -15,8 +15,8 @@ def stratified(
 ) -> dict[str, np.ndarray]:
     """Splits examples into train, val and test with the same share of every class.
 
-    Sizes are within one (with groups: one group) of the exact share, per class and in total, and a class
-    keeps at least one group for training. The result depends on the arguments only.
+    val and test are within one example (with groups: one group) of the exact share, per class and in total,
+    except that a class keeps at least one group for training. The result depends on the arguments only.
 
     Args:
         labels: integers (N,), the class of every example.

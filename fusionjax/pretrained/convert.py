@@ -82,8 +82,7 @@ def _plain(tree: PyTree) -> dict[str, Any]:
 
 def _classes(tensors: Mapping[str, np.ndarray], head: str) -> dict[str, Any]:
     """The head that the tensors have: its number of classes, or none."""
-    shape = np.shape(tensors.get(head, ()))
-    return {"num_classes": shape[0]} if shape else {"output": "pooled"}
+    return {"num_classes": np.shape(tensors[head])[0]} if head in tensors else {"output": "pooled"}
 
 
 def _family(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | None) -> tuple[KeyMap, PyTree]:

@@ -33,7 +33,10 @@ class Classification:
     Attributes:
         module: the linen module.
         branches: names of the outputs that are scored, "combined" (the answer) last.
+        shown: scores of the progress line.
     """
+
+    shown = ("accuracy", "accuracy_sa", "accuracy_glca")
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
         self.config, self.class_names = config, tuple(class_names)

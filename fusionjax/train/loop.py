@@ -93,6 +93,7 @@ class Meter:
         start, steps: as for `fit`.
         log_every: steps.
         batch_size: images a step, of all devices.
+        show: progress on stderr: a bar on a terminal, lines elsewhere.
     """
 
     def __init__(
@@ -138,10 +139,10 @@ class Meter:
 
     def note(self, text: str) -> None:
         """A line of its own, above the progress bar where there is one."""
-        if self._bar.disable:
-            print(text, file=sys.stderr, flush=True)
-        else:
+        if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
+        elif self._show:
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

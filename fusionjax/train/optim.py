@@ -114,7 +114,7 @@ def _factors(
     config: ConfigDict, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     """Learning rate factor of each parameter; an array over the layer axis for scanned blocks."""
-    factors: dict[str, Any] = {name: 1.0 for name in names}
+    factors: dict[str, Any] = dict.fromkeys(names, 1.0)
     if config.layer_decay != 1:
         depth = max((shapes[name][0] for name in names if name.startswith("blocks/")), default=0)
         if not depth:

@@ -70,7 +70,7 @@ def make(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trainable, frozen = optimizer.split(state.params)
         (value, (metrics, new)), grads = accumulated(trainable, frozen, state.collections, batch, key)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, trainable)
         params = optimizer.join(optax.apply_updates(trainable, updates), frozen)

@@ -1,7 +1,7 @@
 """Lets timm run where torchvision cannot: stand-ins for the few torchvision names that timm imports.
 
-torchvision has no CPU build on some package indexes. timm needs it to load and transform images and for one isinstance check;
-none of that is used by the parity tests, so an attribute of a stand-in is an inert class.
+torchvision has no CPU build on some package indexes. timm needs it to load and transform images and for one
+isinstance check; the parity tests use none of that, so an attribute of a stand-in is an inert class.
 """
 
 import importlib.util

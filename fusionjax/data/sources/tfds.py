@@ -30,13 +30,11 @@ class TfdsSource:
     `labels` reads every record once, on first use: TFDS stores them nowhere else. No image is decoded for it.
     """
 
-    def __init__(
-        self, name: str, split: str, records: Sequence[dict], image: str, class_names: tuple[str, ...]
-    ):
+    def __init__(self, name: str, split: str, records: Sequence[dict], class_names: tuple[str, ...]):
         self.name, self.split, self.class_names = name, split, class_names
         self.names = [f"{name}/{split}[{i}]" for i in range(len(records))]
         self.columns: dict[str, np.ndarray] = {}
-        self._records, self._image = records, image
+        self._records = records
 
     def __len__(self) -> int:
         return len(self._records)
@@ -58,7 +56,7 @@ class TfdsSource:
         return out
 
     def load(self, i: int) -> bytes:
-        return bytes(self._records[i][self._image])
+        return bytes(self._records[i]["image"])
 
 
 def create(data: Any, split: str, *, seed: int) -> Source:
@@ -87,9 +85,9 @@ def create(data: Any, split: str, *, seed: int) -> Source:
         raise UserError("config.data.builder is empty: name a TFDS data set, e.g. caltech_birds2011")
     builder = _builder(tfds, data)
     stored, drawn = _stored(builder, data.builder, split)
-    image, label = _features(tfds, builder, data.builder)
+    label = _label(tfds, builder, data.builder)
     records = _open(tfds, builder, stored, data)
-    source = TfdsSource(data.builder, split, records, image, tuple(label.names))
+    source = TfdsSource(data.builder, split, records, tuple(label.names))
     expected = IMAGES.get(builder.name, {}).get(stored)
     if expected is not None:
         checks.count(f"{data.builder}, images of split {split!r}", len(source), expected, data.check_counts)
@@ -162,14 +160,13 @@ def _stored(builder: Any, name: str, split: str) -> tuple[str, bool]:
     raise UserError(f"{name} has no split {split!r}; it has {', '.join(available)}")
 
 
-def _features(tfds: Any, builder: Any, name: str) -> tuple[str, Any]:
-    """Name of the image feature, and the label's."""
-    features = builder.info.features
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    label = features.get("label")
-    if "image" not in images or not isinstance(label, tfds.features.ClassLabel):
+def _label(tfds: Any, builder: Any, name: str) -> Any:
+    """The class label's feature, after a look that there is an image too."""
+    features = dict(builder.info.features.items())
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(f"{name} has no features 'image' and 'label' (a class); it has {', '.join(features)}")
-    return "image", label
+    return label
 
 
 def _open(tfds: Any, builder: Any, stored: str, data: Any) -> Sequence[dict]:
@@ -182,8 +179,8 @@ def _open(tfds: Any, builder: Any, stored: str, data: Any) -> Sequence[dict]:
         return builder.as_data_source(split=stored, decoders=skip)
     except NotImplementedError:
         raise UserError(
-            f"{data.builder} in {builder.data_dir} is prepared as {builder.info.file_format.value}, which has "
-            "no random access; delete it, or set config.data.root to another folder to prepare it there"
+            f"{data.builder} in {builder.data_dir} is prepared as {builder.info.file_format.value}, which "
+            "has no random access; delete it, or set config.data.root to another folder to prepare it there"
         ) from None
     except Exception as e:
         raise UserError(

@@ -1,0 +1,124 @@
+"""What a run reads: training batches that resume, evaluation batches of every split; of images, or of cached features."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from fusionjax.data import cache, features, pipeline
+from fusionjax.data.bad_images import BadImages
+from fusionjax.data.source import Source
+from fusionjax.data.stream import FiniteBatches, TrainStream
+
+
+class ImageFeed:
+    """Batches of images.
+
+    Args:
+        config: of the run.
+        train: training source.
+        evaluation: source by split.
+
+    Attributes:
+        bad: unreadable images by split; "train" is the training source's.
+    """
+
+    def __init__(self, config: ConfigDict, train: Source, evaluation: dict[str, Source]):
+        self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
+        self.bad = {name: BadImages() for name in self.sources}
+
+    def train(self) -> TrainStream:
+        """This process's share of endless training batches."""
+        c = self.config
+        return pipeline.train_dataset(
+            self.sources["train"],
+            c.data,
+            seed=c.seed,
+            batch_size=c.train.batch_size,
+            bad=self.bad["train"],
+            **_share(),
+        )
+
+    def evaluation(self, split: str) -> FiniteBatches:
+        """This process's share of a split, once, padded."""
+        c, name = self.config, f"eval/{split}"
+        return pipeline.eval_batches(
+            self.sources[name], c.data, batch_size=c.evaluation.batch_size, bad=self.bad[name], **_share()
+        )
+
+    def warnings(self) -> list[str]:
+        """A line for each split with images that could not be read."""
+        return [
+            f"{bad.count} of {len(self.sources[name])} images of {name.removeprefix('eval/')} could not be read and were "
+            f"left out: {'; '.join(bad.messages)}"
+            for name, bad in self.bad.items()
+            if bad.count
+        ]
+
+
+class FeatureFeed(ImageFeed):
+    """Batches of a frozen trunk's outputs, computed from the images the first time.
+
+    Args:
+        config, train, evaluation: as for `ImageFeed`.
+        folder: of the cache.
+        encode: compiled, batch of images → features.
+        weights: digest of the trunk's weights.
+        say: takes lines of progress.
+
+    Attributes:
+        cached: `data.cache.Cached` by the names of `bad`.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        train: Source,
+        evaluation: dict[str, Source],
+        *,
+        folder: Any,
+        encode: Callable[[Any], Any],
+        weights: str,
+        say: Callable[[str], None],
+    ):
+        super().__init__(config, train, evaluation)
+        self.cached: dict[str, cache.Cached] = {}
+        for name, source in self.sources.items():
+            store = cache.FeatureCache(
+                folder,
+                encode,
+                weights=weights,
+                data=config.data,
+                seed=config.seed,
+                bad=self.bad[name],
+                say=say,
+            )
+            self.cached[name] = store.train(source) if name == "train" else store.evaluation(source)
+
+    def train(self) -> TrainStream:
+        """As `ImageFeed.train`, of features; epoch e reads pass e mod `data.cache.passes`."""
+        c, part = self.config, self.cached["train"]
+        return features.feature_dataset(
+            part.features,
+            part.labels,
+            valid=part.valid,
+            seed=c.seed,
+            batch_size=c.train.batch_size,
+            **_share(),
+        )
+
+    def evaluation(self, split: str) -> FiniteBatches:
+        """As `ImageFeed.evaluation`, of features."""
+        part = self.cached[f"eval/{split}"]
+        return features.feature_batches(
+            part.features[0],
+            part.labels,
+            valid=part.valid[0],
+            batch_size=self.config.evaluation.batch_size,
+            **_share(),
+        )
+
+
+def _share() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

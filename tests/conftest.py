@@ -1,0 +1,26 @@
+"""What every test shares: a quiet CPU, no network, exact shapes."""
+
+import os
+
+# Before jax is imported: tests do not wait for an accelerator, and two cores suffice.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded anew for every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """One cache for the session and its subprocesses: the same programs are compiled again and again."""
+    folder = tmp_path_factory.mktemp("xla")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)

@@ -1,0 +1,146 @@
+"""TFDS by random access, without TensorFlow: a small data set prepared here, and mocks of the real ones."""
+
+import importlib.util
+import io
+import sys
+
+import numpy as np
+import pytest
+import simplejpeg
+import tensorflow_datasets as tfds
+
+from fusionjax import config
+from fusionjax.data import pipeline, sources
+from fusionjax.data.decode import decode
+from fusionjax.data.source import Source
+from fusionjax.data.sources import tfds as reader
+from fusionjax.errors import UserError
+from tests import trees
+
+SPLITS = {"tiny_leaves": ("train",), "tiny_birds": ("train", "validation", "test")}
+
+
+def settings(builder: str, root="", *, check_counts: bool = True):
+    data = config.default().data
+    data.source, data.builder, data.root, data.check_counts = "tfds", builder, str(root), check_counts
+    return data
+
+
+def examples():
+    for i in range(20):
+        image = simplejpeg.encode_jpeg(trees.picture(i))
+        yield i, {"image": io.BytesIO(image), "mask": io.BytesIO(image), "label": i % 2}
+
+
+def prepare(name: str, root) -> None:
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = root
+
+        def _info(self):
+            image, label = tfds.features.Image(), tfds.features.ClassLabel(names=["ill", "well"])
+            features = tfds.features.FeaturesDict({"image": image, "mask": image, "label": label})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {split: examples() for split in SPLITS[name]}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Tiny.name = name
+    Tiny(data_dir=root, file_format="array_record").download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    for name in SPLITS:
+        prepare(name, folder)
+    return folder
+
+
+def test_train_alone_is_split_by_fractions(root):
+    data = settings("tiny_leaves", root)
+    parts = {s: sources.create(data, s, seed=0) for s in ("train", "val", "test")}
+    names = [n for p in parts.values() for n in p.names]
+    assert len(names) == len(set(names)) == 20
+    for split, n in (("train", 14), ("val", 3), ("test", 3)):
+        assert isinstance(parts[split], Source) and len(parts[split]) == n and parts[split].split == split
+    train = parts["train"]
+    assert train.class_names == ("ill", "well") and np.abs(np.bincount(train.labels) - 7).max() <= 1
+    assert isinstance(train.load(0), bytes) and decode(train.load(0), 10_000).shape == (40, 48, 3)
+    with pytest.raises(UserError, match="allowed are train, val, test"):
+        sources.create(data, "dev", seed=0)
+    assert len(sources.create(data, "train[:25%]", seed=0)) == 5
+
+
+def test_official_splits(root):
+    data = settings("tiny_birds", root)
+    val = sources.create(data, "val", seed=0)
+    assert len(val) == len(sources.create(data, "test", seed=0)) == 20
+    data.image_size = data.resize = 32
+    batches = list(pipeline.eval_batches(val, data, batch_size=8))
+    assert np.concatenate([b["valid"] for b in batches]).sum() == 20
+    with pytest.raises(UserError, match="no split 'dev'; it has"):
+        sources.create(data, "dev", seed=0)
+
+
+def test_no_tensorflow_was_imported(root):
+    if importlib.util.find_spec("tensorflow") is None:
+        assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "builder, classes", [("caltech_birds2011", 200), ("cars196", 196), ("plant_village", 38)]
+)
+def test_mock_of_a_real_data_set(builder, classes):
+    records = [{"image": simplejpeg.encode_jpeg(trees.picture(i)), "label": i % classes} for i in range(6)]
+
+    def serve(self, split=None, decoders=None, **kwargs):
+        assert all(isinstance(d, type(tfds.decode.SkipDecoding())) for d in decoders.values())
+        return records
+
+    with tfds.testing.mock_data(as_data_source_fn=serve):
+        source = sources.create(settings(builder, check_counts=False), "train", seed=0)
+        assert len(source.class_names) == classes and source.labels.tolist() == list(range(6))
+        assert decode(source.load(5), 10_000).shape == (40, 48, 3)
+        if builder in reader.IMAGES:
+            with pytest.raises(UserError, match=r"expected (5,994|8,144), found 6"):
+                sources.create(settings(builder), "train", seed=0)
+
+
+def test_label_out_of_range_and_unreadable_record():
+    source = reader.TfdsSource("d", "train", [{"label": 0, "image": b""}, {"label": 9}], ("a", "b"))
+    with pytest.raises(UserError, match=r"d/train\[1\]: label 9 is not below 2"):
+        _ = source.labels
+    source = reader.TfdsSource("d", "train", [{}], ("a",))
+    with pytest.raises(UserError, match=r"d/train\[0\] cannot be read"):
+        _ = source.labels
+
+
+def test_mistakes(tmp_path, monkeypatch):
+    for builder, match in (("", "builder is empty"), ("no_such_set", "TFDS's catalogue")):
+        with pytest.raises(UserError, match=match):
+            sources.create(settings(builder, tmp_path), "train", seed=0)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "tensorflow" else find(n, *a))
+    with pytest.raises(
+        UserError, match=r"not prepared in .*needs TensorFlow: pip install \"fusionjax\[prepare\]\""
+    ):
+        sources.create(settings("eurosat", tmp_path), "train", seed=0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object())
+    monkeypatch.setattr(reader, "_online", lambda builder: False)
+    with pytest.raises(UserError, match="no network"):
+        sources.create(settings("eurosat", tmp_path), "train", seed=0)
+
+
+def test_prepared_without_random_access(root, tmp_path):
+    info = root / "tiny_birds" / "1.0.0" / "dataset_info.json"
+    other = tmp_path / "tiny_birds" / "1.0.0"
+    other.mkdir(parents=True)
+    for path in info.parent.iterdir():
+        name = path.name.replace("array_record", "tfrecord")
+        (other / name).write_bytes(path.read_bytes().replace(b"array_record", b"tfrecord"))
+    with pytest.raises(UserError, match="prepared as tfrecord, which has no random access"):
+        sources.create(settings("tiny_birds", tmp_path), "test", seed=0)
