@@ -5,6 +5,8 @@ import os
 # Before jax is imported: tests do not wait for an accelerator, and two cores suffice.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models of the tests are tiny: their programs take longer to optimise than to run unoptimised.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np

@@ -53,7 +53,7 @@ def test_damaged_files_are_one_line(tmp_path, suffix, content):
 
 def test_npz_of_objects_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="not a whole .npz file: Object arrays cannot be loaded"):
+    with pytest.raises(UserError, match=r"not a whole \.npz file: Object arrays cannot be loaded"):
         pretrained.read(tmp_path / "x.npz")
 
 
@@ -66,7 +66,7 @@ def test_npz_bomb_is_refused(tmp_path):
 def test_sources_that_are_not_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such weight file"):
         pretrained.read(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="the folder holds neither model.safetensors nor"):
+    with pytest.raises(UserError, match=r"the folder holds neither model\.safetensors nor"):
         pretrained.read(tmp_path)
     (tmp_path / "x.h5").write_bytes(b"")
     with pytest.raises(UserError, match=r"not from '\.h5'"):
@@ -163,7 +163,7 @@ def test_misfits_are_listed_and_counted(tensors):
         UserError, match=r"2 of a wrong shape: .*_bn0\.weight \(31,\) for params/stem/scale \(32,\)"
     ):
         pretrained.convert("efficientnet_lite0", wrong)
-    with pytest.raises(UserError, match=r"missing: .*left over: "):
+    with pytest.raises(UserError, match=r"75 missing: .*160 of a wrong shape: "):
         pretrained.convert("efficientnet_lite1", tensors)
     with pytest.raises(UserError, match="'resnet51' is not known"):
         pretrained.convert("resnet51", tensors)
@@ -192,11 +192,7 @@ def test_merge_into_a_trunk_of_a_larger_model(weights):
         weights["batch_stats"]["block_3"]["project"]["var"],
     )
     assert not np.any(merged["params"]["blocks"]["qkv"]["kernel"])
-    assert notes == [
-        f"head/{leaf} is left out: the model has no head" for leaf in ("bias", "kernel")
-    ] or sorted(notes) == sorted(
-        f"head/{leaf} is left out: the model has no head" for leaf in ("bias", "kernel")
-    )
+    assert sorted(notes) == [f"head/{leaf} is left out: the model has no head" for leaf in ("bias", "kernel")]
 
 
 def test_merge_adapts_head_and_input_and_says_so(weights):
@@ -235,7 +231,7 @@ def test_merge_is_strict(weights):
     pretrained.merge(more, weights, drop=later, new=("extra/.*", "glca_.*"))
     kept = pretrained.merge(more, weights, drop=later, skip=("extra/kernel", "stem/.*"))
     assert not np.any(kept["params"]["stem"]["kernel"])
-    with pytest.raises(UserError, match="skip pattern 'steam/.*' matches no parameter"):
+    with pytest.raises(UserError, match=r"skip pattern 'steam/\.\*' matches no parameter"):
         pretrained.merge(more, weights, drop=later, skip=("steam/.*",))
     with pytest.raises(UserError, match=r"drop pattern '\(' is no regular expression"):
         pretrained.merge(more, weights, drop=("(",))

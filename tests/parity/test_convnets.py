@@ -14,8 +14,14 @@ from . import torchvision_stub
 torchvision_stub.install()
 timm = pytest.importorskip("timm")
 
-# Absolute, in float32; where a random network's outputs exceed 10, relative to a tenth of them.
+# Absolute, in float32.
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """timm draws its initial weights from torch's global generator."""
+    torch.manual_seed(0)
 
 
 def randomise(model: torch.nn.Module, size: int = 64, seed: int = 0) -> None:
@@ -67,10 +73,7 @@ def count(tree) -> int:
     [
         ("resnet50", 97),
         ("efficientnet_b0", 97),
-        ("efficientnet_b1", 97),
         ("tf_efficientnet_b0", 97),
-        ("tf_efficientnet_b0", 75),
-        ("tf_efficientnet_b3", 97),
     ],
 )
 def test_logits_equal_timm(name, size):
@@ -83,8 +86,26 @@ def test_logits_equal_timm(name, size):
     # The outputs differ between the images, so that agreement means something.
     assert np.abs(want[0] - want[1]).max() > 0.05
     got = run(family.build(name, num_classes=37), variables, x)
-    assert np.abs(got - want).max() < TOLERANCE * max(1, np.abs(want).max() / 10)
+    assert np.abs(got - want).max() < TOLERANCE
     assert count(variables["params"]) == sum(p.numel() for p in reference.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("efficientnet_b1", 97), ("tf_efficientnet_b0", 75), ("tf_efficientnet_b3", 97)]
+)
+def test_logits_err_as_little_as_timm_s(name, size):
+    """Random networks can amplify rounding: the error against float64 is held to that of torch's own float32."""
+    reference = timm.create_model(name, num_classes=37)
+    randomise(reference, size)
+    variables = pretrained.convert(name, arrays(reference))
+    x = images(size)
+    single = run_torch(reference, x)
+    got = run(efficientnet.build(name, num_classes=37), variables, x)
+    with torch.inference_mode():
+        exact = reference.double()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).double()).numpy()
+    assert np.abs(got - exact).max() < 3 * np.abs(single - exact).max() + 1e-6
+    # And rounding is small beside what the network says.
+    assert np.abs(single - exact).max() < 1e-3 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("name", ["resnet101", *(f"efficientnet_b{digit}" for digit in "12345")])
@@ -99,13 +120,18 @@ def test_parameter_counts_equal_timm(name):
 def test_hybrid_trunk_equals_timm():
     backbone = timm.create_model("vit_base_r50_s16_224", depth=1).patch_embed.backbone
     randomise(backbone)
+    # Residual branches of full size grow along the shortcuts until torch's own float32 errs by 4e-4.
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "norm3.weight" in name:
+                parameter.mul_(0.25)
     variables = pretrained.convert("resnetv2_50_s16", arrays(backbone))
     # 72 px: SAME and symmetric padding differ at every strided convolution.
     x = images(72)
     want = run_torch(backbone, x).transpose(0, 2, 3, 1)
     got = run(resnet.build("resnetv2_50_s16", output="tokens"), variables, x)
     assert got.shape == want.shape == (2, 5, 5, 1024)
-    assert np.abs(got - want).max() < TOLERANCE * max(1, np.abs(want).max() / 10)
+    assert np.abs(got - want).max() < TOLERANCE
     assert count(variables["params"]) == sum(p.numel() for p in backbone.parameters())
 
 
@@ -210,4 +236,4 @@ def test_hybrid_vit_logits_equal_timm():
     x = images(224)
     got = run(create("vit_base_r50_s16_224", num_classes=11), variables, x)
     want = run_torch(reference, x)
-    assert np.abs(got - want).max() < TOLERANCE * max(1, np.abs(want).max() / 10)
+    assert np.abs(got - want).max() < TOLERANCE

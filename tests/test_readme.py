@@ -1,0 +1,72 @@
+"""What the README and the configs promise."""
+
+import functools
+import importlib
+import pathlib
+import re
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+from fusionjax import config as config_lib
+from fusionjax import experiment, tasks
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+
+
+class Labels:
+    """A source of which only the length is needed."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+
+@pytest.mark.parametrize("ablation", ["full", "sa_only", "sa_glca", "sa_pwca"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_shapes_a_step(name, ablation):
+    """The published size, no data, nothing computed."""
+    config = config_lib.validate(importlib.import_module(f"configs.{name}").get_config(f"ablation={ablation}"))
+    run = object.__new__(experiment.Experiment)
+    run.config, run.steps, run.steps_per_epoch = config, 100, 10.0
+    run.task = tasks.create(config, [str(i) for i in range(200)])
+    optimizer = run.optimizer()
+    current = jax.eval_shape(functools.partial(run._create_state, optimizer), run.abstract_variables())
+    after, metrics = jax.eval_shape(run.train_step(optimizer, 1), current, run.abstract_batch())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), current)
+    assert metrics["loss"].total.dtype == np.float32
+
+
+def commands():
+    text = (ROOT / "README.md").read_text()
+    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield line.strip()
+
+
+def test_every_command_of_the_readme_exists():
+    found = [c for c in commands() if "fusionjax." in c]
+    assert len(found) >= 4
+    for line in found:
+        words = shlex.split(line)
+        module = words[words.index("-m") + 1]
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module in ("pytest", "pip", "venv"), line
+        for word in words:
+            if word.startswith("--config="):
+                path, _, arg = word.removeprefix("--config=").partition(":")
+                config_lib.validate(importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(arg or None))
+            elif word.startswith("--config."):
+                config_lib.check_key(word.removeprefix("--").partition("=")[0])
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
