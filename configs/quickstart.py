@@ -16,22 +16,26 @@ def get_config(arg=None):
     arg = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
     c = base.default()
     c.seed = arg.seed
-    c.data.source, c.data.fractions = "openmoji", (0.7, 0.1, 0.2)
-    c.data.eval_splits = ("val", "test")
-    c.data.resize, c.data.image_size = 224, 224
-    c.data.augment.crop, c.data.augment.scale = "random_resized", (0.5, 1.0)
-    c.data.augment.rotate, c.data.augment.jitter = 10.0, 0.2
-    c.data.cache.enabled, c.data.cache.passes = True, 4
-    c.model.name, c.model.trunk, c.model.ablation = "dcal_vit_shallow", "efficientnet_lite0", arg.ablation
-    c.model.freeze_trunk = True
+    c.data.source, c.data.fractions = "openmoji", (0.8, 0.0, 0.2)
+    # One drawing an identity: with all skin tones three of five training images would be people.
+    # No validation split: nothing is chosen by a score, the last averaged weights are the result.
+    c.data.train_split, c.data.eval_splits = "train_base", ("test",)
+    c.data.resize, c.data.image_size = 192, 192
+    c.data.augment.crop = "random_resized"
+    c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)  # stronger crops lower accuracy here
+    c.data.cache.enabled, c.data.cache.passes = True, 3
+    c.model.name, c.model.ablation = "dcal_vit_shallow", arg.ablation
+    c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "stride32"
+    c.model.freeze_trunk = c.model.trunk_norm = True
+    c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio = 128, 1, 8, 2.0
     c.model.drop_path, c.model.dropout, c.model.ratio = 0.1, 0.2, 0.3
     c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
     c.optim.freeze, c.optim.no_decay = ("^trunk/",), common.NO_DECAY
-    c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 5e-4, 0.05, 1.0
+    c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 2e-3, 0.05, 1.0
     c.optim.clip_norm, c.optim.ema_decay = 1.0, 0.99
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs = 64, 12.0
-    c.train.eval_every_epochs, c.train.log_every = 1.0, 20
+    c.train.eval_every_epochs, c.train.log_every = 3.0, 20
     c.evaluation.probe = True
     if arg.runlocal:
         c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4, 1

@@ -84,6 +84,7 @@ def default() -> ConfigDict:
     c.model.trunk = ""  # name of a convolutional trunk whose feature map is the token grid
     c.model.trunk_features = ""  # EfficientNet: head, stride32, stride16; "" for the trunk's usual output
     c.model.freeze_trunk = False  # evaluation mode, no gradient
+    c.model.trunk_norm = False  # batch normalisation of the trunk's feature map
     c.model.ratio = 0.1  # R: share of the patch tokens that GLCA queries with
     c.model.glca_input = "last"  # last, penultimate
     c.model.partner_stream = "pwca"  # pwca, sa

@@ -125,6 +125,8 @@ def _check(name: str, module: ViT) -> None:
             raise UserError(
                 f"model {name}: image_size={module.image_size} must be a multiple of the patch size {unit}"
             )
+    if module.trunk_norm and module.trunk is None:
+        raise UserError(f"model {name}: trunk_norm=True needs a trunk")
     if not 0 <= module.drop_path < 1:
         raise UserError(f"model {name}: drop_path={module.drop_path} must be in [0, 1)")
     if not 0 <= module.dropout < 1:

@@ -77,6 +77,8 @@ class ViT(nn.Module):
         trunk: module mapping images to (B, h, w, C) features, or None.
         trunk_stride: pixels per cell of the trunk's feature map.
         freeze_trunk: the trunk runs in evaluation mode and receives no gradient.
+        trunk_norm: batch normalisation, without scale and shift, of the trunk's feature map: the channels of a frozen trunk
+            differ in size by orders of magnitude.
         remat: recompute blocks in the backward pass; memory for time.
         dtype: of the computation; parameters are float32.
     """
@@ -93,6 +95,7 @@ class ViT(nn.Module):
     trunk: nn.Module | None = None
     trunk_stride: int = 1
     freeze_trunk: bool = False
+    trunk_norm: bool = False
     remat: bool = False
     dtype: DType = jnp.float32
 
@@ -112,6 +115,8 @@ class ViT(nn.Module):
         self.blocks = Block(self.heads, int(self.width * self.mlp_ratio), self.dropout, self.dtype)
         self.norm = LayerNorm(dtype=self.dtype)
         self.embed_dropout = nn.Dropout(self.dropout)
+        if self.trunk_norm:
+            self.feature_norm = nn.BatchNorm(momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=self.dtype)
         if self.num_classes:
             self.head = Dense(self.num_classes, dtype=jnp.float32)
 
@@ -152,6 +157,8 @@ class ViT(nn.Module):
             raise ValueError("pass either images or features")
         if features is None:
             features = images if self.trunk is None else self.run_trunk(images, train=train)
+        if self.trunk_norm:
+            features = self.feature_norm(features, use_running_average=not train)
         x = self.patch_embed(features)
         if x.shape[1:3] != self.grid:
             raise ValueError(

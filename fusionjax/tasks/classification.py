@@ -58,8 +58,11 @@ class Classification:
             return variables
         name = c.name or (self.config.model.trunk if c.into == "trunk" else backbone(self.config.model.name))
         weights = pretrained.load(c.source, name)
-        new = ("^glca_", "^log_variance_") if self.dcal else ()
-        return pretrained.merge(variables, weights, skip=c.skip, new=new, into=c.into, log=log)
+        new = ("glca_.*", "log_variance_.*") if self.dcal else ()
+        # A trunk that ends early, or hands on its feature map, has no place for what comes after.
+        drop = ("head_conv/.*",) if c.into and self.config.model.trunk_features in ("stride32", "stride16") else ()
+        grid = None if c.into else self.grid
+        return pretrained.merge(variables, weights, skip=c.skip, new=new, drop=drop, into=c.into, grid=grid, log=log)
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch.
@@ -168,7 +171,7 @@ def build(config: ConfigDict, num_classes: int) -> nn.Module:
     for key in ("width", "depth", "heads", "patch", "mlp_ratio"):
         if c[key]:
             fields[key] = c[key]
-    fields |= {key: c[key] for key in ("drop_path", "dropout", "remat", "freeze_trunk")}
+    fields |= {key: c[key] for key in ("drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm")}
     if c.trunk:
         fields["trunk"] = c.trunk
     if c.trunk_features:
