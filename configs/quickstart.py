@@ -26,15 +26,17 @@ def get_config(arg=None):
     c.data.cache.enabled, c.data.cache.passes = True, 3
     c.model.name, c.model.ablation = "dcal_vit_shallow", arg.ablation
     c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "stride32"
+    c.model.train_trunk_from = "stride16"
     c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio = 128, 1, 8, 2.0
     c.model.drop_path, c.model.dropout, c.model.ratio = 0.1, 0.2, 0.3
     c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
     c.optim.freeze, c.optim.no_decay = ("^trunk/",), common.NO_DECAY
+    c.optim.lr_rules = (("^neck/", 0.1),)
     c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 2e-3, 0.05, 1.0
     c.optim.clip_norm, c.optim.ema_decay = 1.0, 0.99
     c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.epochs = 64, 12.0
+    c.train.batch_size, c.train.epochs = 64, 9.0
     c.train.eval_every_epochs, c.train.log_every = 3.0, 20
     c.evaluation.probe = True
     if arg.runlocal:

@@ -83,6 +83,7 @@ def default() -> ConfigDict:
     c.model.remat = False  # recompute blocks in the backward pass: memory for time
     c.model.trunk = ""  # name of a convolutional trunk whose feature map is the token grid
     c.model.trunk_features = ""  # EfficientNet: head, stride32, stride16; "" for the trunk's usual output
+    c.model.train_trunk_from = ""  # "stride16": what follows that map of an EfficientNet trains, whatever freeze_trunk says
     c.model.freeze_trunk = False  # evaluation mode, no gradient
     c.model.trunk_norm = False  # batch normalisation of the trunk's feature map
     c.model.ratio = 0.1  # R: share of the patch tokens that GLCA queries with
@@ -301,6 +302,7 @@ class _Check:
         self.one_of("model.glca_input", "last", "penultimate")
         self.one_of("model.partner_stream", "pwca", "sa")
         self.one_of("model.trunk_features", "", "head", "stride32", "stride16")
+        self.one_of("model.train_trunk_from", "", "stride16")
         self.within("model.ratio", 0, 1, open_low=True)
         self.within("model.drop_path", 0, 0.999)
         self.within("model.dropout", 0, 0.999)

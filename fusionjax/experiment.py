@@ -206,7 +206,7 @@ class Experiment:
                 self.folder,
                 class_names=self.source.class_names,
                 results=results,
-                baselines=self._baselines(feed),
+                baselines=self._baselines(feed, variables),
                 shown=shown,
                 seconds=summary["seconds"],
                 parameters=reporting.count_parameters(final),
@@ -242,12 +242,13 @@ class Experiment:
             self.task.grid, self.config.report.examples,
         )  # fmt: skip
 
-    def _baselines(self, feed: feeds.ImageFeed) -> list[reporting.Baseline]:
+    def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[reporting.Baseline]:
+        """References measured beside the result, with the weights that the run began with."""
         if not (self.config.evaluation.probe and isinstance(feed, feeds.FeatureFeed)):
             return []
-        return reporting.probe(
-            feed.cached["train"], feed.cached[f"eval/{self._headline_split()}"], self.config.seed
-        )
+        pool = functools.partial(jax.jit(self.task.pool), variables)
+        train, test = feed.cached["train"], feed.cached[f"eval/{self._headline_split()}"]
+        return reporting.probe(train, test, pool, self.config.seed)
 
     def _headline_split(self) -> str:
         splits = self.config.data.eval_splits

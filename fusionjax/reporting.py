@@ -1,7 +1,7 @@
 """From a finished run to its report page: picks examples, measures the references, hands the rest to `interpret.report`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,32 @@ from fusionjax.interpret.maps import Example
 from fusionjax.train import metrics
 
 Baseline = tuple[str, float, str]
+_PROBE = 64
 
 
-def probe(train: Cached, test: Cached, seed: int) -> list[Baseline]:
-    """What a linear model makes of the same frozen features: logistic regression on their mean over the grid.
+def probe(train: Cached, test: Cached, pool: Callable[[np.ndarray], Any], seed: int) -> list[Baseline]:
+    """What a linear model makes of the pretrained network's features: logistic regression on their mean over the grid.
 
     Args:
         train, test: pass 0 of each, the images as they are, is used.
+        pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
         seed: of the regression's own validation split.
     """
 
     def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
+        maps = part.features[0]
+        pooled = [np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i] for i in range(0, len(maps), _PROBE)]
         good = part.valid[0] > 0
-        return part.features[0][good].astype(np.float32).mean((1, 2)), part.labels[good]
+        return np.concatenate(pooled)[good], part.labels[good]
 
     found = probe_lib.logistic_regression(*rows(train), *rows(test), seed=seed)
-    return [
-        (
-            "Logistic regression, frozen features",
-            found["accuracy"],
-            "the same trunk and images, mean over the grid",
-        )
-    ]
+    note = "the pretrained network on the same images, its features averaged over the grid"
+    return [("Logistic regression, frozen features", found["accuracy"], note)]
+
+
+def _padded(maps: np.ndarray) -> np.ndarray:
+    """Filled up to one batch, so that there is one program to compile."""
+    return np.concatenate([maps, np.zeros((_PROBE - len(maps), *maps.shape[1:]), maps.dtype)])
 
 
 def examples(

@@ -51,6 +51,15 @@ def attention_with_map(q: Array, k: Array, v: Array, *, mask: Array | None = Non
     return _weighted(weights, v), weights
 
 
+def attention_with_dropout(
+    q: Array, k: Array, v: Array, rate: float, key: Array, *, mask: Array | None = None
+) -> tuple[Array, Array]:
+    """`attention` with dropout of the map, and the map as it is before the dropout."""
+    weights = probabilities(q, k, mask=mask)
+    keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
+    return _weighted(jnp.where(keep, weights / (1 - rate), 0), v), weights
+
+
 def _weighted(weights: Array, v: Array) -> Array:
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
 

@@ -5,6 +5,7 @@ TensorFlow's, which pads the far edge more when a stride does not divide the siz
 − 1) / 2 on both sides.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -107,18 +108,67 @@ def depthwise_conv2d(
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
-    batch, _, _, channels = x.shape
-    rows, columns = kernel.shape[:2]
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    height = (x.shape[1] - rows) // stride + 1
-    width = (x.shape[2] - columns) // stride + 1
+    return _taps(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The shifted sum over an already padded x, with a backward pass of the same kind.
+
+    Differentiated term by term, it would become k² padded additions and k² reductions over rows, of which XLA's CPU back end
+    makes slow loops: 2.4 times the time at (64, 6, 6, 1152), k = 5.
+    """
     total = None
-    for i in range(rows):
-        for j in range(columns):
-            last = (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels)
-            tap = lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1)) * kernel[i, j, 0]
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            tap = _shifted(x, i, j, _steps(x, kernel, stride), stride) * kernel[i, j, 0]
             total = tap if total is None else total + tap
     return total
+
+
+def _taps_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _taps(x, kernel, stride), (x, kernel)
+
+
+def _taps_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    rows, columns = kernel.shape[:2]
+    size = _steps(x, kernel, stride)
+    dy = lax.optimization_barrier(dy)  # or what made it is computed again for every tap
+    edges = [
+        (k - 1, whole - (n - 1) * stride - 1, stride - 1)
+        for k, whole, n in zip((rows, columns), x.shape[1:3], size, strict=True)
+    ]
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    dx = _taps(lax.optimization_barrier(spread), kernel[::-1, ::-1], 1)
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        one, slope = image[0][None], image[1][None]
+        taps = [
+            [(_shifted(one, i, j, size, stride) * slope).sum((0, 1, 2)) for j in range(columns)]
+            for i in range(rows)
+        ]
+        return total + jnp.stack([jnp.stack(row) for row in taps]), None
+
+    start = jnp.zeros((rows, columns, x.shape[-1]), dy.dtype)
+    return dx, lax.scan(add, start, (x, dy))[0][:, :, None]
+
+
+_taps.defvjp(_taps_forward, _taps_backward)
+
+
+def _steps(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[int, int]:
+    """Rows and columns of the output over a padded x."""
+    return tuple((whole - k) // stride + 1 for whole, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+
+
+def _shifted(x: jax.Array, i: int, j: int, size: tuple[int, int], stride: int) -> jax.Array:
+    """The pixels that tap (i, j) of the kernel sees, one for every pixel of the output."""
+    height, width = size
+    last = (x.shape[0], i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, x.shape[3])
+    return lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1))
 
 
 class ConvNorm(nn.Module):

@@ -81,7 +81,7 @@ class GlobalLocalBlock(nn.Module):
     Args (call):
         x: (B, N, D) all tokens.
         selected: (B, n) indices of the query tokens.
-        rate: stochastic depth rate.
+        rate: stochastic depth rate, or None for none.
         capture: with "glca_attention" the second value is the map (B, H, n, N), else None.
     """
 
@@ -92,7 +92,7 @@ class GlobalLocalBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, selected: Array, rate: Array | float, *, train: bool, capture: tuple[str, ...] = ()
+        self, x: Array, selected: Array, rate: float | None, *, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, Array | None]:
         width = x.shape[-1]
         local = jnp.take_along_axis(x, selected[..., None], axis=1)
@@ -110,8 +110,8 @@ class GlobalLocalBlock(nn.Module):
         out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(normed, train=train)
         return self._residual(local, out, rate, train), weights
 
-    def _residual(self, x: Array, out: Array, rate: Array | float, train: bool) -> Array:
-        return x + (drop_path(out, rate, self.make_rng("dropout")) if train else out)
+    def _residual(self, x: Array, out: Array, rate: float | None, train: bool) -> Array:
+        return x + (drop_path(out, rate, self.make_rng("dropout")) if train and rate is not None else out)
 
 
 class DCAL(ViT):
@@ -187,7 +187,7 @@ class DCAL(ViT):
             aux["rollout"] = cls_rollout_from_qk(aux["queries"], aux["keys"])
             aux["selected"] = select(aux["rollout"], num_selected(self.ratio, x.shape[1] - 1))
             local, weights = self.glca_block(
-                source, aux["selected"], self.drop_path, train=train, capture=capture
+                source, aux["selected"], self.drop_path or None, train=train, capture=capture
             )
             feature["glca"] = self.glca_norm(local[:, 0])
             if weights is not None:

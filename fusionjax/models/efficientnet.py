@@ -160,6 +160,7 @@ class EfficientNet(nn.Module):
         features: which map: "head" (stride 32, D = 1280 in B0 and Lite, after the last 1×1 convolution),
           "stride32" (after the last block, D = 320 in B0) or "stride16" (after the last block of stride 16, D
           = 112 in B0).
+        entry: "image", or "stride16": the input is that map, and what comes before it does not exist.
         width, depth: multipliers of B0's channels and repeats.
         lite: no gate, ReLU6, stem and head and the repeats of the first and last stage not scaled.
         padding, eps: as in ConvNorm.
@@ -175,6 +176,7 @@ class EfficientNet(nn.Module):
     num_classes: int = 1000
     output: str = "logits"
     features: str = "head"
+    entry: str = "image"
     width: float = 1.0
     depth: float = 1.0
     lite: bool = False
@@ -243,12 +245,16 @@ class EfficientNet(nn.Module):
             shared = {"padding": self.padding, "eps": self.eps, "momentum": self.momentum}
             return ConvNorm(features, **shared, method=self.method, dtype=self.dtype, **settings)
 
-        x = unit(scale_width(32, factor), kernel=3, stride=2, act=act, name="stem")(images, train=train)
+        x = images
+        if self.entry == "image":
+            x = unit(scale_width(32, factor), kernel=3, stride=2, act=act, name="stem")(x, train=train)
         maps = {}
         blocks = self.blocks()
         for index, block in enumerate(blocks):
             if block.total > 16 and self.features == "stride16":
                 break
+            if block.total <= 16 and self.entry == "stride16":
+                continue
             x = InvertedResidual(
                 block.features,
                 block.kernel,

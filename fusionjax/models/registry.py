@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from fusionjax.errors import UserError
-from fusionjax.models import efficientnet, resnet
+from fusionjax.models import audio, crossvit, efficientnet, resnet
 from fusionjax.models.dcal import DCAL
 from fusionjax.models.vit import ViT
 
@@ -30,7 +30,7 @@ _VITS["vit_base_r50_s16_384"] = dict(**_SIZES["base"], patch=1, image_size=384, 
 # No published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
 _VITS["vit_shallow"] = dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0)
 
-_CONVNETS = {name: family.build for family in (efficientnet, resnet) for name in family.NAMES}
+_CONVNETS = {name: family.build for family in (efficientnet, resnet, crossvit, audio) for name in family.NAMES}
 
 TRUNKS: Mapping[str, int] = {
     "efficientnet_lite0": 32,
@@ -59,7 +59,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
         name: one of `names()`.
         **overrides: fields of the module, e.g. `num_classes=200, image_size=448, drop_path=0.1`. `trunk` is the name of a
             convolutional trunk whose feature map becomes the token grid (then `patch` is 1 unless given), `trunk_features`
-            which of its maps: "head", "stride32" or "stride16".
+            which of its maps: "head", "stride32" or "stride16"; `train_trunk_from="stride16"` (EfficientNet) makes what
+            follows that map a part of its own, which trains while the rest may be frozen.
 
     Returns:
         linen module; `(output, aux) = module.apply(variables, images)`, images (B, h, w, 3) float32, normalised.
@@ -78,15 +79,16 @@ def create(name: str, **overrides: Any) -> nn.Module:
         trunk = fields["trunk"]
         if trunk not in TRUNKS:
             raise UserError(f"model.trunk={trunk!r} is not known; allowed: {', '.join(TRUNKS)}")
-        which = fields.pop("trunk_features", "")
+        which, cut = fields.pop("trunk_features", ""), fields.pop("train_trunk_from", "")
         how = {"output": "tokens"} | ({"features": which} if which else {})
         stride = 16 if which == "stride16" else TRUNKS[trunk]
+        if cut:
+            if not trunk.startswith("efficientnet") or stride == 16 or cut != "stride16":
+                raise UserError(f"model.train_trunk_from={cut!r}: allowed is stride16, of an efficientnet with a later map")
+            fields["neck"] = _construct(trunk, _CONVNETS[trunk], {**how, "entry": cut, "chunked": False})
+            how = {"output": "tokens", "features": cut}
         # Patches of a feature map are its cells; a trunk in front of a patch-16 model replaces its patches.
-        fields.update(
-            trunk=_construct(trunk, _CONVNETS[trunk], how),
-            trunk_stride=stride,
-            patch=overrides.get("patch", 1),
-        )
+        fields.update(trunk=_construct(trunk, _CONVNETS[trunk], how), trunk_stride=stride, patch=overrides.get("patch", 1))
     elif not fields.get("trunk"):
         fields["trunk"] = None
     module = _construct(name, DCAL if name.startswith("dcal_") else ViT, fields)

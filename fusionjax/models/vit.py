@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fusionjax.models.attention import attention, attention_with_map, merge_heads, split_heads
+from fusionjax.models.attention import (
+    attention,
+    attention_with_dropout,
+    attention_with_map,
+    merge_heads,
+    split_heads,
+)
 from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, PatchEmbed, drop_path, trunc_normal
 
 Array = jax.Array
@@ -20,9 +26,17 @@ Attend = Callable[[Array, Array, Array], Array]
 class Block(nn.Module):
     """Pre-norm block: x + attend(norm1 x), x + mlp(norm2 x).
 
+    Attributes:
+        heads, hidden: H and the MLP's width.
+        dropout: after the attention projection and both MLP layers.
+        qkv_bias: queries, keys and values have a bias.
+        qk_scale: factor of q kᵀ; None for 1 / √d.
+        attention_dropout: of the attention map; in training the map is then built, whatever `attend` is.
+        norm: makes both norms; called with `dtype` and `name`.
+
     Args (call):
         x: (B, N, D).
-        rate: stochastic depth rate of this layer, a scalar.
+        rate: stochastic depth rate of this layer, a scalar, or None for none.
         attend: (q, k, v) → out over (B, H, N, d) heads; how the tokens of `x` see each other.
         train: dropout and stochastic depth on.
         capture: any of "qk", "attention", "tokens".
@@ -35,33 +49,43 @@ class Block(nn.Module):
     hidden: int
     dropout: float = 0.0
     dtype: DType = jnp.float32
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    attention_dropout: float = 0.0
+    norm: Callable[..., nn.Module] = LayerNorm
 
     @nn.compact
     def __call__(
-        self, x: Array, rate: Array, *, attend: Attend, train: bool, capture: tuple[str, ...] = ()
+        self, x: Array, rate: Array | None, *, attend: Attend, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
         width = x.shape[-1]
         seen: dict[str, Array] = {}
-        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
+        qkv = Dense(3 * width, self.qkv_bias, self.dtype, name="qkv")(self.norm(dtype=self.dtype, name="norm1")(x))
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+        if self.qk_scale is not None:
+            q = q * (self.qk_scale * q.shape[-1] ** 0.5)
         if "qk" in capture:
             seen["queries"], seen["keys"] = q, k
-        if "attention" in capture:
+        if train and self.attention_dropout > 0:
+            out, weights = attention_with_dropout(q, k, v, self.attention_dropout, self.make_rng("dropout"))
+            if "attention" in capture:
+                seen["attention"] = weights
+        elif "attention" in capture:
             out, seen["attention"] = attention_with_map(q, k, v)
         else:
             out = attend(q, k, v)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
         x = self._residual(x, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train)
         out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(
-            LayerNorm(dtype=self.dtype, name="norm2")(x), train=train
+            self.norm(dtype=self.dtype, name="norm2")(x), train=train
         )
         x = self._residual(x, out, rate, train)
         if "tokens" in capture:
             seen["tokens"] = x
         return x, seen
 
-    def _residual(self, x: Array, out: Array, rate: Array, train: bool) -> Array:
-        return x + (drop_path(out, rate, self.make_rng("dropout")) if train else out)
+    def _residual(self, x: Array, out: Array, rate: Array | None, train: bool) -> Array:
+        return x + (drop_path(out, rate, self.make_rng("dropout")) if train and rate is not None else out)
 
 
 class ViT(nn.Module):
@@ -75,8 +99,9 @@ class ViT(nn.Module):
         drop_path: stochastic depth of the last block; earlier ones rise linearly to it.
         dropout: after the embedding, the attention projection and both MLP layers.
         trunk: module mapping images to (B, h, w, C) features, or None.
-        trunk_stride: pixels per cell of the trunk's feature map.
+        trunk_stride: pixels per cell of the trunk's (and neck's) feature map.
         freeze_trunk: the trunk runs in evaluation mode and receives no gradient.
+        neck: module that goes on from the trunk's features and always trains, its normalisation statistics fixed; or None.
         trunk_norm: batch normalisation, without scale and shift, of the trunk's feature map: the channels of a frozen trunk
             differ in size by orders of magnitude.
         remat: recompute blocks in the backward pass; memory for time.
@@ -95,6 +120,7 @@ class ViT(nn.Module):
     trunk: nn.Module | None = None
     trunk_stride: int = 1
     freeze_trunk: bool = False
+    neck: nn.Module | None = None
     trunk_norm: bool = False
     remat: bool = False
     dtype: DType = jnp.float32
@@ -151,12 +177,20 @@ class ViT(nn.Module):
         features, _ = self.trunk(images, train=train and not self.freeze_trunk)
         return jax.lax.stop_gradient(features) if self.freeze_trunk else features
 
+    def pool_trunk(self, features: Array) -> Array:
+        """Mean over the grid of what trunk and neck make of an image: (B, C). What a linear probe sees."""
+        if self.neck is not None:
+            features, _ = self.neck(features, train=False)
+        return features.astype(jnp.float32).mean((1, 2))
+
     def embed(self, images: Array | None, features: Array | None, *, train: bool) -> Array:
         """Tokens with CLS and positions, (B, N, D)."""
         if (images is None) == (features is None):
             raise ValueError("pass either images or features")
         if features is None:
             features = images if self.trunk is None else self.run_trunk(images, train=train)
+        if self.neck is not None:
+            features, _ = self.neck(features, train=False)
         if self.trunk_norm:
             features = self.feature_norm(features, use_running_average=not train)
         x = self.patch_embed(features)
@@ -175,7 +209,7 @@ class ViT(nn.Module):
         """All blocks. What `capture` names is stacked over layers."""
 
         def body(block: Block, x: Array, rate: Array) -> tuple[Array, dict[str, Array]]:
-            return block(x, rate, attend=attend, train=train, capture=capture)
+            return block(x, rate if self.drop_path else None, attend=attend, train=train, capture=capture)
 
         if self.remat:
             body = nn.remat(body, prevent_cse=False)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import models, pretrained
 from fusionjax.config import ABLATIONS, impossible
+from fusionjax.errors import UserError
 from fusionjax.evaluation import classification
 from fusionjax.models.dcal import DCAL, derangement
 from fusionjax.models.registry import backbone
@@ -58,11 +59,10 @@ class Classification:
             return variables
         name = c.name or (self.config.model.trunk if c.into == "trunk" else backbone(self.config.model.name))
         weights = pretrained.load(c.source, name)
+        if c.into:
+            return _merge_trunk(variables, weights, skip=c.skip, log=log)
         new = ("glca_.*", "log_variance_.*") if self.dcal else ()
-        # A trunk that ends early, or hands on its feature map, has no place for what comes after.
-        drop = ("head_conv/.*",) if c.into and self.config.model.trunk_features in ("stride32", "stride16") else ()
-        grid = None if c.into else self.grid
-        return pretrained.merge(variables, weights, skip=c.skip, new=new, drop=drop, into=c.into, grid=grid, log=log)
+        return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=self.grid, log=log)
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch.
@@ -117,6 +117,10 @@ class Classification:
         """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""
         images = self._inputs(batch)["images"]
         return self.module.apply(variables, images, method="run_trunk")
+
+    def pool(self, variables: dict[str, PyTree], features: Array) -> Array:
+        """A row a feature map, (B, C): the convolutional network's mean over the grid, for a linear probe."""
+        return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
 
     def evaluate(self, outputs: dict[str, np.ndarray]) -> dict[str, classification.Result]:
         """Scores by branch.
@@ -174,14 +178,27 @@ def build(config: ConfigDict, num_classes: int) -> nn.Module:
     fields |= {key: c[key] for key in ("drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm")}
     if c.trunk:
         fields["trunk"] = c.trunk
-    if c.trunk_features:
-        fields["trunk_features"] = c.trunk_features
+        fields |= {key: c[key] for key in ("trunk_features", "train_trunk_from") if c[key]}
     if c.name.startswith("dcal_"):
         fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
         fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
     elif c.ablation not in ("full", "sa_only"):
         raise impossible(config, "model.ablation", f"it needs a dcal_ model, not {c.name!r}")
     return models.create(c.name, **fields)
+
+
+def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Any) -> PyTree:
+    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part."""
+    parts = [part for part in ("trunk", "neck") if part in variables["params"]]
+    owned = {part: set(variables["params"][part]) for part in parts}
+    # The classifier, and the last convolution where an earlier map is the token grid, have no place here; all else has.
+    lost = set(weights["params"]) - set().union(*owned.values()) - {"head", "head_conv"}
+    if lost:
+        raise UserError(f"the weights' {', '.join(sorted(lost))} have no place in the trunk")
+    for part in parts:
+        own = {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
+        variables = pretrained.merge(variables, own, skip=skip, into=part, log=log)
+    return variables
 
 
 def _average(values: Array, valid: Array) -> clu_metrics.Average:

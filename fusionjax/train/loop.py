@@ -111,12 +111,13 @@ class Meter:
         self._window: list[Any] = []
         self._since = (start, time.perf_counter())
         self.last: dict[str, float] = {}
+        self._show = show
         self._bar = tqdm(
             total=steps,
             initial=start,
             unit="step",
             dynamic_ncols=True,
-            disable=not show,
+            disable=not (show and sys.stderr.isatty()),
             mininterval=1.0,
             smoothing=0.1,
         )
