@@ -118,12 +118,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    names = {"PyTorch ViT-S/16": "torch", "ViT-S/16": "vit_small_patch16_224", "DCAL over ViT-S/16": "dcal_vit_small_patch16_224"}
+    names = {
+        "PyTorch ViT-S/16": "torch",
+        "ViT-S/16": "vit_small_patch16_224",
+        "DCAL over ViT-S/16": "dcal_vit_small_patch16_224",
+    }
     context = multiprocessing.get_context("spawn")
     pipes, first = {}, {}
     for label, name in names.items():  # one after another: a first step is timed on an idle machine
         pipes[label], other = context.Pipe()
-        context.Process(target=contestant, args=(name, arguments.size, arguments.batch, other), daemon=True).start()
+        context.Process(
+            target=contestant, args=(name, arguments.size, arguments.batch, other), daemon=True
+        ).start()
         first[label] = pipes[label].recv()
     times, memory = {label: [] for label in names}, {}
     for _ in range(arguments.rounds):
@@ -136,7 +142,9 @@ def main() -> None:
     print(f"{'':24}{'s/step':>8}{'ratio':>8}{'first step s':>14}{'peak MiB':>10}")
     for label in names:
         ratio = statistics.median(t / b for t, b in zip(times[label], base, strict=True))
-        print(f"{label:24}{statistics.median(times[label]):8.3f}{ratio:8.2f}{first[label]:14.1f}{memory[label]:10.0f}")
+        print(
+            f"{label:24}{statistics.median(times[label]):8.3f}{ratio:8.2f}{first[label]:14.1f}{memory[label]:10.0f}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import errno
 import logging
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +35,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         disk = _disk(e)
         if disk is None:
             raise
-        fail(disk)
+        print(f"fusionjax: error: {disk}", file=sys.stderr, flush=True)
+        os._exit(2)  # what the libraries would still try to write at exit fails too, at length
     sys.exit(code)
 
 
@@ -73,7 +76,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _quiet() -> None:
     """Our own warnings, one line each; not what the libraries below say to their developers."""
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    threading.excepthook = _in_thread
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("fusionjax: %(levelname)s: %(message)s"))
     ours = logging.getLogger("fusionjax")
@@ -86,6 +90,12 @@ def fail(message: str) -> None:
     sys.stdout.flush()
     print("fusionjax: error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def _in_thread(arguments: threading.ExceptHookArgs) -> None:
+    """A writer's thread that meets a full disk is silent: the main thread meets the same error and says it once."""
+    if _disk(arguments.exc_value) is None:
+        threading.__excepthook__(arguments)
 
 
 _DISK = {

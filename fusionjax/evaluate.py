@@ -15,7 +15,7 @@ def main(rest: Sequence[str]) -> None:
     """Prints a line a number, as main does."""
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
-    if WORKDIR.value is None:
+    if not WORKDIR.value:
         raise UserError("--workdir is missing: name the folder of a run")
     from fusionjax.run import load
 

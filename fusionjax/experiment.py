@@ -1,8 +1,11 @@
 """One run: from a config to trained weights, numbers and a report in a workdir. What `fusionjax.main` starts."""
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,7 +21,7 @@ from fusionjax import config as config_lib
 from fusionjax import feeds, reporting, tasks, workdir
 from fusionjax import mesh as mesh_lib
 from fusionjax.data import cache, order, sources
-from fusionjax.judge import Judge
+from fusionjax.judge import Judge, check_best_metric
 from fusionjax.train import checkpoint, loop, metrics, optim, state, step
 
 
@@ -56,6 +59,7 @@ class Experiment:
             split: sources.create(data, split, seed=config.seed) for split in data.eval_splits
         }
         self.task = tasks.create(config, self.source.class_names)
+        check_best_metric(config, self.task)
         size, batch = len(self.source), config.train.batch_size
         self.steps_per_epoch = order.steps_per_epoch(size, batch)
         self.steps = config.train.steps or order.total_steps(size, batch, config.train.epochs)
@@ -88,7 +92,10 @@ class Experiment:
     def optimizer(self) -> optim.Optimizer:
         """Checked against the model's parameter names."""
         params = self.abstract_variables()["params"]
-        return optim.create(self.config.optim, params, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
+        c = self.config.optim
+        return optim.create(
+            c, params, steps=self.steps, steps_per_epoch=self.steps_per_epoch, frozen=self.task.frozen
+        )
 
     def train_step(self, optimizer: optim.Optimizer, shards: int):
         """The pure step function, for jit or `eval_shape`.
@@ -120,12 +127,13 @@ class Experiment:
 
     def _feed(self, mesh: Mesh, variables: Any) -> feeds.ImageFeed:
         if not self.config.data.cache.enabled:
-            return feeds.ImageFeed(self.config, self.source, self.eval_sources)
+            return feeds.ImageFeed(self.config, self.source, self.eval_sources, mesh=mesh)
         encode, placed = jax.jit(self.task.encode), mesh_lib.put_replicated(variables, mesh)
         return feeds.FeatureFeed(
             self.config,
             self.source,
             self.eval_sources,
+            mesh=mesh,
             folder=self.folder / "features",
             encode=lambda batch: encode(placed, batch),
             weights=cache.digest(variables["params"]["trunk"]),
@@ -144,14 +152,20 @@ class Experiment:
             UserError: a workdir of another run, a number that is not finite, too many unreadable images, checkpoints that
                 are all damaged.
         """
-        began, c = time.perf_counter(), self.config
+        c, facts = self.config, self._facts()
         mesh = mesh_lib.create(c.train.batch_size)
         self._check_devices(mesh.size)
         optimizer = self.optimizer()
-        workdir.open_for_training(self.folder, c)
         primary = jax.process_index() == 0
-        if primary:
-            workdir.write(self.folder, c, self._facts())
+        with contextlib.ExitStack() as held:
+            if primary:
+                held.enter_context(workdir.open_for_training(self.folder, c, facts))
+            return self._train(mesh, optimizer, facts, primary)
+
+    def _train(
+        self, mesh: Mesh, optimizer: optim.Optimizer, facts: dict[str, Any], primary: bool
+    ) -> dict[str, float]:
+        began, c = time.perf_counter(), self.config
         variables = self._initial_variables()
         feed = self._feed(mesh, variables)
         batches, keeper = feed.train(), checkpoint.Checkpointer(self.folder / "checkpoints")
@@ -159,7 +173,9 @@ class Experiment:
         current = jax.jit(functools.partial(self._create_state, optimizer), out_shardings=where)(
             mesh_lib.put_replicated(variables, mesh)
         )
-        start, current = self._restore(keeper, current, batches)
+        start, current, before = self._restore(keeper, current, batches)
+        if primary:
+            workdir.write(self.folder, c, facts)
         writer = metrics.Writer(self.folder, start=start) if primary else None
         meter = loop.Meter(
             writer,
@@ -171,7 +187,7 @@ class Experiment:
         )
         predict = jax.jit(self.task.predict)
         judge = Judge(c, self.task, predict, feed, mesh, keeper, writer, batches, meter,
-                      steps=self.steps, steps_per_epoch=self.steps_per_epoch)  # fmt: skip
+                      steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before)  # fmt: skip
         try:
             current = loop.fit(
                 current,
@@ -184,20 +200,22 @@ class Experiment:
                 steps=self.steps,
                 hooks=[judge],
                 meter=meter,
-                on_divergence=judge.save,
+                on_divergence=judge.save_good,
             )
             keeper.wait()
             final, chosen = self._chosen(keeper, current)
             scalars, results = judge.evaluate(final)
-            if writer is not None:
-                writer.write(self.steps, scalars)
+            if writer is not None and not c.train.best_metric and start < self.steps:
+                writer.write(
+                    self.steps, scalars
+                )  # with a best metric these numbers stand at their step already
         finally:
             meter.close()
             batches.close()
             keeper.close()
             if writer is not None:
                 writer.close()
-        summary = {**scalars, "step": chosen, "seconds": time.perf_counter() - began}
+        summary = {**scalars, "step": chosen, "seconds": before + time.perf_counter() - began}
         shown = self._examples(final, judge) if c.report.enabled else None
         if primary:
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
@@ -217,15 +235,16 @@ class Experiment:
 
     # -- parts of it ----------------------------------------------------------------------------------------------------
 
-    def _restore(self, keeper: checkpoint.Checkpointer, current: Any, batches: Any) -> tuple[int, Any]:
+    def _restore(self, keeper: checkpoint.Checkpointer, current: Any, batches: Any) -> tuple[int, Any, float]:
+        """Where to go on: step, state, and seconds that earlier starts took."""
         restored = keeper.restore(_abstract(current))
         if restored is None:
-            return 0, current
+            return 0, current, 0.0
         at, current, data = restored
         keeper.discard_after(at)
         batches.set_state(data["iterator"])
         self._say(f"going on from step {at} of {self.steps}")
-        return data["step"], current
+        return data["step"], current, data["seconds"]
 
     def _chosen(self, keeper: checkpoint.Checkpointer, last: Any) -> tuple[Any, int]:
         """The weights that are reported: of the best checkpoint if the config names a metric, else the last."""
@@ -275,13 +294,20 @@ class Experiment:
         return {
             "class_names": list(self.source.class_names),
             "images": {"train": len(self.source), **{s: len(v) for s, v in self.eval_sources.items()}},
+            "examples": {name: _digest(v) for name, v in {"train": self.source, **self.eval_sources}.items()},
             "steps": self.steps,
-            "command": "python -m fusionjax.main " + " ".join(sys.argv[1:]),
+            "command": "python -m fusionjax.main " + shlex.join(sys.argv[1:]),
         }
 
     def _say(self, text: str) -> None:
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
+
+
+def _digest(source: Any) -> str:
+    """Of a source's names and labels: whether two runs read the same examples in the same order."""
+    text = json.dumps([list(map(str, source.names)), np.asarray(source.labels).tolist()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _abstract(tree: Any) -> Any:

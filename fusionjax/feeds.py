@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from fusionjax import mesh as mesh_lib
 from fusionjax.data import cache, features, pipeline
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.source import Source
@@ -19,13 +21,15 @@ class ImageFeed:
         config: of the run.
         train: training source.
         evaluation: source by split.
+        mesh: of the devices; evaluation batches are rounded up to share evenly.
 
     Attributes:
         bad: unreadable images by split; "train" is the training source's.
     """
 
-    def __init__(self, config: ConfigDict, train: Source, evaluation: dict[str, Source]):
+    def __init__(self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh):
         self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
+        self.eval_batch = mesh_lib.round_up(config.evaluation.batch_size, mesh)
         self.bad = {name: BadImages() for name in self.sources}
 
     def train(self) -> TrainStream:
@@ -44,7 +48,7 @@ class ImageFeed:
         """This process's share of a split, once, padded."""
         c, name = self.config, f"eval/{split}"
         return pipeline.eval_batches(
-            self.sources[name], c.data, batch_size=c.evaluation.batch_size, bad=self.bad[name], **_share()
+            self.sources[name], c.data, batch_size=self.eval_batch, bad=self.bad[name], **_share()
         )
 
     def warnings(self) -> list[str]:
@@ -61,7 +65,7 @@ class FeatureFeed(ImageFeed):
     """Batches of a frozen trunk's outputs, computed from the images the first time.
 
     Args:
-        config, train, evaluation: as for `ImageFeed`.
+        config, train, evaluation, mesh: as for `ImageFeed`.
         folder: of the cache.
         encode: compiled, batch of images → features.
         weights: digest of the trunk's weights.
@@ -77,12 +81,13 @@ class FeatureFeed(ImageFeed):
         train: Source,
         evaluation: dict[str, Source],
         *,
+        mesh: Mesh,
         folder: Any,
         encode: Callable[[Any], Any],
         weights: str,
         say: Callable[[str], None],
     ):
-        super().__init__(config, train, evaluation)
+        super().__init__(config, train, evaluation, mesh=mesh)
         self.cached: dict[str, cache.Cached] = {}
         for name, source in self.sources.items():
             store = cache.FeatureCache(
@@ -115,7 +120,7 @@ class FeatureFeed(ImageFeed):
             part.features[0],
             part.labels,
             valid=part.valid[0],
-            batch_size=self.config.evaluation.batch_size,
+            batch_size=self.eval_batch,
             **_share(),
         )
 

@@ -28,6 +28,7 @@ class Judge:
         batches: the training batches, whose position is saved.
         meter: shows a line for every evaluation.
         steps, steps_per_epoch: of the run.
+        seconds_before: spent by earlier starts of the run.
 
     Attributes:
         outputs: predictions of the last evaluation, by split.
@@ -47,10 +48,11 @@ class Judge:
         *,
         steps: int,
         steps_per_epoch: float,
+        seconds_before: float = 0.0,
     ):
         self.config, self.task, self.predict, self.feed, self.mesh = config, task, predict, feed, mesh
         self.keeper, self.writer, self.batches, self.meter = keeper, writer, batches, meter
-        self.steps, self.steps_per_epoch = steps, steps_per_epoch
+        self.steps, self.steps_per_epoch, self.seconds_before = steps, steps_per_epoch, seconds_before
         self.outputs: dict[str, dict[str, np.ndarray]] = {}
         self._began = time.perf_counter()
         c = config.train
@@ -71,7 +73,7 @@ class Judge:
             scalars, _ = self.evaluate(current.averaged)
             if self.writer is not None:
                 self.writer.write(step, scalars)
-            best = self._best(scalars)
+            best = best_score(self.config, self.task, scalars)
             self._show(step, scalars)
         if step in self._save or best is not None:
             self.save(current, best)
@@ -88,13 +90,14 @@ class Judge:
     def save(self, current: state.TrainState, best: float | None = None) -> None:
         """A checkpoint of the state and of the position in the data."""
         step = int(current.step)
-        self.keeper.save(step, current, {"iterator": self.batches.get_state(), "step": step}, best)
+        seconds = self.seconds_before + time.perf_counter() - self._began
+        data = {"iterator": self.batches.get_state(), "step": step, "seconds": seconds}
+        self.keeper.save(step, current, data, best)
 
-    def _best(self, scalars: dict[str, float]) -> float | None:
-        name = self.config.train.best_metric
-        if name and name not in scalars:
-            raise impossible(self.config, "train.best_metric", f"this task has {', '.join(sorted(scalars))}")
-        return scalars[name] if name else None
+    def save_good(self, current: state.TrainState) -> None:
+        """What is kept when a step was not finite: the state that it left as it was, unless that is saved already."""
+        if int(current.step) not in self.keeper.steps():
+            self.save(current)
 
     def _show(self, step: int, scalars: dict[str, float]) -> None:
         shown = ", ".join(
@@ -103,3 +106,18 @@ class Judge:
         loss = self.meter.last.get("train/loss")
         text = f"epoch {step / self.steps_per_epoch:.1f}, step {step}/{self.steps}: {f'loss {loss:.3f}, ' if loss else ''}"
         self.meter.note(f"{text}{shown}, {time.perf_counter() - self._began:.0f} s")
+
+
+def best_score(config: ConfigDict, task: Any, scalars: dict[str, float]) -> float | None:
+    """What the best checkpoint has most of: `train.best_metric`, negated where the lowest is best; None without one."""
+    name = config.train.best_metric
+    if not name:
+        return None
+    return -scalars[name] if name.partition("/")[2] in task.lower_is_better else scalars[name]
+
+
+def check_best_metric(config: ConfigDict, task: Any) -> None:
+    """A UserError where `train.best_metric` is no score of the task."""
+    metric = config.train.best_metric.partition("/")[2]
+    if metric and metric not in task.score_names:
+        raise impossible(config, "train.best_metric", f"this task's scores are {', '.join(task.score_names)}")

@@ -27,7 +27,7 @@ def main(rest: Sequence[str]) -> None:
             f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
         )
     config = cli.config_of(CONFIG)
-    if WORKDIR.value is None and not CHECK.value:
+    if not WORKDIR.value and not CHECK.value:
         raise UserError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart")
     from fusionjax import experiment
 

@@ -30,6 +30,11 @@ def create(batch_size: int | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def round_up(batch_size: int, mesh: Mesh) -> int:
+    """The smallest batch of at least that size which the devices share evenly."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

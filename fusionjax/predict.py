@@ -15,7 +15,7 @@ OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>
 
 def main(rest: Sequence[str]) -> None:
     """Prints the top classes of every image, and writes a PNG with its maps."""
-    if WORKDIR.value is None:
+    if not WORKDIR.value:
         raise UserError("--workdir is missing: name the folder of a run")
     if not rest:
         raise UserError("no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
@@ -31,7 +31,7 @@ def main(rest: Sequence[str]) -> None:
         figure = figures.attention_rows([found.example()])
         if figure is not None and found.rollout is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem}.png')}")
+            print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem[:80]}.png')}")
 
 
 if __name__ == "__main__":

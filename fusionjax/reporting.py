@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fusionjax import mesh as mesh_lib
 from fusionjax import workdir
 from fusionjax.data import pipeline, transforms
 from fusionjax.data.cache import Cached
@@ -35,7 +36,10 @@ def probe(train: Cached, test: Cached, pool: Callable[[np.ndarray], Any], seed: 
 
     def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
         maps = part.features[0]
-        pooled = [np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i] for i in range(0, len(maps), _PROBE)]
+        pooled = [
+            np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i]
+            for i in range(0, len(maps), _PROBE)
+        ]
         good = part.valid[0] > 0
         return np.concatenate(pooled)[good], part.labels[good]
 
@@ -76,10 +80,13 @@ def examples(
     index = outputs["index"][chosen]
     images = [_view(source, int(i), data) for i in index]
     # Batches of the devices' number, padded: the report may show fewer images than there are devices.
-    size = mesh.size * -(-min(len(images), 16) // mesh.size)
-    maps = collect(
-        predict, variables, pipeline.array_batches(images, size), mesh, keep=("rollout", "selected")
+    batches = pipeline.array_batches(
+        images,
+        mesh_lib.round_up(min(len(images), 16), mesh),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
+    maps = collect(predict, variables, batches, mesh, keep=("rollout", "selected"))
     made = [
         Example(
             name=str(source.names[int(i)]),

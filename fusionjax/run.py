@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
 from fusionjax.interpret.maps import Example
 from fusionjax.train import checkpoint, optim, state
+
+log = logging.getLogger(__name__)
 
 Image = str | Path | bytes | np.ndarray
 
@@ -84,12 +87,21 @@ def load(folder: str | Path) -> "Run":
     if restored is None:
         raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
     step, current, _ = restored
+    if not (folder / "results.json").exists():
+        log.warning(
+            "the run in %s is not finished: these are its weights of step %d of %s",
+            folder,
+            step,
+            content.get("steps"),
+        )
     return Run(folder, config, task, mesh, current.averaged, step)
 
 
 def _state(task: Any, config: Any, key: jax.Array) -> state.TrainState:
     variables = task.init(key)
-    optimizer = optim.create(config.optim, variables["params"], steps=1, steps_per_epoch=1)
+    optimizer = optim.create(
+        config.optim, variables["params"], steps=1, steps_per_epoch=1, frozen=task.frozen
+    )
     return state.create(variables, optimizer, ema=config.optim.ema_decay > 0)
 
 
@@ -127,8 +139,10 @@ class Run:
             pixels.append(view(_read(image, names[-1], self.config.data.max_pixels)))
         if not pixels:
             return []
-        size = self.mesh.size * -(-min(len(pixels), 16) // self.mesh.size)
-        batches = pipeline.array_batches(pixels, size)
+        size = mesh_lib.round_up(min(len(pixels), 16), self.mesh)
+        batches = pipeline.array_batches(
+            pixels, size, process_index=jax.process_index(), process_count=jax.process_count()
+        )
         out = collect(
             self.compiled,
             self.variables,
@@ -168,7 +182,7 @@ class Run:
         batches = pipeline.eval_batches(
             source,
             self.config.data,
-            batch_size=self.config.evaluation.batch_size,
+            batch_size=mesh_lib.round_up(self.config.evaluation.batch_size, self.mesh),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             bad=self.bad,

@@ -1,5 +1,6 @@
 """What a run writes about itself: config.json, and the refusal of a folder that belongs to another run."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -7,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -21,27 +22,59 @@ _FREE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
 
 
-def open_for_training(folder: Path, config: ConfigDict) -> None:
-    """Makes the folder, or checks that what it holds is this run.
+def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> IO[bytes]:
+    """Makes the folder, or checks that what it holds is this run; keeps other processes out of it.
+
+    Args:
+        folder: the workdir.
+        config: validated.
+        facts: what `write` will store: class names, numbers and a digest of the examples.
+
+    Returns:
+        The locked file; the lock lasts until it is closed or the process ends, however it ends.
 
     Raises:
-        UserError: a file in the way, no permission, or the first field in which the stored config differs.
+        UserError: a file in the way, no permission, a training that is running there, or the first field in which the
+            stored config, or the data set, differs.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("ab")
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--workdir={folder} is a file; name a folder") from None
     except OSError as e:
-        raise UserError(f"--workdir={folder} cannot be made: {e.strerror}") from None
-    if not (folder / "config.json").exists():
-        return
-    before = _flat(read(folder)["config"])
-    now = _flat(json.loads(config.to_json_best_effort()))
+        raise UserError(f"--workdir={folder} cannot be written: {e.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(
+            f"--workdir={folder} is in use: another process trains there; wait, or name another folder"
+        ) from None
+    if (folder / "config.json").exists():
+        try:
+            _same_run(folder, config, facts)
+        except UserError:
+            lock.close()
+            raise
+    return lock
+
+
+def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
+    stored = read(folder)
+    # Through the schema: a field that is newer than the run has its default there.
+    before, now = (_flat(json.loads(c.to_json_best_effort())) for c in (config_of(stored), config))
     for key in sorted(set(before) | set(now)):
         if before.get(key) != now.get(key) and not key.startswith(_FREE):
             raise UserError(
                 f"--workdir={folder} belongs to a run of another config: config.{key} is {before.get(key)!r} there and "
                 f"{now.get(key)!r} here; use another --workdir, or the same config to go on"
+            )
+    for key in ("class_names", "images", "examples"):
+        if key in stored and stored[key] != json.loads(json.dumps(facts[key])):
+            raise UserError(
+                f"--workdir={folder} belongs to a run on other data: its {key} differ; use another --workdir, or the same "
+                "data set to go on"
             )
 
 
@@ -49,7 +82,8 @@ def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
     """Writes config.json: the resolved config, the environment, and `facts` (class names, counts …)."""
     content = {"config": json.loads(config.to_json_best_effort()), "environment": environment(), **facts}
     temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    # ASCII: a file name need not be text, and JSON's escapes carry it all the same.
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     os.replace(temporary, folder / "config.json")
 
 
@@ -61,7 +95,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--workdir={folder} holds no run: {path} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:

@@ -12,7 +12,9 @@ EXAMPLES = 12
 
 def serve(self, split=None, decoders=None, **kwargs):
     """What `tfds.data_source` gives, with pictures made here: TFDS's own generator needs TensorFlow to encode them."""
-    return [{"image": simplejpeg.encode_jpeg(trees.picture(i)), "label": i * 7 % CLASSES} for i in range(EXAMPLES)]
+    return [
+        {"image": simplejpeg.encode_jpeg(trees.picture(i)), "label": i * 7 % CLASSES} for i in range(EXAMPLES)
+    ]
 
 
 if __name__ == "__main__":

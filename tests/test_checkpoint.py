@@ -103,7 +103,10 @@ def test_none_whole_is_an_error_that_says_so(saved):
 
 
 def test_another_architecture_is_named(saved):
-    with pytest.raises(UserError, match=r"of another architecture: \['a'\] is float32\[600\] there and float32\[5\] in this config"):
+    with pytest.raises(
+        UserError,
+        match=r"of another architecture: \['a'\] is float32\[600\] there and float32\[5\] in this config",
+    ):
         saved.restore(target({**tree(), "a": jnp.zeros(5)}))
     with pytest.raises(UserError, match="absent there"):
         saved.restore(target({**tree(), "z": jnp.zeros(5)}))

@@ -45,7 +45,9 @@ def test_train_evaluate_predict(data, tmp_path):
     scores = dict(line.split() for line in trained.stdout.splitlines())
     again = dict(line.split() for line in run("fusionjax.evaluate", workdir).stdout.splitlines())
     assert again and all(scores[k] == v for k, v in again.items())
-    said = run("fusionjax.predict", workdir, "--top=2", data / "red" / "000.png", data / "blue" / "001.png").stdout
+    said = run(
+        "fusionjax.predict", workdir, "--top=2", data / "red" / "000.png", data / "blue" / "001.png"
+    ).stdout
     assert said.count(" %  ") == 4 and len(list((tmp_path / "predictions").glob("*.png"))) == 2
     assert "nothing.png" in run("fusionjax.predict", workdir, "nothing.png", expect=2).stderr
 
@@ -62,11 +64,14 @@ def test_eight_devices_give_the_loss_of_one(data, tmp_path):
         folder = tmp_path / str(devices)
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         run(
-            "fusionjax.main", f"--config=tests/tiny.py:root={data},steps=6", f"--workdir={folder}", "--config.train.batch_size=16",
+            "fusionjax.main", f"--config=tests/tiny.py:root={data},steps=6", f"--workdir={folder}",
+            "--config.train.batch_size=16",
             "--config.loss.pwca_group=2", "--config.train.log_every=1", "--config.report.enabled=False", XLA_FLAGS=flags,
         )  # fmt: skip
         records = metrics.read(folder)
-        losses.append([r[k] for r in records for k in ("train/loss", "train/loss_pwca", "test/nll") if k in r])
+        losses.append(
+            [r[k] for r in records for k in ("train/loss", "train/loss_pwca", "test/nll") if k in r]
+        )
         assert f"{devices} × cpu" in json.loads((folder / "config.json").read_text())["environment"]["device"]
     assert len(losses[0]) == 15
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
@@ -75,14 +80,23 @@ def test_eight_devices_give_the_loss_of_one(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/cub.py", "--config.optim.lerning_rate=1"], "config.optim.lerning_rate is not known .*learning_rate"),
-        (["--config=configs/cub.py", "--config.train.batch_size=x"], "config.train.batch_size='x' is of the wrong type"),
+        (
+            ["--config=configs/cub.py", "--config.optim.lerning_rate=1"],
+            "config.optim.lerning_rate is not known .*learning_rate",
+        ),
+        (
+            ["--config=configs/cub.py", "--config.train.batch_size=x"],
+            "config.train.batch_size='x' is of the wrong type",
+        ),
         (["--config=configs/cub.py:backbone=vgg"], "config argument backbone='vgg': allowed are vit_base"),
         (["--config=configs/none.py"], "--config=configs/none.py cannot be read"),
         (["--config=configs/cub.py", "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
         (["--config=configs/cub.py:root=/nowhere"], "config.data.root='/nowhere'"),
         (["--config=configs/aircraft.py"], "config.data.root=''"),
-        (["--config=configs/cub.py", "--config.model.ratio=0"], r"config.model.ratio=0.0 is not possible: allowed is \(0, 1\]"),
+        (
+            ["--config=configs/cub.py", "--config.model.ratio=0"],
+            r"config.model.ratio=0.0 is not possible: allowed is \(0, 1\]",
+        ),
         (["--config=configs/cub.py", "stray"], "unexpected argument 'stray'"),
     ],
 )

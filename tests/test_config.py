@@ -87,7 +87,10 @@ def test_impossible_values_name_key_value_and_what_is_allowed(key, value, messag
 
 def test_unknown_missing_and_mistyped_fields():
     for change, message in (
-        (lambda c: c.optim.update({"lerning_rate": 1.0}), "config.optim.lerning_rate is not known .*learning_rate"),
+        (
+            lambda c: c.optim.update({"lerning_rate": 1.0}),
+            "config.optim.lerning_rate is not known .*learning_rate",
+        ),
         (lambda c: c.optim.update({"b1": "x"}), "config.optim.b1='x' must be of type float"),
         (lambda c: c.optim.__delattr__("b1"), "config.optim.b1 is missing; its default is 0.9"),
         (lambda c: c.update({"seed": True}), "config.seed=True must be of type int"),
@@ -107,6 +110,9 @@ def test_a_validated_config_is_locked():
 
 def test_names_of_fields():
     config_lib.check_key("config.optim.b1")
-    for name, message in (("config.optm.b1", "did you mean 'optim'"), ("config.seed.x", "config.seed is a field")):
+    for name, message in (
+        ("config.optm.b1", "did you mean 'optim'"),
+        ("config.seed.x", "config.seed is a field"),
+    ):
         with pytest.raises(UserError, match=message):
             config_lib.check_key(name)

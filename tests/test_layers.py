@@ -38,7 +38,9 @@ def test_patch_embedding_is_a_strided_convolution(rng):
     module = layers.PatchEmbed(5, 4)
     variables = module.init(jax.random.key(0), x)
     kernel = variables["params"]["kernel"]
-    want = jax.lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    want = jax.lax.conv_general_dilated(
+        x, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     np.testing.assert_allclose(module.apply(variables, x), want, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="multiple of the patch size 4"):
         module.apply(variables, x[:, :7])

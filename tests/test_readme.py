@@ -31,14 +31,18 @@ class Labels:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_shapes_a_step(name, ablation):
     """The published size, no data, nothing computed."""
-    config = config_lib.validate(importlib.import_module(f"configs.{name}").get_config(f"ablation={ablation}"))
+    config = config_lib.validate(
+        importlib.import_module(f"configs.{name}").get_config(f"ablation={ablation}")
+    )
     run = object.__new__(experiment.Experiment)
     run.config, run.steps, run.steps_per_epoch = config, 100, 10.0
     run.task = tasks.create(config, [str(i) for i in range(200)])
     optimizer = run.optimizer()
     current = jax.eval_shape(functools.partial(run._create_state, optimizer), run.abstract_variables())
     after, metrics = jax.eval_shape(run.train_step(optimizer, 1), current, run.abstract_batch())
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), current)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), current
+    )
     assert metrics["loss"].total.dtype == np.float32
 
 
@@ -56,11 +60,17 @@ def test_every_command_of_the_readme_exists():
     for line in found:
         words = shlex.split(line)
         module = words[words.index("-m") + 1]
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module in ("pytest", "pip", "venv"), line
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module in ("pytest", "pip", "venv"), (
+            line
+        )
         for word in words:
             if word.startswith("--config="):
                 path, _, arg = word.removeprefix("--config=").partition(":")
-                config_lib.validate(importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(arg or None))
+                config_lib.validate(
+                    importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(
+                        arg or None
+                    )
+                )
             elif word.startswith("--config."):
                 config_lib.check_key(word.removeprefix("--").partition("=")[0])
 

@@ -174,3 +174,10 @@ def test_moving_average():
     want = 0.1 * begin.params["w"] + 0.9 * after.params["w"]  # (1 + 0) / (10 + 0) at the first step
     np.testing.assert_allclose(after.ema["w"], want, rtol=1e-6)
     np.testing.assert_array_equal(after.averaged["params"]["w"], after.ema["w"])
+
+
+def test_what_a_task_freezes_is_not_decayed_either():
+    config = settings(name="adamw", weight_decay=0.5, learning_rate=1.0, schedule="constant")
+    optimizer = optim.create(config, params(), steps=1, steps_per_epoch=1, frozen=("^patch_embed/",))
+    assert "patch_embed/kernel" in optimizer.frozen
+    assert "patch_embed/kernel" not in optimizer.split(params())[0]

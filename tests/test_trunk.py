@@ -22,13 +22,23 @@ def libraries_warn(recwarn):
 
 def small(**fields):
     return models.create(
-        "dcal_vit_shallow", trunk="efficientnet_lite0", image_size=64, width=16, heads=2, depth=1, num_classes=3, **fields
+        "dcal_vit_shallow",
+        trunk="efficientnet_lite0",
+        image_size=64,
+        width=16,
+        heads=2,
+        depth=1,
+        num_classes=3,
+        **fields,
     )
 
 
 def test_a_cut_trunk_is_the_whole_one(rng):
     images = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
-    whole, cut = small(trunk_features="stride32"), small(trunk_features="stride32", train_trunk_from="stride16")
+    whole, cut = (
+        small(trunk_features="stride32"),
+        small(trunk_features="stride32", train_trunk_from="stride16"),
+    )
     a = whole.init(jax.random.key(0), images)
     b = cut.init(jax.random.key(0), images)
     parts = {"trunk": b["params"]["trunk"], "neck": b["params"]["neck"]}
@@ -41,7 +51,9 @@ def test_a_cut_trunk_is_the_whole_one(rng):
     np.testing.assert_allclose(cut.apply(b, images)[0], whole.apply(a, images)[0], rtol=1e-4, atol=1e-5)
     features = cut.apply(b, images, method="run_trunk")
     assert features.shape == (2, 4, 4, 112)
-    np.testing.assert_allclose(cut.apply(b, features=features)[0], cut.apply(b, images)[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        cut.apply(b, features=features)[0], cut.apply(b, images)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_frozen_trunk_has_no_gradient_and_keeps_its_statistics(rng):
@@ -51,7 +63,11 @@ def test_a_frozen_trunk_has_no_gradient_and_keeps_its_statistics(rng):
 
     def loss(params):
         (_, aux), new = module.apply(
-            {**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)}
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(1)},
         )
         return sum(jnp.square(x).sum() for x in aux["logits"].values()), new
 
@@ -80,7 +96,9 @@ def test_impossible_trunks(fields, message):
 def test_pretrained_weights_land_in_both_parts():
     config = config_lib.validate(quickstart.get_config())
     task = tasks.create(config, ["a", "b", "c"])
-    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    variables = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0))
+    )
     merged = task.load_pretrained(variables)
     for part in ("trunk", "neck"):
         assert all(np.any(x) for x in jax.tree.leaves(merged["params"][part]))
@@ -93,7 +111,7 @@ def test_cached_features_give_the_run_that_images_give(tmp_path):
     config = quickstart.get_config("runlocal")
     summary = experiment.Experiment(config, tmp_path).train()
     files = sorted(p.name for p in (tmp_path / "features").iterdir())
-    assert len(files) == 4 and not any("part" in name for name in files)
+    assert len(files) == 6 and not any("part" in name for name in files)
     run = fusionjax.load(tmp_path)
     scores = run.task.scalars(run.evaluate()["test"])
     # The cache holds float16.

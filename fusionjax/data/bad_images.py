@@ -31,6 +31,12 @@ class BadImages:
         return len(self._reasons)
 
     @property
+    def reasons(self) -> dict[str, str]:
+        """name → what is wrong with it."""
+        with self._lock:
+            return dict(self._reasons)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """In the order in which they were met."""
         with self._lock:

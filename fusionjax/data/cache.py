@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -15,9 +14,8 @@ import numpy as np
 
 from fusionjax.data import pipeline
 from fusionjax.data.bad_images import BadImages
-from fusionjax.data.source import Source
+from fusionjax.data.source import FileSource, Source, Subset
 
-log = logging.getLogger(__name__)
 Batch = dict[str, np.ndarray]
 
 
@@ -73,29 +71,34 @@ class FeatureCache:
 
     def _open(self, source: Source, passes: int) -> Cached:
         path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
-        marks = path.with_suffix(".valid.npy")
-        if not (path.exists() and marks.exists()):
-            self._compute(source, passes, path, marks)
+        marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
+        if not (path.exists() and marks.exists() and reasons.exists()):
+            self._compute(source, passes, path, marks, reasons)
+        for name, reason in json.loads(reasons.read_text()).items():
+            self._bad.record(name, reason)
+        self._bad.check(len(source), self._data.max_bad_fraction)
         labels = np.asarray(source.labels, np.int32)
         return Cached(np.load(path, mmap_mode="r"), np.load(marks), labels)
 
-    def _compute(self, source: Source, passes: int, path: Path, marks: Path) -> None:
+    def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
         began = time.perf_counter()
         self._folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
         valid = np.zeros((passes, len(source)), np.float32)
         out = None
-        part = path.with_suffix(f".{os.getpid()}.part")
         for k in range(passes):
             for batch in self._batches(source, k):
                 rows = batch["index"] >= 0
                 features = np.asarray(self._encode({"image": batch["image"]}))[rows]
                 if out is None:
                     shape = (passes, len(source), *features.shape[1:])
-                    out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+                    out = _allocate(part, shape)
                 out[k, batch["index"][rows]] = features
                 valid[k, batch["index"][rows]] = batch["valid"][rows]
         out.flush()
         np.save(marks, valid)
+        reasons.write_text(json.dumps(self._bad.reasons))
         os.replace(part, path)
         seconds = time.perf_counter() - began
         images = passes * len(source)
@@ -117,8 +120,36 @@ class FeatureCache:
         data = json.loads(self._data.to_json_best_effort())
         for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits"):
             data.pop(field)
-        parts = [self._weights, data, self._seed, source.name, source.split, passes, list(source.names)]
+        parts = [
+            self._weights,
+            data,
+            self._seed,
+            source.name,
+            source.split,
+            passes,
+            list(source.names),
+            _stamps(source),
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A float16 array on disk whose space is really there: a full disk is an OSError now, not a SIGBUS later."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return out
+
+
+def _stamps(source: Source) -> list[tuple[int, int]]:
+    """Size and time of every file, so that a mended image is read again; nothing for sources that are not files."""
+    if isinstance(source, Subset):
+        whole = _stamps(source.source)
+        return [whole[i] for i in source.indices] if whole else []
+    if not isinstance(source, FileSource):
+        return []
+    stats = [(source.root / name).stat() for name in source.names]
+    return [(s.st_size, s.st_mtime_ns) for s in stats]
 
 
 def digest(tree: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _JPEG = b"\xff\xd8\xff"
 
@@ -46,6 +46,8 @@ def decode(source: bytes | np.ndarray | str | PathLike, max_pixels: int) -> np.n
             image = _decode_bytes(data, max_pixels)
     except DecodeError:
         raise
+    except UnidentifiedImageError:
+        raise DecodeError("it is not an image of a known format") from None
     except Exception as e:  # the libraries raise many types on damaged data
         raise DecodeError(" ".join(f"{type(e).__name__}: {e}".split())[:300]) from e
     return np.ascontiguousarray(image)

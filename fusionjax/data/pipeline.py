@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fusionjax.data import transforms
+from fusionjax.data import order, transforms
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.decode import DecodeError, decode
 from fusionjax.data.source import Source
@@ -158,9 +158,13 @@ def _single_threaded_opencv() -> None:
     cv2.setNumThreads(0)
 
 
-def array_batches(images: list[np.ndarray], size: int) -> Iterator[Example]:
-    """Images at hand, all (S, S, 3) uint8, in batches of `size`; the last one is padded."""
+def array_batches(
+    images: list[np.ndarray], size: int, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[Example]:
+    """Images at hand, all (S, S, 3) uint8, in batches of `size`, of which this process gets its share; padded as above."""
+    local = order.local_batch_size(size, process_index, process_count)
     for start in range(0, len(images), size):
         rows = [_example(image, 0, 1.0, start + i) for i, image in enumerate(images[start : start + size])]
         rows += [_example(np.zeros_like(images[0]), 0, 0.0, -1)] * (size - len(rows))
+        rows = rows[process_index * local : (process_index + 1) * local]
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}

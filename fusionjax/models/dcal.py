@@ -167,7 +167,7 @@ class DCAL(ViT):
         """
         pairs = "pwca" in self.branches and partner is not None
         x = self.embed(images, features, train=train)
-        batch = x.shape[0]
+        embedded, batch = x, x.shape[0]
         extra = ("qk",) if "glca" in self.branches else ()
         extra += ("tokens",) if "glca" in self.branches and self.glca_input == "penultimate" else ()
         if pairs and "attention" in capture:
@@ -183,7 +183,10 @@ class DCAL(ViT):
         if pairs:
             feature["pwca"] = self.norm(x[batch:, 0])
         if "glca" in self.branches:
-            source = x[:batch] if self.glca_input == "last" else aux["tokens"][-2]
+            if self.glca_input == "last":
+                source = x[:batch]
+            else:  # the input of the only block is the embedding
+                source = aux["tokens"][-2] if self.depth > 1 else embedded
             aux["rollout"] = cls_rollout_from_qk(aux["queries"], aux["keys"])
             aux["selected"] = select(aux["rollout"], num_selected(self.ratio, x.shape[1] - 1))
             local, weights = self.glca_block(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.models import audio, crossvit, efficientnet, resnet
@@ -80,13 +81,14 @@ def create(name: str, **overrides: Any) -> nn.Module:
         if trunk not in TRUNKS:
             raise UserError(f"model.trunk={trunk!r} is not known; allowed: {', '.join(TRUNKS)}")
         which, cut = fields.pop("trunk_features", ""), fields.pop("train_trunk_from", "")
-        how = {"output": "tokens"} | ({"features": which} if which else {})
+        common = {"output": "tokens", "dtype": fields.get("dtype", jnp.float32)}
+        how = common | ({"features": which} if which else {})
         stride = 16 if which == "stride16" else TRUNKS[trunk]
         if cut:
             if not trunk.startswith("efficientnet") or stride == 16 or cut != "stride16":
                 raise UserError(f"model.train_trunk_from={cut!r}: allowed is stride16, of an efficientnet with a later map")
             fields["neck"] = _construct(trunk, _CONVNETS[trunk], {**how, "entry": cut, "chunked": False})
-            how = {"output": "tokens", "features": cut}
+            how = common | {"features": cut}
         # Patches of a feature map are its cells; a trunk in front of a patch-16 model replaces its patches.
         fields.update(trunk=_construct(trunk, _CONVNETS[trunk], how), trunk_stride=stride, patch=overrides.get("patch", 1))
     elif not fields.get("trunk"):

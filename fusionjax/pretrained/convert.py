@@ -9,10 +9,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fusionjax.errors import UserError
-from fusionjax.models import efficientnet, resnet
+from fusionjax.models import audio, clip, crossvit, efficientnet, resnet, text
 from fusionjax.models.registry import backbone, create
 from fusionjax.models.vit import ViT
-from fusionjax.pretrained import keys_efficientnet, keys_resnet, keys_vit
+from fusionjax.pretrained import (
+    keys_clip,
+    keys_crossvit,
+    keys_efficientnet,
+    keys_resnet,
+    keys_text,
+    keys_vit,
+    keys_wav2vec2,
+)
 from fusionjax.pretrained.keys import KeyMap, Rule
 from fusionjax.pretrained.report import refuse
 from fusionjax.types import PyTree
@@ -22,12 +30,13 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
     """Variables of a model from the tensors of its reference implementation.
 
     Every tensor must find its place and every place its tensor, with equal shapes; only BatchNorm's
-    `num_batches_tracked` is dropped.
+    `num_batches_tracked` is dropped, and what `keys_text.clean` and `keys_clip.clean` name.
 
     Args:
         name: of the model, as `fusionjax.models.create` takes it; "dcal_" before a ViT's name changes
           nothing.
-        tensors: reference name → array (timm's names; for EfficientNet also those of the PyPI packages).
+        tensors: reference name → array (timm's names; for EfficientNet also those of the PyPI packages; for
+          text models and CLIP transformers').
         template: variables, or their shapes from `jax.eval_shape`, that the result must match; by default the
           model's own, with as many classes as the tensors have and at the image size of its name.
 
@@ -38,7 +47,16 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
         UserError: the name is unknown, or tensors are missing, left over or of a wrong shape; the message
           names the first eight of each and counts them.
     """
+    if name in text.NAMES or name in clip.NAMES:
+        tensors = (keys_text if name in text.NAMES else keys_clip).clean(tensors)
+    if name in audio.NAMES:
+        tensors = keys_wav2vec2.clean(tensors)
     rules, template = _family(name, tensors, template)
+    return place(name, rules, tensors, template)
+
+
+def place(name: str, rules: KeyMap, tensors: Mapping[str, np.ndarray], template: PyTree) -> dict[str, Any]:
+    """`convert`, from a key map and the shapes to meet; `name` is what a message calls the model."""
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(_plain(template)).items()}
     tensors = {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
     rules = {key: rule for key, rule in rules.items() if rule.path in shapes}
@@ -88,13 +106,25 @@ def _classes(tensors: Mapping[str, np.ndarray], head: str) -> dict[str, Any]:
 def _family(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | None) -> tuple[KeyMap, PyTree]:
     """The family's key map, and the shapes to meet."""
     size = 64
-    if name in efficientnet.NAMES:
+    if name in text.NAMES:
+        model = text.build(name, pooler="pooler.dense.weight" in tensors)
+        rules = keys_text.key_map(model, tensors)
+    elif name in clip.NAMES:
+        model = clip.build(name)
+        rules = keys_clip.key_map(model)
+    elif name in efficientnet.NAMES:
         head = "_fc.weight" if "_fc.weight" in tensors else "classifier.weight"
         model = efficientnet.build(name, **_classes(tensors, head))
         rules = keys_efficientnet.key_map(model, tensors)
     elif name in resnet.NAMES:
         model = resnet.build(name, **_classes(tensors, "fc.weight"))
         rules = keys_resnet.key_map(model)
+    elif name in audio.NAMES:
+        model = audio.build(name)
+        rules = keys_wav2vec2.key_map(model, tensors)
+    elif name in crossvit.NAMES:
+        model = crossvit.build(name, num_classes=_classes(tensors, "head.0.weight").get("num_classes", 0))
+        rules, size = keys_crossvit.key_map(model, tensors), model.sizes[0][0]
     else:
         model = create(backbone(name), num_classes=_classes(tensors, "head.weight").get("num_classes", 0))
         if not isinstance(model, ViT):
@@ -104,6 +134,14 @@ def _family(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
 
 
 def abstract(module: Any, size: int = 64) -> PyTree:
-    """Shapes of a module's variables for (1, size, size, 3) images; nothing is computed."""
+    """Shapes of a module's variables for (1, size, size, 3) images, or for texts; nothing is computed."""
+    words = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    if isinstance(module, text.TextEncoder):
+        return jax.eval_shape(module.init, jax.random.key(0), words)
+    if isinstance(module, clip.CLIP):
+        image = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
+        return jax.eval_shape(module.init, jax.random.key(0), image, words)
+    if isinstance(module, audio.Wav2Vec2):
+        return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 16_000), jnp.float32))
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), image)

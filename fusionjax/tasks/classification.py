@@ -35,9 +35,11 @@ class Classification:
         module: the linen module.
         branches: names of the outputs that are scored, "combined" (the answer) last.
         shown: scores of the progress line.
+        lower_is_better: scores of which the best is the lowest.
     """
 
     shown = ("accuracy", "accuracy_sa", "accuracy_glca")
+    lower_is_better = ("nll", "ece")
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
         self.config, self.class_names = config, tuple(class_names)
@@ -145,6 +147,21 @@ class Classification:
         for b in self.branches[:-1]:
             flat[f"accuracy_{b}"] = results[b].accuracy
         return flat
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that must not move, weight decay included."""
+        return ("^trunk/",) if self.module.trunk is not None and self.module.freeze_trunk else ()
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names that `scalars` gives."""
+        return (
+            *classification.SCALARS,
+            "accuracy_low",
+            "accuracy_high",
+            *(f"accuracy_{b}" for b in self.branches[:-1]),
+        )
 
     @property
     def grid(self) -> tuple[int, int]:

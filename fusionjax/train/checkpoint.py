@@ -135,6 +135,17 @@ class Checkpointer:
                 return candidate, restored["state"], record["data"]
             except UserError:
                 raise
+            except OSError as e:
+                if not isinstance(
+                    e, FileNotFoundError
+                ):  # the disk's fault, not the checkpoint's: nothing may be given up
+                    raise UserError(
+                        f"checkpoint {self.folder / str(candidate)} cannot be read: {e.strerror or e}"
+                    ) from None
+                log.warning(
+                    "checkpoint %s is damaged (%s): not used", self.folder / str(candidate), _short(e)
+                )
+                damaged = candidate
             except Exception as e:  # damage shows in as many exception types as there are readers underneath
                 log.warning(
                     "checkpoint %s is damaged (%s): not used", self.folder / str(candidate), _short(e)
@@ -148,16 +159,18 @@ class Checkpointer:
         )
 
     def discard_after(self, step: int) -> None:
-        """Moves damaged checkpoints newer than `step` out of the way, so that their steps can be saved again."""
+        """Renames damaged checkpoints newer than `step` to <step>.damaged, so that their steps can be saved again."""
         for newer in [s for s in self.steps() if s > step]:
-            shutil.rmtree(self.folder / str(newer), ignore_errors=True)
+            aside = self.folder / f"{newer}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(newer)).rename(aside)
         self._manager.reload()
 
     def verify(self, step: int) -> None:
         """Compares every file with the manifest.
 
         Raises:
-            DamagedCheckpoint: naming the first file that is missing, extra or changed.
+            DamagedCheckpoint: naming the first file that is missing or changed.
         """
         folder = self.folder / str(step)
         manifest = folder / MANIFEST
@@ -186,7 +199,7 @@ class Checkpointer:
     def _write_manifests(self) -> None:
         """Called by Orbax on the primary process when all files are final and the folder has not got its name yet."""
         for folder in self.folder.iterdir():
-            if folder.is_dir() and not _FINAL.match(folder.name):
+            if folder.is_dir() and "orbax-checkpoint-tmp" in folder.name:
                 digests = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(_files(folder))}
                 (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
 

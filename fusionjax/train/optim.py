@@ -41,7 +41,9 @@ class Optimizer:
         return unflatten({**trainable, **frozen})
 
 
-def create(config: ConfigDict, params: PyTree, *, steps: int, steps_per_epoch: float) -> Optimizer:
+def create(
+    config: ConfigDict, params: PyTree, *, steps: int, steps_per_epoch: float, frozen: Sequence[str] = ()
+) -> Optimizer:
     """The optimiser of `config.optim`.
 
     Args:
@@ -49,14 +51,15 @@ def create(config: ConfigDict, params: PyTree, *, steps: int, steps_per_epoch: f
         params: nested dict of arrays or shapes.
         steps: of the whole run.
         steps_per_epoch: what an epoch of warm-up means.
+        frozen: further patterns of parameters that do not train, beside `config.freeze`.
 
     Raises:
         UserError: a pattern that is no regular expression or matches no parameter, or nothing left to train.
     """
     names = list(flatten(params))
     shapes = {name: np.shape(value) for name, value in flatten(params).items()}
-    frozen = frozenset(_matching("freeze", config.freeze, names))
-    trainable = [name for name in names if name not in frozen]
+    held = frozenset(_matching("freeze", [*config.freeze, *frozen], names))
+    trainable = [name for name in names if name not in held]
     if not trainable:
         raise UserError(f"config.optim.freeze={config.freeze!r} leaves no parameter to train")
     undecayed = _matching("no_decay", config.no_decay, names)
@@ -75,7 +78,7 @@ def create(config: ConfigDict, params: PyTree, *, steps: int, steps_per_epoch: f
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     scale = [_scale_by(factors)] if any(np.any(np.asarray(f) != 1) for f in factors.values()) else []
     tx = optax.chain(*clip, *core, *scale, optax.scale_by_learning_rate(schedule))
-    return Optimizer(tx, schedule, frozen)
+    return Optimizer(tx, schedule, held)
 
 
 def _matching(field: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:

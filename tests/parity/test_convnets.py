@@ -12,7 +12,7 @@ from fusionjax.pretrained.positions import resample_pos_embed
 from . import torchvision_stub
 
 torchvision_stub.install()
-import timm
+import timm  # noqa: E402
 
 # Absolute, in float32.
 TOLERANCE = 1e-4

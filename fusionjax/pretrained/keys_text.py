@@ -1,0 +1,107 @@
+"""Key maps of BERT and DistilBERT: transformers' names, of any checkpoint that holds the encoder."""
+
+from collections.abc import Container, Mapping
+
+import numpy as np
+
+from fusionjax.models.text import TextEncoder
+from fusionjax.pretrained.keys import KeyMap, Rule, linear, linear_rules, norm_rules, same
+
+# Before the encoder's names in a checkpoint that holds a head as well.
+PREFIXES = ("bert.", "distilbert.")
+# Not weights: numbers 0, 1, 2, … that older versions stored.
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+# The tasks that the checkpoints were trained on.
+HEADS = (
+    "cls.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+    "classifier.",
+    "pre_classifier.",
+    "qa_outputs.",
+)
+# TensorFlow's names of a norm's parameters, as the original BERT checkpoints have them.
+RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+# transformers' name inside a layer → the path here; linear layers, then norms.
+BERT_LINEAR = {
+    "attention.self.query": ("attention", "query"),
+    "attention.self.key": ("attention", "key"),
+    "attention.self.value": ("attention", "value"),
+    "attention.output.dense": ("attention", "out"),
+    "intermediate.dense": ("fc1",),
+    "output.dense": ("fc2",),
+}
+BERT_NORMS = {"attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2"}
+DISTILBERT_LINEAR = {
+    "attention.q_lin": ("attention", "query"),
+    "attention.k_lin": ("attention", "key"),
+    "attention.v_lin": ("attention", "value"),
+    "attention.out_lin": ("attention", "out"),
+    "ffn.lin1": ("fc1",),
+    "ffn.lin2": ("fc2",),
+}
+DISTILBERT_NORMS = {"sa_layer_norm": "norm1", "output_layer_norm": "norm2"}
+
+
+def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The encoder's tensors under their plain names: no prefix, no buffers, no heads of other tasks."""
+    cleaned = {}
+    for key, tensor in tensors.items():
+        for prefix in PREFIXES:
+            key = key.removeprefix(prefix)
+        for old, new in RENAMED.items():
+            if key.endswith(old):
+                key = key.removesuffix(old) + new
+        if key not in BUFFERS and not key.startswith(HEADS):
+            cleaned[key] = tensor
+    return cleaned
+
+
+def key_map(model: TextEncoder, names: Container[str]) -> KeyMap:
+    """The map for a model's settings.
+
+    Args:
+        model: decides the number of layers, whether there are token types and a pooler.
+        names: the checkpoint's, cleaned; one that holds "transformer.layer.0.ffn.lin1.weight" is a DistilBERT.
+
+    Returns:
+        Reference name → Rule.
+    """
+    distilled = "transformer.layer.0.ffn.lin1.weight" in names
+    rules: KeyMap = {
+        "embeddings.word_embeddings.weight": Rule(("params", "words"), same),
+        "embeddings.position_embeddings.weight": Rule(("params", "positions"), same),
+    }
+    if model.config.types:
+        rules["embeddings.token_type_embeddings.weight"] = Rule(("params", "types"), same)
+    rules |= norm_rules("embeddings.LayerNorm", "norm")
+    source = "transformer.layer" if distilled else "encoder.layer"
+    rules |= stack_rules(
+        source,
+        ("params", "layers"),
+        model.config.layers,
+        DISTILBERT_LINEAR if distilled else BERT_LINEAR,
+        DISTILBERT_NORMS if distilled else BERT_NORMS,
+    )
+    return rules | (linear_rules("pooler.dense", "pooler") if model.config.pooler else {})
+
+
+def stack_rules(
+    source: str,
+    into: tuple[str, ...],
+    layers: int,
+    linears: Mapping[str, tuple[str, ...]],
+    norms: Mapping[str, str],
+) -> KeyMap:
+    """source.0, source.1, … → one stack of layers at `into`; the tables give the names inside a layer."""
+    rules: KeyMap = {}
+    for layer in range(layers):
+        for name, path in linears.items():
+            rules[f"{source}.{layer}.{name}.weight"] = Rule((*into, *path, "kernel"), linear, layer)
+            rules[f"{source}.{layer}.{name}.bias"] = Rule((*into, *path, "bias"), same, layer)
+        for name, norm in norms.items():
+            rules[f"{source}.{layer}.{name}.weight"] = Rule((*into, norm, "scale"), same, layer)
+            rules[f"{source}.{layer}.{name}.bias"] = Rule((*into, norm, "bias"), same, layer)
+    return rules

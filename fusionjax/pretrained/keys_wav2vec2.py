@@ -1,0 +1,78 @@
+"""Key map of Wav2Vec2: transformers' names, of the bare model and of checkpoints with a pretraining or CTC head."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fusionjax.models.audio import Wav2Vec2
+from fusionjax.pretrained.keys import KeyMap, Rule, linear_rules, norm_rules, same
+
+PREFIX = "wav2vec2."
+HEADS = ("quantizer.", "project_q.", "project_hid.", "lm_head.", "projector.", "classifier.")
+# The weight norm's magnitude and direction: as torch < 2.1 writes them, and as later ones do.
+SPELLINGS = (
+    ("weight_g", "weight_v"),
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+)
+
+LINEAR = {
+    "attention.q_proj": "q",
+    "attention.k_proj": "k",
+    "attention.v_proj": "v",
+    "attention.out_proj": "out",
+    "feed_forward.intermediate_dense": "fc1",
+    "feed_forward.output_dense": "fc2",
+}
+
+
+def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The encoder's tensors, without the prefix and the heads that a whole checkpoint has.
+
+    A prefix-less checkpoint is the bare model and comes back as it is.
+    """
+    if not any(key.startswith(PREFIX) for key in tensors):
+        return dict(tensors)
+    return {key.removeprefix(PREFIX): value for key, value in tensors.items() if not key.startswith(HEADS)}
+
+
+def conv1d(tensor: np.ndarray) -> np.ndarray:
+    """torch's (D, C, k) → (k, C, D)."""
+    return tensor.transpose(2, 1, 0)
+
+
+def flat(tensor: np.ndarray) -> np.ndarray:
+    """A magnitude of each tap, (1, 1, k) → (k,)."""
+    return tensor[0, 0]
+
+
+def key_map(model: Wav2Vec2, tensors: Mapping[str, np.ndarray]) -> KeyMap:
+    """The map for a model's settings.
+
+    Args:
+        model: decides the number of convolutions and layers.
+        tensors: decide between the two spellings of the weight norm.
+
+    Returns:
+        Reference name → Rule.
+    """
+    rules: KeyMap = {"masked_spec_embed": Rule(("params", "masked_embedding"), same)}
+    for index in range(len(model.kernels)):
+        source = f"feature_extractor.conv_layers.{index}.conv.weight"
+        rules[source] = Rule(("params", f"conv_{index}"), conv1d)
+    rules |= norm_rules("feature_extractor.conv_layers.0.layer_norm", "conv_norm")
+    rules |= norm_rules("feature_projection.layer_norm", "feature_norm")
+    rules |= linear_rules("feature_projection.projection", "feature_proj")
+    source = "encoder.pos_conv_embed.conv"
+    g, v = SPELLINGS[f"{source}.{SPELLINGS[0][0]}" not in tensors]
+    rules[f"{source}.{g}"] = Rule(("params", "pos_conv", "g"), flat)
+    rules[f"{source}.{v}"] = Rule(("params", "pos_conv", "v"), conv1d)
+    rules[f"{source}.bias"] = Rule(("params", "pos_conv", "bias"), same)
+    rules |= norm_rules("encoder.layer_norm", "norm")
+    for layer in range(model.depth):
+        source = f"encoder.layers.{layer}"
+        rows = norm_rules(f"{source}.layer_norm", "layers", "norm1")
+        rows |= norm_rules(f"{source}.final_layer_norm", "layers", "norm2")
+        for name, target in LINEAR.items():
+            rows |= linear_rules(f"{source}.{name}", "layers", target)
+        rules |= {key: rule._replace(layer=layer) for key, rule in rows.items()}
+    return rules

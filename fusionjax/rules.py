@@ -1,0 +1,159 @@
+"""Which values a config may have: rules on single fields and between fields."""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionjax.errors import UserError
+
+ABLATIONS = {
+    "sa_only": ("sa",),
+    "sa_glca": ("sa", "glca"),
+    "sa_pwca": ("sa", "pwca"),
+    "full": ("sa", "glca", "pwca"),
+}
+"""Branches that train, by the name of the ablation (METHODS: DCAL, Table 5 of the paper)."""
+
+
+def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:
+    """The error of a field whose value cannot be: its name, its value and what is allowed."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return UserError(f"config.{key}={value!r} is not possible: {allowed}")
+
+
+class Rules:
+    """Rules on single fields and between fields."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+
+    def fail(self, key: str, allowed: str) -> None:
+        raise impossible(self.config, key, allowed)
+
+    def get(self, key: str) -> Any:
+        value = self.config
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    def one_of(self, key: str, *words: str) -> None:
+        if self.get(key) not in words:
+            self.fail(key, f"allowed are {', '.join(words)}")
+
+    def within(self, key: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+        value = self.get(key)
+        inside = (low < value if open_low else low <= value) and value <= high
+        if not inside or not math.isfinite(value):
+            bracket = "(" if open_low else "["
+            self.fail(key, f"allowed is {bracket}{low:g}, {high:g}{')' if high == math.inf else ']'}")
+
+    def check(self) -> None:
+        """Raises a UserError for the first field that cannot be."""
+        c = self.config
+        self.one_of("precision", "float32", "bfloat16")
+        self.one_of("data.resize_mode", "shorter", "squash")
+        self.one_of("data.interpolation", "bilinear", "bicubic")
+        self.one_of("data.augment.crop", "random", "random_resized", "none")
+        self.one_of("model.ablation", *ABLATIONS)
+        self.one_of("model.glca_input", "last", "penultimate")
+        self.one_of("model.partner_stream", "pwca", "sa")
+        self.one_of("model.trunk_features", "", "head", "stride32", "stride16")
+        self.one_of("model.train_trunk_from", "", "stride16")
+        self.within("model.ratio", 0, 1, open_low=True)
+        self.within("model.drop_path", 0, 0.999)
+        self.within("model.dropout", 0, 0.999)
+        self.one_of("loss.branch_weighting", "uncertainty", "sum")
+        self.one_of("optim.name", "adamw", "adam", "sgd")
+        self.one_of("optim.schedule", "cosine", "constant")
+        self.one_of("pretrained.into", "", "trunk")
+        for key in ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels",
+                    "data.cache.passes", "data.cache.batch_size", "optim.accumulate", "train.batch_size",
+                    "train.log_every", "train.checkpoint_every", "evaluation.batch_size"):  # fmt: skip
+            self.within(key, 1)
+        for key in ("data.augment.flip", "data.augment.erase", "data.augment.jitter", "loss.label_smoothing",
+                    "data.max_bad_fraction"):  # fmt: skip
+            self.within(key, 0, 1)
+        for key in ("optim.weight_decay", "optim.final_lr", "optim.warmup_epochs", "optim.clip_norm", "train.epochs",
+                    "train.steps", "train.eval_every_epochs", "seed", "data.augment.rotate", "data.augment.pad",
+                    "report.examples", "loss.pwca_group", "model.width",
+                    "model.depth", "model.heads", "model.patch", "model.mlp_ratio"):  # fmt: skip
+            self.within(key, 0)
+        self.within("optim.learning_rate", 0, open_low=True)
+        self.within("optim.eps", 0, open_low=True)
+        for key in ("data.augment.scale", "data.augment.ratio"):
+            pair = self.get(key)
+            if (
+                len(pair) != 2
+                or not all(isinstance(v, float | int) for v in pair)
+                or not 0 < pair[0] <= pair[1]
+            ):
+                self.fail(key, "two numbers, 0 < low <= high")
+        if c.data.augment.scale[1] > 1:
+            self.fail("data.augment.scale", "shares of the area, at most 1")
+        if c.evaluation.probe and not c.data.cache.enabled:
+            self.fail(
+                "evaluation.probe",
+                "it reads the cached features of a frozen trunk: set data.cache.enabled=True",
+            )
+        if not c.pretrained.source and (c.pretrained.name or c.pretrained.skip):
+            self.fail("pretrained.source", "pretrained.name and pretrained.skip need a source")
+        self.within("optim.layer_decay", 0, 1, open_low=True)
+        self.within("optim.ema_decay", 0, 0.999999)
+        for key in ("optim.b1", "optim.b2", "optim.momentum"):
+            self.within(key, 0, 0.999999)
+        if c.train.epochs == 0 and c.train.steps == 0:
+            self.fail("train.epochs", "set train.epochs or train.steps")
+        if c.data.image_size > c.data.resize and c.data.augment.crop != "random_resized":
+            self.fail("data.image_size", f"a crop cannot be larger than data.resize={c.data.resize}")
+        if c.train.batch_size % c.optim.accumulate:
+            self.fail("train.batch_size", f"it must be a multiple of optim.accumulate={c.optim.accumulate}")
+        self._fractions()
+        self._group()
+        if not c.data.eval_splits:
+            self.fail("data.eval_splits", "name at least one split")
+        split, _, metric = c.train.best_metric.partition("/")
+        if c.train.best_metric and (split not in c.data.eval_splits or not metric):
+            self.fail(
+                "train.best_metric",
+                f"it is <split>/<metric> with a split of data.eval_splits={c.data.eval_splits}",
+            )
+        if c.data.cache.enabled and not c.model.trunk:
+            self.fail("data.cache.enabled", "only the outputs of a frozen model.trunk are cached")
+        if c.data.cache.enabled and not c.model.freeze_trunk:
+            self.fail(
+                "data.cache.enabled", "it needs a trunk that does not train: set model.freeze_trunk=True"
+            )
+        if c.model.width and c.model.heads and c.model.width % c.model.heads:
+            self.fail("model.heads", f"it must divide model.width={c.model.width}")
+        if c.pretrained.into == "trunk" and not c.model.trunk:
+            self.fail("pretrained.into", "model.trunk names no trunk")
+        for key in ("mean", "std"):
+            if len(c.data[key]) != 3 or not all(isinstance(v, float | int) for v in c.data[key]):
+                self.fail(f"data.{key}", "three numbers, one a channel")
+        if min(c.data.std) <= 0:
+            self.fail("data.std", "three positive numbers")
+        for rule in c.optim.lr_rules:
+            well = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+            if not well or not isinstance(rule[1], float | int) or rule[1] < 0:
+                self.fail("optim.lr_rules", "a tuple of (pattern, factor)")
+
+    def _fractions(self) -> None:
+        f = self.config.data.fractions
+        if len(f) != 3 or min(f) < 0 or f[0] <= 0 or abs(sum(f) - 1) > 1e-6:
+            self.fail("data.fractions", "three shares (train, val, test) that add up to 1")
+
+    def _group(self) -> None:
+        c = self.config
+        group, micro = c.loss.pwca_group, c.train.batch_size // c.optim.accumulate
+        if "pwca" not in ABLATIONS[c.model.ablation] or not c.model.name.startswith("dcal_"):
+            return
+        if micro < 2:
+            self.fail("train.batch_size", "PWCA pairs images: a micro-batch needs at least 2")
+        if group and (group < 2 or micro % group):
+            self.fail(
+                "loss.pwca_group",
+                f"at least 2, and a divisor of the micro-batch {micro}; 0 for a device's share",
+            )

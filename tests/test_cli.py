@@ -1,0 +1,59 @@
+"""Exit codes and one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import errno, sys
+from fusionjax import cli
+from fusionjax.errors import UserError
+
+def full(rest):
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/x")
+    except OSError as e:
+        raise ValueError("a library wrapped it") from e
+
+def told(rest):
+    raise ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device")
+
+def mistake(rest):
+    raise UserError("config.a=1 is\\n not possible")
+
+def interrupted(rest):
+    raise KeyboardInterrupt
+
+def bug(rest):
+    raise ValueError("ours")
+
+cli.run({name}, ["program"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        (
+            "full",
+            2,
+            "fusionjax: error: the disk is full; free some space and start the same command again (/runs/x)\n",
+        ),
+        ("told", 2, "fusionjax: error: the disk is full; free some space and start the same command again\n"),
+        ("mistake", 2, "fusionjax: error: config.a=1 is not possible\n"),
+        ("interrupted", 130, "fusionjax: interrupted; start the same command again to go on\n"),
+    ],
+)
+def test_one_line_and_an_exit_code(name, code, message):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{name}", name)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (code, message)
+
+
+def test_our_own_bugs_keep_their_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{name}", "bug")], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr
