@@ -215,7 +215,9 @@ class Experiment:
             keeper.close()
             if writer is not None:
                 writer.close()
-        summary = {**scalars, "step": chosen, "seconds": before + time.perf_counter() - began}
+        baselines = self._baselines(feed, variables)
+        summary = {**scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
+        summary |= {"step": chosen, "seconds": before + time.perf_counter() - began}
         shown = self._examples(final, judge) if c.report.enabled else None
         if primary:
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
@@ -224,7 +226,7 @@ class Experiment:
                 self.folder,
                 class_names=self.source.class_names,
                 results=results,
-                baselines=self._baselines(feed, variables),
+                baselines=baselines,
                 shown=shown,
                 seconds=summary["seconds"],
                 parameters=reporting.count_parameters(final),

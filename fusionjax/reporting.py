@@ -1,5 +1,6 @@
 """From a finished run to its report page: picks examples, measures the references, hands the rest to `interpret.report`."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,23 @@ from fusionjax.interpret import report
 from fusionjax.interpret.maps import Example
 from fusionjax.train import metrics
 
-Baseline = tuple[str, float, str]
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A reference measured beside the result.
+
+    Attributes:
+        name: of the score, e.g. logistic_regression.
+        title, note: for the report.
+        value: accuracy.
+    """
+
+    name: str
+    title: str
+    value: float
+    note: str
+
+
 _PROBE = 64
 
 
@@ -45,7 +62,7 @@ def probe(train: Cached, test: Cached, pool: Callable[[np.ndarray], Any], seed: 
 
     found = probe_lib.logistic_regression(*rows(train), *rows(test), seed=seed)
     note = "the pretrained network on the same images, its features averaged over the grid"
-    return [("Logistic regression, frozen features", found["accuracy"], note)]
+    return [Baseline("logistic_regression", "Logistic regression, frozen features", found["accuracy"], note)]
 
 
 def _padded(maps: np.ndarray) -> np.ndarray:
@@ -116,7 +133,7 @@ def write(
         report.ReportContent(
             title=f"{config['model']['name']} on {config['data']['builder'] or config['data']['source']}",
             task=f"One of {len(class_names)} classes for each image.",
-            baselines=baselines,
+            baselines=[(b.title, b.value, b.note) for b in baselines],
             results=results,
             records=metrics.read(folder),
             right=right,

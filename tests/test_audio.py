@@ -59,19 +59,15 @@ def test_base_has_the_published_size_and_frames():
     assert [num_frames(n, model.kernels, model.strides) for n in (0, 399, 400, 719, 720)] == [0, 0, 1, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "length"),
-    [(10, 5, 103), (3, 2, 8), (3, 2, 9), (2, 2, 7), (3, 1, 5), (2, 3, 9), (1, 4, 9)],
-)
-def test_convolution_is_the_usual_one(rng, size, stride, length):
+@pytest.mark.parametrize(("size", "stride", "length"), [(10, 5, 103), (3, 2, 8), (3, 2, 9), (2, 2, 7)])
+def test_convolution_equals_its_sum(rng, size, stride, length):
     x = rng.normal(size=(2, length, 3)).astype(np.float32)
     kernel = rng.normal(size=(size, 3, 4)).astype(np.float32)
-    want = jax.lax.conv_general_dilated(
-        x, kernel, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
-    )
+    frames = num_frames(length, (size,), (stride,))
+    want = [np.einsum("bkc,kcd->bd", x[:, t * stride : t * stride + size], kernel) for t in range(frames)]
     got = conv1d(x, kernel, stride)
-    assert got.shape == want.shape == (2, num_frames(length, (size,), (stride,)), 4)
-    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert got.shape == (2, frames, 4)
+    np.testing.assert_allclose(got, np.stack(want, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("output", ["tokens", "pooled"])
@@ -97,7 +93,7 @@ def test_a_padded_batch_equals_the_clips_alone(rng, output):
 def test_a_clip_without_a_frame_is_zero_and_finite(rng):
     model, variables = started(output="pooled")
     x, mask = waves(rng, 900, 2_000)
-    mask[0, 100:] = False
+    mask[0, 9:] = False
     out, aux = run(model, variables, x, mask)
     assert not aux["mask"][0].any() and not np.asarray(out[0]).any() and np.isfinite(out).all()
 
@@ -119,7 +115,7 @@ def test_jit_equals_eager_and_every_parameter_matters(rng):
         assert np.isfinite(leaf).all(), text
         if text != "['layers']['k']['bias']":  # cancels in the softmax
             assert np.abs(leaf).max() > 0, text
-    frozen = Wav2Vec2(**SMALL, freeze_extractor=True)
+    frozen = model.clone(freeze_extractor=True)
     gradients = jax.jit(jax.grad(lambda p: frozen.apply({"params": p}, x, mask)[0].sum()))(
         variables["params"]
     )

@@ -23,12 +23,12 @@ SMALL = dict(
     num_heads=(2, 4),
     mlp_ratio=(2, 3),
 )
-ONE_STAGE = SMALL | dict(depth=((1, 2, 0),))
+ONE_STAGE = SMALL | dict(depth=((0, 2, 0),))
 THREE = SMALL | dict(
     img_size=(24, 32, 20),
     patch_size=(12, 16, 4),
     embed_dim=(8, 16, 12),
-    depth=((1, 2, 1, 0), (0, 1, 0, 2)),
+    depth=((0, 2, 1, 2),),
     num_heads=(2, 4, 3),
     mlp_ratio=(2, 3, 1),
 )
@@ -55,7 +55,7 @@ def run(model, variables, x, **settings):
 
 
 def test_jit_equals_eager_and_every_parameter_matters():
-    model, variables, x = started(depth=((1, 1, 0),), embed_dim=(8, 8), num_heads=(2, 2), mlp_ratio=(2, 2))
+    model, variables, x = started(depth=((0, 2, 0),), embed_dim=(8, 8), num_heads=(2, 2), mlp_ratio=(2, 2))
     want, aux = model.apply(variables, x)
     assert want.shape == (2, 5) and want.dtype == jnp.float32
     assert aux.keys() == {"features"} and aux["features"].shape == (2, sum(model.embed_dim))
@@ -153,7 +153,7 @@ def test_scale_bias_norm_remat_and_dtype_are_obeyed():
     got, _ = run(CrossViT(**ONE_STAGE, qk_scale=4**-0.5), variables, x)
     np.testing.assert_allclose(got, want, atol=1e-5)
     bare = jax.eval_shape(CrossViT(**ONE_STAGE, qkv_bias=False).init, jax.random.key(0), x)["params"]
-    assert "bias" not in bare["stage_0_branch_0"]["qkv"] and "bias" not in bare["stage_0_fusion_1"]["q_0"]
+    assert "bias" not in bare["stage_0_branch_1"]["qkv"] and "bias" not in bare["stage_0_fusion_1"]["q_0"]
     half, _ = run(CrossViT(**ONE_STAGE, dtype=jnp.bfloat16), variables, x)
     assert half.dtype == jnp.float32 and np.abs(half - want).max() < 0.1 * np.abs(want).max()
 

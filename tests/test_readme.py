@@ -2,10 +2,15 @@
 
 import functools
 import importlib
+import json
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -80,3 +85,40 @@ def test_links_of_the_documents_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_quick_start_as_written(tmp_path):
+    """The README's first command after its installation, then the two that follow; only the folder is another."""
+    first, evaluate, predict = [
+        line.replace("runs/quickstart", str(tmp_path / "run"))
+        for line in commands()
+        if "runs/quickstart" in line
+    ]
+    install, _, train = first.partition(" && ")
+    assert install == 'python -m pip install -e ".[quickstart]"'
+    cv2.imwrite(str(tmp_path / "photo.jpg"), np.full((90, 120, 3), 200, np.uint8))
+    environment = {
+        k: v for k, v in os.environ.items() if k != "XLA_FLAGS"
+    }  # the tests' own: programs left unoptimised
+
+    def run(line):
+        words = [sys.executable if word == "python" else word for word in shlex.split(line)]
+        words = [str(tmp_path / word) if word == "photo.jpg" else word for word in words]
+        return subprocess.run(
+            words, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    run(train)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["test/accuracy"] > 0.705, (
+        "logistic regression on frozen features, as the field would do it first"
+    )
+    assert results["test/accuracy"] > results["baseline/logistic_regression"], (
+        "and on the same images, in the same run"
+    )
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "Logistic regression, frozen features" in page and "most frequent class of this split" in page
+    scores = dict(line.split() for line in run(evaluate).splitlines())
+    # The run scores cached float16 features, `evaluate` the images.
+    assert abs(float(scores["test/accuracy"]) - results["test/accuracy"]) < 0.01
+    assert run(predict).count(" %  ") == 5

@@ -30,29 +30,9 @@ def num_frames(samples: Any, kernels: Sequence[int], strides: Sequence[int]) -> 
 
 
 def conv1d(x: Array, kernel: Array, stride: int) -> Array:
-    """Strided convolution without padding, as ceil(k / stride) flat matmuls over samples grouped by the stride.
-
-    Args:
-        x: (B, T, C).
-        kernel: (k, C, D), of x's dtype.
-        stride: step in samples.
-
-    Returns:
-        (B, (T − k) // stride + 1, D).
-    """
-    batch, length, channels = x.shape
-    size, _, width = kernel.shape
-    frames = (length - size) // stride + 1
-    groups = -(-size // stride)
-    needed = (frames + groups - 1) * stride
-    x = x[:, :needed] if needed <= length else jnp.pad(x, ((0, 0), (0, needed - length), (0, 0)))
-    x = x.reshape(batch, -1, stride * channels)
-    total = None
-    for group in range(groups):
-        taps = kernel[group * stride : (group + 1) * stride].reshape(-1, width)
-        rows = x[:, group : group + frames, : taps.shape[0]].reshape(-1, taps.shape[0]) @ taps
-        total = rows if total is None else total + rows
-    return total.reshape(batch, frames, width)
+    """Strided convolution without padding: (B, T, C) and (k, C, D) → (B, (T − k) // stride + 1, D)."""
+    # On CPUs too XLA's own is the fastest: flat matmuls over grouped samples took 1.8 times as long.
+    return lax.conv_general_dilated(x, kernel, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
 
 
 class ChannelNorm(nn.Module):

@@ -126,7 +126,9 @@ def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return total
 
 
-def _taps_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _taps_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _taps(x, kernel, stride), (x, kernel)
 
 

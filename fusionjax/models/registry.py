@@ -31,7 +31,9 @@ _VITS["vit_base_r50_s16_384"] = dict(**_SIZES["base"], patch=1, image_size=384, 
 # No published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
 _VITS["vit_shallow"] = dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0)
 
-_CONVNETS = {name: family.build for family in (efficientnet, resnet, crossvit, audio) for name in family.NAMES}
+_CONVNETS = {
+    name: family.build for family in (efficientnet, resnet, crossvit, audio) for name in family.NAMES
+}
 
 TRUNKS: Mapping[str, int] = {
     "efficientnet_lite0": 32,
@@ -86,11 +88,17 @@ def create(name: str, **overrides: Any) -> nn.Module:
         stride = 16 if which == "stride16" else TRUNKS[trunk]
         if cut:
             if not trunk.startswith("efficientnet") or stride == 16 or cut != "stride16":
-                raise UserError(f"model.train_trunk_from={cut!r}: allowed is stride16, of an efficientnet with a later map")
+                raise UserError(
+                    f"model.train_trunk_from={cut!r}: allowed is stride16, of an efficientnet with a later map"
+                )
             fields["neck"] = _construct(trunk, _CONVNETS[trunk], {**how, "entry": cut, "chunked": False})
             how = common | {"features": cut}
         # Patches of a feature map are its cells; a trunk in front of a patch-16 model replaces its patches.
-        fields.update(trunk=_construct(trunk, _CONVNETS[trunk], how), trunk_stride=stride, patch=overrides.get("patch", 1))
+        fields.update(
+            trunk=_construct(trunk, _CONVNETS[trunk], how),
+            trunk_stride=stride,
+            patch=overrides.get("patch", 1),
+        )
     elif not fields.get("trunk"):
         fields["trunk"] = None
     module = _construct(name, DCAL if name.startswith("dcal_") else ViT, fields)

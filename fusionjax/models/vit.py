@@ -60,7 +60,9 @@ class Block(nn.Module):
     ) -> tuple[Array, dict[str, Array]]:
         width = x.shape[-1]
         seen: dict[str, Array] = {}
-        qkv = Dense(3 * width, self.qkv_bias, self.dtype, name="qkv")(self.norm(dtype=self.dtype, name="norm1")(x))
+        qkv = Dense(3 * width, self.qkv_bias, self.dtype, name="qkv")(
+            self.norm(dtype=self.dtype, name="norm1")(x)
+        )
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
         if self.qk_scale is not None:
             q = q * (self.qk_scale * q.shape[-1] ** 0.5)
@@ -142,7 +144,9 @@ class ViT(nn.Module):
         self.norm = LayerNorm(dtype=self.dtype)
         self.embed_dropout = nn.Dropout(self.dropout)
         if self.trunk_norm:
-            self.feature_norm = nn.BatchNorm(momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=self.dtype)
+            self.feature_norm = nn.BatchNorm(
+                momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=self.dtype
+            )
         if self.num_classes:
             self.head = Dense(self.num_classes, dtype=jnp.float32)
 
