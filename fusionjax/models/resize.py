@@ -35,7 +35,9 @@ def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
 def bicubic_weights(old: int, new: int) -> np.ndarray:
     """(new, old) float64 weights of one axis: four taps a row, those beyond the edge fall on the edge; rows sum to 1."""
     # In float32, as torch computes them: near pixel 400 that moves a sample by 1e-5 of a pixel, and the result by 1e-4.
-    centers = np.float32(old) / np.float32(new) * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    centers = np.float32(old) / np.float32(new) * (
+        np.arange(new, dtype=np.float32) + np.float32(0.5)
+    ) - np.float32(0.5)
     first = np.floor(centers).astype(int) - 1
     centers = centers.astype(np.float64)
     weights = np.zeros((new, old))
