@@ -137,6 +137,8 @@ def main() -> None:
             pipe.send(True)
             seconds, memory[label] = pipe.recv()
             times[label].append(seconds)
+    for pipe in pipes.values():
+        pipe.send(False)
     base = times["PyTorch ViT-S/16"]
     print(f"batch {arguments.batch}, {arguments.size} px, float32, {arguments.rounds} rounds")
     print(f"{'':24}{'s/step':>8}{'ratio':>8}{'first step s':>14}{'peak MiB':>10}")
