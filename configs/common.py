@@ -54,13 +54,12 @@ def fine_grained_arg() -> dict:
     )
 
 
-def run_local(c: ConfigDict) -> ConfigDict:
+def run_local(c: ConfigDict, *, name: str = "", image_size: int = 64) -> ConfigDict:
     """The same program on a laptop: two steps of a tiny model on small crops, to see that everything works."""
-    c.model.name = (
-        "dcal_deit_tiny_patch16_224" if c.model.name.startswith("dcal_") else "deit_tiny_patch16_224"
-    )
+    dcal = c.model.name.startswith("dcal_")
+    c.model.name = name or ("dcal_deit_tiny_patch16_224" if dcal else "deit_tiny_patch16_224")
     c.pretrained.source = ""
-    c.data.resize, c.data.image_size = 80, 64
+    c.data.resize, c.data.image_size = image_size + 16, image_size
     c.data.check_counts = False
     c.train.batch_size, c.train.steps, c.evaluation.batch_size = 4, 2, 4
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs = 1, 1, 0.0

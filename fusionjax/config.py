@@ -60,7 +60,10 @@ def default() -> ConfigDict:
     c.data.augment.flip = 0.5
     c.data.augment.rotate = 0.0  # degrees, ±
     c.data.augment.jitter = 0.0  # brightness, contrast, saturation, ±
+    c.data.augment.rand_operations = 0  # RandAugment: operations an image; 0 for none
+    c.data.augment.rand_magnitude = 9.0  # RandAugment: 0 … 10
     c.data.augment.erase = 0.0  # probability of random erasing
+    c.data.augment.erase_fill = "mean"  # mean: one colour; noise: normal, of the data's mean and std
 
     c.data.cache = ConfigDict()  # outputs of a frozen trunk, computed once
     c.data.cache.enabled = False
@@ -68,7 +71,7 @@ def default() -> ConfigDict:
     c.data.cache.batch_size = 32
 
     c.model = ConfigDict()
-    c.model.name = "dcal_vit_base_patch16_224"
+    c.model.name = "dcal_vit_base_patch16_224"  # python -m fusionjax.models lists the names
     c.model.ablation = "full"  # sa_only, sa_glca, sa_pwca, full
     c.model.width = c.model.depth = c.model.heads = c.model.patch = 0  # 0: what the name says
     c.model.mlp_ratio = 0.0  # 0: what the name says
@@ -86,6 +89,14 @@ def default() -> ConfigDict:
     c.model.glca_input = "last"  # last, penultimate
     c.model.partner_stream = "pwca"  # pwca, sa
 
+    c.model.crossvit = ConfigDict()  # fields of models.crossvit.CrossViT; () for what the name says
+    c.model.crossvit.img_size = ()
+    c.model.crossvit.patch_size = ()
+    c.model.crossvit.embed_dim = ()
+    c.model.crossvit.depth = ()  # a stage: blocks of each branch, then of the fusion
+    c.model.crossvit.num_heads = ()
+    c.model.crossvit.mlp_ratio = ()
+
     c.pretrained = ConfigDict()
     c.pretrained.source = ""  # a .safetensors, .npz or .pth file, or package:<name>
     c.pretrained.name = ""  # the model those weights are of; "" for the backbone of `model.name`
@@ -96,7 +107,10 @@ def default() -> ConfigDict:
     c.loss.label_smoothing = 0.0
     c.loss.branch_weighting = "uncertainty"  # uncertainty, sum
     c.loss.uncertainty_init = 0.0
-    c.loss.pwca_group = 0  # images that may be paired; 0 for one device's share of the batch
+    c.loss.pair_group = (
+        0  # images that PWCA or mixing may bring together; 0 for a device's share of the batch
+    )
+    c.loss.mixup = c.loss.cutmix = 0.0  # α of each; where both are on, a coin a batch decides
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # adamw, adam, sgd

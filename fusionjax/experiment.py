@@ -106,7 +106,7 @@ class Experiment:
         """
         c = self.config
         micro = c.train.batch_size // c.optim.accumulate
-        group = c.loss.pwca_group or max(micro // shards, 1)
+        group = c.loss.pair_group or max(micro // shards, 1)
         loss = functools.partial(self.task.loss, groups=micro // group)
         return step.make(
             loss,
@@ -231,6 +231,7 @@ class Experiment:
                 seconds=summary["seconds"],
                 parameters=reporting.count_parameters(final),
                 warnings=feed.warnings(),
+                maps=self.task.maps,
             )
             self._say(f"report: {page}")
         return summary
@@ -282,15 +283,12 @@ class Experiment:
             raise config_lib.impossible(
                 c, "optim.accumulate", f"a micro-batch of {micro} does not split over {shards} devices"
             )
-        if (
-            "pwca" in getattr(self.task.module, "branches", ())
-            and not c.loss.pwca_group
-            and micro // shards < 2
-        ):
+        pairs = "pwca" in getattr(self.task.module, "branches", ()) or c.loss.mixup or c.loss.cutmix
+        if pairs and not c.loss.pair_group and micro // shards < 2:
             alone = (
                 f"a device has {micro // shards} image of a micro-batch and nothing to pair it with; set 2"
             )
-            raise config_lib.impossible(c, "loss.pwca_group", alone)
+            raise config_lib.impossible(c, "loss.pair_group", alone)
 
     def _facts(self) -> dict[str, Any]:
         return {

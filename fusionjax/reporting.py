@@ -122,9 +122,10 @@ def examples(
 
 def write(
     folder: Path, *, class_names: Sequence[str], results: Any, baselines: Sequence[Baseline], shown: Any, seconds: float,
-    parameters: int, warnings: Sequence[str],
+    parameters: int, warnings: Sequence[str], maps: Mapping[str, str],
 ) -> Path:  # fmt: skip
-    """Writes report/index.html below the workdir `folder`; returns its path. Arguments as in `report.ReportContent`."""
+    """Writes report/index.html below the workdir `folder`; returns its path. Arguments as in `report.ReportContent`;
+    `maps` holds `map_name` and `map_text`, or nothing."""
     content = workdir.read(folder)
     config = content["config"]
     right, wrong = shown
@@ -144,6 +145,7 @@ def write(
             warnings=warnings,
             train_seconds=seconds,
             n_parameters=parameters,
+            **maps,
         ),
     )
 

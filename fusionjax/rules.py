@@ -57,6 +57,8 @@ class Rules:
         self.one_of("data.resize_mode", "shorter", "squash")
         self.one_of("data.interpolation", "bilinear", "bicubic")
         self.one_of("data.augment.crop", "random", "random_resized", "none")
+        self.one_of("data.augment.erase_fill", "mean", "noise")
+        self.within("data.augment.rand_magnitude", 0, 10)
         self.one_of("model.ablation", *ABLATIONS)
         self.one_of("model.glca_input", "last", "penultimate")
         self.one_of("model.partner_stream", "pwca", "sa")
@@ -78,8 +80,8 @@ class Rules:
             self.within(key, 0, 1)
         for key in ("optim.weight_decay", "optim.final_lr", "optim.warmup_epochs", "optim.clip_norm", "train.epochs",
                     "train.steps", "train.eval_every_epochs", "seed", "data.augment.rotate", "data.augment.pad",
-                    "report.examples", "loss.pwca_group", "model.width",
-                    "model.depth", "model.heads", "model.patch", "model.mlp_ratio"):  # fmt: skip
+                    "report.examples", "loss.pair_group", "loss.mixup", "loss.cutmix", "data.augment.rand_operations",
+                    "model.width", "model.depth", "model.heads", "model.patch", "model.mlp_ratio"):  # fmt: skip
             self.within(key, 0)
         self.within("optim.learning_rate", 0, open_low=True)
         self.within("optim.eps", 0, open_low=True)
@@ -147,13 +149,14 @@ class Rules:
 
     def _group(self) -> None:
         c = self.config
-        group, micro = c.loss.pwca_group, c.train.batch_size // c.optim.accumulate
-        if "pwca" not in ABLATIONS[c.model.ablation] or not c.model.name.startswith("dcal_"):
+        group, micro = c.loss.pair_group, c.train.batch_size // c.optim.accumulate
+        pairs = "pwca" in ABLATIONS[c.model.ablation] and c.model.name.startswith("dcal_")
+        if not (pairs or c.loss.mixup or c.loss.cutmix):
             return
         if micro < 2:
-            self.fail("train.batch_size", "PWCA pairs images: a micro-batch needs at least 2")
+            self.fail("train.batch_size", "PWCA and mixing pair images: a micro-batch needs at least 2")
         if group and (group < 2 or micro % group):
             self.fail(
-                "loss.pwca_group",
+                "loss.pair_group",
                 f"at least 2, and a divisor of the micro-batch {micro}; 0 for a device's share",
             )

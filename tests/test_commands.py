@@ -39,6 +39,14 @@ def test_cub_trains_on_mocked_tfds(tmp_path):
     assert (tmp_path / "report" / "index.html").exists()
 
 
+def test_crossvit_trains_on_mocked_imagenet(tmp_path):
+    run("tests.mocked_main", "--config=configs/crossvit.py:runlocal", f"--workdir={tmp_path}")
+    records = metrics.read(tmp_path)
+    assert [r["step"] for r in records if "train/loss" in r] == [1, 2] and "val/accuracy" in records[-1]
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["config"]["data"]["builder"] == "imagenet2012" and len(content["class_names"]) == 1000
+
+
 def test_train_evaluate_predict(data, tmp_path):
     workdir = f"--workdir={tmp_path}"
     trained = run("fusionjax.main", f"--config=tests/tiny.py:root={data}", workdir)
@@ -66,7 +74,7 @@ def test_eight_devices_give_the_loss_of_one(data, tmp_path):
         run(
             "fusionjax.main", f"--config=tests/tiny.py:root={data},steps=6", f"--workdir={folder}",
             "--config.train.batch_size=16",
-            "--config.loss.pwca_group=2", "--config.train.log_every=1", "--config.report.enabled=False", XLA_FLAGS=flags,
+            "--config.loss.pair_group=2", "--config.train.log_every=1", "--config.report.enabled=False", XLA_FLAGS=flags,
         )  # fmt: skip
         records = metrics.read(folder)
         losses.append(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import sys
 
 import numpy as np
@@ -18,6 +19,11 @@ from fusionjax.errors import UserError
 from tests import trees
 
 SPLITS = {"tiny_leaves": ("train",), "tiny_birds": ("train", "validation", "test")}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def settings(builder: str, root="", *, check_counts: bool = True):
@@ -144,3 +150,28 @@ def test_prepared_without_random_access(root, tmp_path):
         (other / name).write_bytes(path.read_bytes().replace(b"array_record", b"tfrecord"))
     with pytest.raises(UserError, match="prepared as tfrecord, which has no random access"):
         sources.create(settings("tiny_birds", tmp_path), "test", seed=0)
+
+
+def test_labels_are_read_once_and_kept(root, monkeypatch):
+    data = settings("tiny_birds", root)
+    first = sources.create(data, "train", seed=0)
+    want = first.labels.copy()
+    (kept,) = reader.cache_folder().glob("tiny_birds-*.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(reader.TfdsSource, "_read_labels", lambda self: pytest.fail("read again"))
+        assert np.array_equal(sources.create(data, "train", seed=0).labels, want)
+    for damage in (b"", kept.read_bytes()[:-3], b"not an array"):
+        kept.write_bytes(damage)
+        assert np.array_equal(sources.create(data, "train", seed=0).labels, want)
+    np.save(kept, np.full(len(want), 9, np.int32))  # no such class
+    assert np.array_equal(sources.create(data, "train", seed=0).labels, want)
+    record = next(p for p in (root / "tiny_birds").rglob("*train*") if p.is_file())
+    os.utime(record, ns=(1, 1))  # prepared anew
+    assert np.array_equal(sources.create(data, "train", seed=0).labels, want)
+    assert len(list(reader.cache_folder().glob("*.npy"))) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(root, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(sources.create(settings("tiny_birds", root), "train", seed=0).labels) == 20

@@ -80,3 +80,34 @@ def test_mixup_shares_follow_beta(rng):
     assert abs(moved[:, 0].mean() - 0.5) < 0.05
     draws = [jax.random.beta(jax.random.split(key)[0], 0.2, 0.2) for key in keys[:3]]
     assert all(0 <= float(share) <= 1 for share in draws)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_groups_keep_to_themselves(rng, mixer):
+    images, targets = batch(rng, 8)
+    for seed in range(5):
+        _, soft = mixer(jax.random.key(seed), images, targets, 1.0, groups=4)
+        share = np.asarray(soft)
+        for i in range(8):
+            others = [j for j in range(8) if j // 2 != i // 2]
+            assert not share[i, others].any()
+
+
+def test_a_coin_decides_between_the_two(rng):
+    images, targets = batch(rng)
+    which = []
+    for seed in range(30):
+        got, soft = jax.jit(lambda k: mix.mix(k, images, targets, mixup_alpha=0.8, cutmix_alpha=1.0))(
+            jax.random.key(seed)
+        )
+        np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-6)
+        known = np.isin(np.asarray(got), np.asarray(images)).mean()
+        which.append(known > 0.99)  # CutMix makes no new pixel
+    assert 5 < sum(which) < 25
+    for one, mixer in (("mixup_alpha", mix.mixup), ("cutmix_alpha", mix.cutmix)):
+        key = jax.random.key(4)
+        got = mix.mix(key, images, targets, **{one: 0.7})
+        want = mixer(jax.random.split(key)[1], images, targets, 0.7)
+        assert np.array_equal(got[0], want[0]) and np.array_equal(got[1], want[1])
+    same = mix.mix(jax.random.key(0), images, targets)
+    assert same[0] is images and same[1] is targets

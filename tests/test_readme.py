@@ -32,13 +32,16 @@ class Labels:
         return self.size
 
 
-@pytest.mark.parametrize("ablation", ["full", "sa_only", "sa_glca", "sa_pwca"])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_shapes_a_step(name, ablation):
+VARIANTS = {"crossvit": ("", "small", "model=crossvit_18_dagger_408")}
+ABLATIONS = tuple(f"ablation={name}" for name in config_lib.ABLATIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [(name, arg) for name in CONFIGS for arg in VARIANTS.get(name, ABLATIONS)]
+)
+def test_every_config_shapes_a_step(name, argument):
     """The published size, no data, nothing computed."""
-    config = config_lib.validate(
-        importlib.import_module(f"configs.{name}").get_config(f"ablation={ablation}")
-    )
+    config = config_lib.validate(importlib.import_module(f"configs.{name}").get_config(argument or None))
     run = object.__new__(experiment.Experiment)
     run.config, run.steps, run.steps_per_epoch = config, 100, 10.0
     run.task = tasks.create(config, [str(i) for i in range(200)])

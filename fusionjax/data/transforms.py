@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fusionjax.data.rand_augment import rand_augment
+
 Colour = Sequence[int]
 _LONGEST = 64
 
@@ -141,8 +143,18 @@ def erase(
     *,
     scale: Sequence[float] = (0.02, 0.33),
     ratio: Sequence[float] = (0.3, 3.3),
+    deviation: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Fills one random rectangle (random erasing, Zhong et al. 2017, with torchvision's ranges)."""
+    """Fills one random rectangle (random erasing, Zhong et al. 2017, with torchvision's ranges).
+
+    Args:
+        image: uint8 (h, w, 3).
+        rng: decides where, how large, and the noise.
+        colour: of the fill.
+        scale, ratio: ranges of the rectangle's share of the area and of its aspect.
+        deviation: σ of normal noise around `colour`, a channel, for timm's "pixel" filling; None for a plain fill. What noise
+            leaves 0 … 255 is cut.
+    """
     height, width = image.shape[:2]
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -151,7 +163,10 @@ def erase(
         if 0 < h < height and 0 < w < width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             image = image.copy()
-            image[top : top + h, left : left + w] = colour
+            fill = np.asarray(colour)
+            if deviation is not None:
+                fill = np.clip(rng.normal(fill, deviation, (h, w, 3)), 0, 255)
+            image[top : top + h, left : left + w] = fill
             break
     return image
 
@@ -167,6 +182,8 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
     crop, angle, border = a.crop, a.rotate, a.pad
     scale, ratio, interpolation = tuple(a.scale), tuple(a.ratio), data.interpolation
     p_flip, p_erase, strength = a.flip, a.erase, a.jitter
+    deviation = [255 * s for s in data.std] if a.erase_fill == "noise" else None
+    operations = {"operations": a.rand_operations, "magnitude": a.rand_magnitude}
     fit = _fit(data)
 
     def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -186,8 +203,10 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
             image = flip(image)
         if strength:
             image = jitter(image, strength, rng)
+        if a.rand_operations:
+            image = rand_augment(image, rng, colour, **operations)
         if rng.uniform() < p_erase:
-            image = erase(image, rng, colour)
+            image = erase(image, rng, colour, deviation=deviation)
         return np.ascontiguousarray(image)
 
     return transform

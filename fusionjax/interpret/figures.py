@@ -199,9 +199,15 @@ def per_class_bars(rows: Sequence[ClassRow], most: int = 30) -> Figure | None:
     return figure
 
 
-def attention_rows(examples: Sequence[Example], title: str = "") -> Figure | None:
-    """One row an example: the input, where attention rollout looks, which patches GLCA selects. Columns that
-    no example has are left out.
+def attention_rows(
+    examples: Sequence[Example], title: str = "", *, map_name: str = "attention rollout"
+) -> Figure | None:
+    """One row an example: the input, its map, which patches GLCA selects. Columns that no example has are left out.
+
+    Args:
+        examples: to show.
+        title: above them.
+        map_name: what the map is.
 
     Returns:
         Figure; None without examples.
@@ -209,7 +215,7 @@ def attention_rows(examples: Sequence[Example], title: str = "") -> Figure | Non
     if not examples:
         return None
     pictures = [(e.image, e.overlay(), e.selection()) for e in examples]
-    heads = ("input", "attention rollout", "patches that GLCA selects")
+    heads = ("input", map_name, "patches that GLCA selects")
     columns = [j for j in range(3) if any(row[j] is not None for row in pictures)]
     figure = _blank(2.7 * max(len(columns), 2), 2.75 * len(examples) + 0.5)
     grid = figure.subplots(len(examples), len(columns), squeeze=False)

@@ -50,6 +50,7 @@ class ReportContent:
             branch, is the model's answer; the split `test`, or else the last one, is described in full.
         records: of metrics.jsonl, see figures.curves.
         right, wrong: examples of that split.
+        map_name, map_text: of the examples' maps: what they are called, and what a high value means.
         config_json: the resolved config.
         environment: versions, device, git revision: name → value; None is left out.
         command: how to run it again, a shell line or several.
@@ -66,6 +67,8 @@ class ReportContent:
     records: Sequence[Mapping[str, Any]] = ()
     right: Sequence[Example] = ()
     wrong: Sequence[Example] = ()
+    map_name: str = "attention rollout"
+    map_text: str = "how much each patch contributes to the class token through all blocks"
     config_json: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -132,6 +135,8 @@ def _page(content: ReportContent, folder: Path) -> str:
         figures=_figures(content, split, result, folder),
         examples=[(title, [_pictures(e, f"{key}_{i:02d}", folder) for i, e in enumerate(group)])
                   for title, key, group in examples if group],
+        shown={kind: any(getattr(e, kind) is not None for e in (*content.right, *content.wrong))
+               for kind in ("rollout", "selected")},
         facts=_facts(content),
     )  # fmt: skip
 
@@ -204,8 +209,8 @@ def _figures(
     """Draws them; name → file, None for one that has nothing to show."""
     drawn = {
         "curves": figures.curves(content.records),
-        "attention_right": figures.attention_rows(content.right, "Right answers"),
-        "attention_wrong": figures.attention_rows(content.wrong, "Wrong answers"),
+        "attention_right": figures.attention_rows(content.right, "Right answers", map_name=content.map_name),
+        "attention_wrong": figures.attention_rows(content.wrong, "Wrong answers", map_name=content.map_name),
         "confusion_matrix": None,
         "per_class": None,
     }

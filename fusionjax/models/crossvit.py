@@ -26,7 +26,7 @@ from fusionjax.models.vit import Block
 
 Array = jax.Array
 
-CAPTURE = ("attention", "features", "tokens")
+CAPTURE = ("attention", "features", "fusion", "tokens")
 
 
 class Fusion(nn.Module):
@@ -85,7 +85,7 @@ class Fusion(nn.Module):
             out, weights = attention_with_dropout(q, k, v, self.attention_dropout, self.make_rng("dropout"))
         else:
             out, weights = attention_with_map(q, k, v)  # a map of one row
-        if "attention" in capture:
+        if {"attention", "fusion"} & set(capture):
             maps.append(weights)
         return Dense(x.shape[-1], dtype=self.dtype, name=f"out_{index}")(merge_heads(out))
 
@@ -158,13 +158,13 @@ class CrossViT(nn.Module):
         Args:
             images: (B, h, w, in_channels) normalised, of the first branch's size.
             train: dropout and stochastic depth on; needs the PRNG collection "dropout".
-            capture: "attention", "tokens"; "features" always come.
+            capture: "attention", "fusion", "tokens"; "features" always come.
 
         Returns:
             logits (B, C) float32 (the features where num_classes is 0), and aux: "features" (B, ΣD), the branches' CLS tokens
             after their norms side by side; "attention", a dict with "stage_s/branch_i" (L, B, H, N, N) and "stage_s/fusion_i"
-            (L, B, H, 1, N_j), CLS of branch i over the tokens of the branch that it reads; "tokens", a tuple of each branch's
-            (B, N, D) after the norm.
+            (L, B, H, 1, N_j), CLS of branch i over the tokens of the branch that it reads; "fusion", the latter alone; "tokens",
+            a tuple of each branch's (B, N, D) after the norm.
 
         Raises:
             UserError: an unknown name in `capture`.
@@ -193,6 +193,8 @@ class CrossViT(nn.Module):
         aux: dict[str, Any] = {"features": jnp.concatenate([x[:, 0] for x in xs], -1)}
         if "attention" in capture:
             aux["attention"] = maps
+        if "fusion" in capture:
+            aux["fusion"] = {name: value for name, value in maps.items() if "/fusion_" in name}
         if "tokens" in capture:
             aux["tokens"] = tuple(xs)
         if not self.num_classes:

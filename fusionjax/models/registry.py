@@ -31,11 +31,15 @@ _VITS["vit_base_r50_s16_384"] = dict(**_SIZES["base"], patch=1, image_size=384, 
 # No published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
 _VITS["vit_shallow"] = dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0)
 
-_CONVNETS = {
-    name: family.build
-    for family in (efficientnet, resnet, crossvit, audio, text, clip)
-    for name in family.NAMES
+_FAMILIES = {
+    "efficientnet": efficientnet,
+    "resnet": resnet,
+    "crossvit": crossvit,
+    "audio": audio,
+    "text": text,
+    "clip": clip,
 }
+_BUILDERS = {name: family.build for family in _FAMILIES.values() for name in family.NAMES}
 
 TRUNKS: Mapping[str, int] = {
     "efficientnet_lite0": 32,
@@ -49,7 +53,14 @@ TRUNKS: Mapping[str, int] = {
 
 def names() -> tuple[str, ...]:
     """Every name that `create` knows, sorted."""
-    return tuple(sorted([*_VITS, *(f"dcal_{name}" for name in _VITS), *_CONVNETS]))
+    return tuple(sorted([*_VITS, *(f"dcal_{name}" for name in _VITS), *_BUILDERS]))
+
+
+def family(name: str) -> str:
+    """What kind of model a name is of: vit, dcal, crossvit, resnet, efficientnet, audio, text, clip; "" for an unknown name."""
+    if backbone(name) in _VITS:
+        return "vit" if backbone(name) == name else "dcal"
+    return next((kind for kind, module in _FAMILIES.items() if name in module.NAMES), "")
 
 
 def backbone(name: str) -> str:
@@ -73,8 +84,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
     Raises:
         UserError: unknown name or field, or a combination that cannot be.
     """
-    if name in _CONVNETS:
-        return _construct(name, _CONVNETS[name], overrides)
+    if name in _BUILDERS:
+        return _construct(name, _BUILDERS[name], overrides)
     if backbone(name) not in _VITS:
         raise UserError(
             f"model {name!r} is not known; python -m fusionjax.models lists them all. {_near(name)}".rstrip()
@@ -93,11 +104,11 @@ def create(name: str, **overrides: Any) -> nn.Module:
                 raise UserError(
                     f"model.train_trunk_from={cut!r}: allowed is stride16, of an efficientnet with a later map"
                 )
-            fields["neck"] = _construct(trunk, _CONVNETS[trunk], {**how, "entry": cut, "chunked": False})
+            fields["neck"] = _construct(trunk, _BUILDERS[trunk], {**how, "entry": cut, "chunked": False})
             how = common | {"features": cut}
         # Patches of a feature map are its cells; a trunk in front of a patch-16 model replaces its patches.
         fields.update(
-            trunk=_construct(trunk, _CONVNETS[trunk], how),
+            trunk=_construct(trunk, _BUILDERS[trunk], how),
             trunk_stride=stride,
             patch=overrides.get("patch", 1),
         )

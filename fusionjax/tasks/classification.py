@@ -1,23 +1,20 @@
-"""One label an image: a plain ViT, or DCAL with its branches."""
+"""One label an image: DCAL with its branches, a plain ViT, CrossViT, or a convolutional network."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
-from fusionjax import models, pretrained
-from fusionjax.config import ABLATIONS, impossible
-from fusionjax.errors import UserError
 from fusionjax.evaluation import classification
+from fusionjax.models.crossvit import CrossViT
 from fusionjax.models.dcal import DCAL, derangement
-from fusionjax.models.registry import backbone
+from fusionjax.tasks import building
 from fusionjax.tasks.inputs import normalise
-from fusionjax.train import losses
+from fusionjax.train import losses, mix
 
 Array = jax.Array
 PyTree = Any
@@ -43,8 +40,9 @@ class Classification:
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
         self.config, self.class_names = config, tuple(class_names)
-        self.module = build(config, len(self.class_names))
+        self.module = building.image_model(config, len(self.class_names))
         self.dcal = isinstance(self.module, DCAL)
+        self.crossvit = isinstance(self.module, CrossViT)
         self.branches = (
             ("sa", "glca", "combined") if self.dcal and "glca" in self.module.branches else ("combined",)
         )
@@ -56,15 +54,7 @@ class Classification:
 
     def load_pretrained(self, variables: dict[str, PyTree], log=lambda text: None) -> dict[str, PyTree]:
         """`variables` with the weights that the config names put in; unchanged where it names none."""
-        c = self.config.pretrained
-        if not c.source:
-            return variables
-        name = c.name or (self.config.model.trunk if c.into == "trunk" else backbone(self.config.model.name))
-        weights = pretrained.load(c.source, name)
-        if c.into:
-            return _merge_trunk(variables, weights, skip=c.skip, log=log)
-        new = ("glca_.*", "log_variance_.*") if self.dcal else ()
-        return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=self.grid, log=log)
+        return building.load_pretrained(self.config, self.module, variables, log)
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch.
@@ -73,21 +63,22 @@ class Classification:
             variables: of the model.
             batch: `image` or `features`, `label`, `valid`.
             key: for dropout, stochastic depth and PWCA's pairs.
-            groups: number of pairing groups in the batch.
+            groups: number of groups in the batch within which PWCA pairs and mixing mixes.
         """
         dropout, pairs = jax.random.split(key)
         size = batch["label"].shape[0]
         extra = {"partner": derangement(pairs, groups, size // groups)} if self._pairs() else {}
         mutable = [name for name in variables if name != "params"]
         apply = self.module.apply
+        inputs, target = self._mixed(self._inputs(batch), batch, jax.random.fold_in(key, 2), groups)
         (output, aux), new = apply(
-            variables, **self._inputs(batch), train=True, rngs={"dropout": dropout}, mutable=mutable, **extra
+            variables, **inputs, train=True, rngs={"dropout": dropout}, mutable=mutable, **extra
         )
-        label, valid = batch["label"], batch["valid"]
-        smoothing = self.config.loss.label_smoothing
+        valid, smoothing = batch["valid"], self.config.loss.label_smoothing
+        label = target if target.ndim == 1 else target.argmax(-1)
 
         def mean_loss(logits: Array) -> Array:
-            return losses.masked_mean(losses.cross_entropy(logits, label, label_smoothing=smoothing), valid)
+            return losses.masked_mean(losses.cross_entropy(logits, target, label_smoothing=smoothing), valid)
 
         metrics = {"accuracy": _average(output.argmax(-1) == label, valid)}
         if not self.dcal:
@@ -105,14 +96,19 @@ class Classification:
 
         Returns:
             "probabilities/<branch>" (B, C) for each of `branches`; with GLCA also "rollout" (B, N − 1), the weights of the
-            patch tokens, and "selected" (B, k), the indices of the selected ones.
+            patch tokens, and "selected" (B, k), the indices of the selected ones. Of a CrossViT "rollout" is what its first
+            branch's CLS takes from the patches of the second in the last fusion, (B, N_1 − 1).
         """
-        output, aux = self.module.apply(variables, **self._inputs(batch), train=False)
+        capture = {"capture": ("fusion",)} if self.crossvit else {}
+        output, aux = self.module.apply(variables, **self._inputs(batch), train=False, **capture)
         out = {"probabilities/combined": jax.nn.softmax(output)}
         for b in self.branches[:-1]:
             out[f"probabilities/{b}"] = jax.nn.softmax(aux["logits"][b])
         if "rollout" in aux:
             out["rollout"], out["selected"] = aux["rollout"][:, 1:], aux["selected"][:, 1:] - 1
+        if self.crossvit:
+            last = aux["fusion"][f"stage_{len(self.module.depth) - 1}/fusion_0"]
+            out["rollout"] = last[-1, :, :, 0, 1:].mean(1)
         return out
 
     def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
@@ -151,7 +147,15 @@ class Classification:
     @property
     def frozen(self) -> tuple[str, ...]:
         """Patterns of parameters that must not move, weight decay included."""
-        return ("^trunk/",) if self.module.trunk is not None and self.module.freeze_trunk else ()
+        return ("^trunk/",) if getattr(self.module, "freeze_trunk", False) and self.config.model.trunk else ()
+
+    @property
+    def maps(self) -> dict[str, str]:
+        """What the report says of the map that `predict` calls "rollout"; empty where it is attention rollout, or absent."""
+        if not self.crossvit:
+            return {}
+        text = "how much the first branch's class token takes from each patch of the second, mean of the heads"
+        return {"map_name": "cross-attention of the last fusion", "map_text": text}
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -164,58 +168,33 @@ class Classification:
         )
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the patch tokens."""
-        return self.module.grid
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the map that `predict` calls "rollout"; None for a model without one."""
+        if self.crossvit:
+            (rows, columns), patch = self.module.sizes[1], self.module.patch_size[1]
+            return rows // patch, columns // patch
+        return getattr(self.module, "grid", None)
 
     def _pairs(self) -> bool:
         return self.dcal and "pwca" in self.module.branches
+
+    def _mixed(self, inputs: dict[str, Array], batch: Batch, key: Array, groups: int) -> tuple[Any, Array]:
+        """The model's inputs and targets after mixup or CutMix; as they are where neither is on."""
+        c = self.config.loss
+        if not (c.mixup or c.cutmix):
+            return inputs, batch["label"]
+        ((name, images),) = inputs.items()
+        # An image that did not decode is no class: its share of a mixture counts for nothing.
+        target = mix.soft(batch["label"], len(self.class_names)) * batch["valid"][:, None]
+        images, target = mix.mix(
+            key, images, target, mixup_alpha=c.mixup, cutmix_alpha=c.cutmix, groups=groups
+        )
+        return {name: images}, target
 
     def _inputs(self, batch: Batch) -> dict[str, Array]:
         if "features" in batch:
             return {"features": batch["features"].astype(self.module.dtype)}
         return {"images": normalise(batch["image"], self.config.data.mean, self.config.data.std)}
-
-
-def build(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The module of `config.model`.
-
-    Raises:
-        UserError: a name or field that is not known, or an impossible combination.
-    """
-    fields: dict[str, Any] = {
-        "num_classes": num_classes,
-        "image_size": config.data.image_size,
-        "dtype": jnp.dtype(config.precision).type,
-    }
-    c = config.model
-    for key in ("width", "depth", "heads", "patch", "mlp_ratio"):
-        if c[key]:
-            fields[key] = c[key]
-    fields |= {key: c[key] for key in ("drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm")}
-    if c.trunk:
-        fields["trunk"] = c.trunk
-        fields |= {key: c[key] for key in ("trunk_features", "train_trunk_from") if c[key]}
-    if c.name.startswith("dcal_"):
-        fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
-        fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
-    elif c.ablation not in ("full", "sa_only"):
-        raise impossible(config, "model.ablation", f"it needs a dcal_ model, not {c.name!r}")
-    return models.create(c.name, **fields)
-
-
-def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Any) -> PyTree:
-    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part."""
-    parts = [part for part in ("trunk", "neck") if part in variables["params"]]
-    owned = {part: set(variables["params"][part]) for part in parts}
-    # The classifier, and the last convolution where an earlier map is the token grid, have no place here; all else has.
-    lost = set(weights["params"]) - set().union(*owned.values()) - {"head", "head_conv"}
-    if lost:
-        raise UserError(f"the weights' {', '.join(sorted(lost))} have no place in the trunk")
-    for part in parts:
-        own = {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
-        variables = pretrained.merge(variables, own, skip=skip, into=part, log=log)
-    return variables
 
 
 def _average(values: Array, valid: Array) -> clu_metrics.Average:

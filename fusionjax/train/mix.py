@@ -1,5 +1,7 @@
 """Mixup and CutMix: pure functions of a batch, inside the compiled step; one λ a batch, soft targets."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,43 @@ def soft(labels: Array, num_classes: int) -> Array:
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
 
 
-def mixup(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Array, Array]:
+def mix(
+    key: Array,
+    images: Array,
+    targets: Array,
+    *,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    switch: float = 0.5,
+    groups: int = 1,
+) -> tuple[Array, Array]:
+    """A batch through `mixup` or `cutmix`: where both have an α, a coin a batch decides, as in DeiT's recipe.
+
+    Args:
+        key, images, targets, groups: as for `mixup`.
+        mixup_alpha, cutmix_alpha: α of each; 0 leaves it out.
+        switch: probability of CutMix where both are on.
+
+    Returns:
+        Mixed images and targets, of the same shapes and dtypes.
+
+    Source: Touvron et al., ICML 2021, arXiv 2012.12877, table 9.
+    """
+    coin, key = jax.random.split(key)
+    if not (mixup_alpha > 0 and cutmix_alpha > 0):
+        return (
+            cutmix(key, images, targets, cutmix_alpha, groups=groups)
+            if cutmix_alpha > 0
+            else mixup(key, images, targets, mixup_alpha, groups=groups)
+        )
+    return jax.lax.cond(
+        jax.random.bernoulli(coin, switch),
+        lambda: cutmix(key, images, targets, cutmix_alpha, groups=groups),
+        lambda: mixup(key, images, targets, mixup_alpha, groups=groups),
+    )
+
+
+def mixup(key: Array, images: Array, targets: Array, alpha: float, *, groups: int = 1) -> tuple[Array, Array]:
     """λ · batch + (1 − λ) · the batch in a random order, λ ~ Beta(α, α).
 
     Args:
@@ -19,6 +57,7 @@ def mixup(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Arra
         images: (B, ...) float, normalised.
         targets: (B, C) float, each row a distribution; `soft` makes them.
         alpha: α > 0; 0 changes nothing.
+        groups: equal parts of the batch within which images are mixed; one a device costs no communication.
 
     Returns:
         Mixed images and targets, of the same shapes and dtypes.
@@ -27,11 +66,13 @@ def mixup(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Arra
     """
     if alpha <= 0:
         return images, targets
-    share, order = _draw(key, alpha, len(images))
-    return _blend(images, images[order], share), _blend(targets, targets[order], share)
+    share, shuffled = _draw(key, alpha, len(images), groups)
+    return _blend(images, shuffled(images), share), _blend(targets, shuffled(targets), share)
 
 
-def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Array, Array]:
+def cutmix(
+    key: Array, images: Array, targets: Array, alpha: float, *, groups: int = 1
+) -> tuple[Array, Array]:
     """A rectangle of each image comes from another image of the batch; the targets follow the areas.
 
     The rectangle has the image's proportions and 1 − λ of its area, λ ~ Beta(α, α), around a uniform centre, and is cut at the
@@ -40,8 +81,7 @@ def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Arr
     Args:
         key: PRNG key; decides λ, the order and the centre.
         images: (B, h, w, C).
-        targets: (B, C) float, each row a distribution; `soft` makes them.
-        alpha: α > 0; 0 changes nothing.
+        targets, alpha, groups: as for `mixup`.
 
     Returns:
         Mixed images and targets, of the same shapes and dtypes.
@@ -51,7 +91,7 @@ def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Arr
     if alpha <= 0:
         return images, targets
     key, centre_key = jax.random.split(key)
-    share, order = _draw(key, alpha, len(images))
+    share, shuffled = _draw(key, alpha, len(images), groups)
     sizes = jnp.asarray(images.shape[1:3])
     half = (sizes * jnp.sqrt(1 - share)).astype(jnp.int32) // 2
     centre = jax.random.randint(centre_key, (2,), 0, sizes)
@@ -60,13 +100,21 @@ def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Arr
         for axis, size in enumerate(images.shape[1:3])
     ]
     box = inside[0][:, None] & inside[1][None, :]
-    mixed = jnp.where(box[None, :, :, None], images[order], images)
-    return mixed, _blend(targets, targets[order], 1 - box.mean(dtype=jnp.float32))
+    mixed = jnp.where(box[None, :, :, None], shuffled(images), images)
+    return mixed, _blend(targets, shuffled(targets), 1 - box.mean(dtype=jnp.float32))
 
 
-def _draw(key: Array, alpha: float, batch: int) -> tuple[Array, Array]:
+def _draw(key: Array, alpha: float, batch: int, groups: int) -> tuple[Array, Callable[[Array], Array]]:
+    """λ, and a random order of the batch's rows within each group."""
     share_key, order_key = jax.random.split(key)
-    return jax.random.beta(share_key, alpha, alpha), jax.random.permutation(order_key, batch)
+    size = batch // groups
+    orders = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(order_key, groups))
+
+    def shuffled(x: Array) -> Array:
+        parts = x.reshape(groups, size, *x.shape[1:])
+        return jax.vmap(lambda part, order: part[order])(parts, orders).reshape(x.shape)
+
+    return jax.random.beta(share_key, alpha, alpha), shuffled
 
 
 def _blend(x: Array, other: Array, share: Array) -> Array:

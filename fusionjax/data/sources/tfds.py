@@ -1,12 +1,15 @@
 """TensorFlow Datasets by random access (ArrayRecord). Reading needs no TensorFlow, preparing does."""
 
 import functools
+import hashlib
 import importlib.util
+import os
 import re
 import socket
+import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,19 @@ _VALIDATION = {"val": "validation"}
 class TfdsSource:
     """A split of a TFDS data set; see `Source`. `load` gives the encoded image.
 
-    `labels` reads every record once, on first use: TFDS stores them nowhere else. No image is decoded for it.
+    `labels` reads every record once, on first use: TFDS stores them nowhere else. No image is decoded for it. Of ImageNet that
+    is 140 GB, so they are kept in the user's cache, below a name that changes with the prepared files.
+
+    Args:
+        name, split, class_names: as in `Source`.
+        records: by index, with "image" encoded.
+        stamp: tells one version of the prepared files from another; "" keeps no labels.
     """
 
-    def __init__(self, name: str, split: str, records: Sequence[dict], class_names: tuple[str, ...]):
-        self.name, self.split, self.class_names = name, split, class_names
+    def __init__(
+        self, name: str, split: str, records: Sequence[dict], class_names: tuple[str, ...], stamp: str = ""
+    ):
+        self.name, self.split, self.class_names, self._stamp = name, split, class_names, stamp
         self.names = [f"{name}/{split}[{i}]" for i in range(len(records))]
         self.columns: dict[str, np.ndarray] = {}
         self._records = records
@@ -41,6 +52,17 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
+        if not self._stamp:
+            return self._read_labels()
+        key = hashlib.sha256(f"{self._stamp} {self.split}".encode()).hexdigest()[:16]
+        return kept_labels(
+            cache_folder() / f"{self.name.replace('/', '_')}-{key}.npy",
+            len(self),
+            len(self.class_names),
+            self._read_labels,
+        )
+
+    def _read_labels(self) -> np.ndarray:
         out = np.zeros(len(self), np.int32)
         for i in range(len(self)):
             try:
@@ -87,7 +109,7 @@ def create(data: Any, split: str, *, seed: int) -> Source:
     stored, drawn = _stored(builder, data.builder, split)
     label = _label(tfds, builder, data.builder)
     records = _open(tfds, builder, stored, data)
-    source = TfdsSource(data.builder, split, records, tuple(label.names))
+    source = TfdsSource(data.builder, split, records, tuple(label.names), _stamp(builder))
     expected = IMAGES.get(builder.name, {}).get(stored)
     if expected is not None:
         checks.count(f"{data.builder}, images of split {split!r}", len(source), expected, data.check_counts)
@@ -96,6 +118,49 @@ def create(data: Any, split: str, *, seed: int) -> Source:
     return Subset(
         source, splits.pick(data.builder, splits.stratified(source.labels, data.fractions, seed=seed), split)
     )
+
+
+def cache_folder() -> Path:
+    """Where labels are kept: below XDG_CACHE_HOME or the user's own cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusionjax" / "labels"
+
+
+def kept_labels(path: Path, size: int, classes: int, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """The labels in `path`, or those of `read`, which are then kept there; a file that does not fit is written anew.
+
+    Args:
+        path: .npy file.
+        size, classes: that the labels must have.
+        read: makes them, int32 (N,).
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+        if (
+            found.shape == (size,)
+            and found.dtype == np.int32
+            and (not size or 0 <= found.min() <= found.max() < classes)
+        ):
+            return found
+    except (OSError, ValueError, EOFError):
+        pass
+    labels = read()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            np.save(Path(folder) / path.name, labels)
+            os.replace(Path(folder) / path.name, path)
+    except OSError:  # a cache that cannot be written costs time, not the run
+        pass
+    return labels
+
+
+def _stamp(builder: Any) -> str:
+    """Of the prepared files; "" where there are none, as under mock_data."""
+    folder = Path(str(builder.data_dir))
+    if _is_mocked(builder) or not folder.is_dir():
+        return ""
+    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file())
+    return f"{folder} {files}"
 
 
 def _builder(tfds: Any, data: Any) -> Any:

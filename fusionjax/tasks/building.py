@@ -1,0 +1,139 @@
+"""From a config to an image model and its first weights: what every task on images shares."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fusionjax import config as config_lib
+from fusionjax import models, pretrained
+from fusionjax.config import ABLATIONS, impossible
+from fusionjax.errors import UserError
+from fusionjax.models import registry
+
+PyTree = Any
+
+_VIT = ("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
+        "trunk", "trunk_features", "train_trunk_from")  # fmt: skip
+_FIELDS = {
+    "vit": _VIT,
+    "dcal": (*_VIT, "ablation", "ratio", "glca_input", "partner_stream"),
+    "crossvit": ("drop_path", "dropout", "remat", "crossvit"),
+    "resnet": ("drop_path", "dropout"),
+    "efficientnet": ("drop_path", "dropout"),
+}
+"""Fields of `config.model` that a family reads."""
+
+
+def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module:
+    """The module of `config.model`.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its heads.
+        **fixed: further fields of the module that the task decides.
+
+    Raises:
+        UserError: a name that is not known or not of an image model, a field that the model does not have, or an impossible
+            combination.
+    """
+    c, family = config.model, registry.family(config.model.name)
+    if family in ("audio", "text", "clip"):
+        raise impossible(
+            config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
+        )
+    if family:
+        _refuse_unused(config, family)
+    fields: dict[str, Any] = {"num_classes": num_classes, "dtype": jnp.dtype(config.precision).type, **fixed}
+    fields |= {key: c[key] for key in ("drop_path", "dropout")}
+    if family in ("vit", "dcal", ""):
+        fields |= _vit_fields(config)
+    elif family == "crossvit":
+        fields |= {"image_size": config.data.image_size, "remat": c.remat}
+        fields |= {key: value for key, value in c.crossvit.items() if value}
+        if c.crossvit.img_size:
+            del fields["image_size"]
+    if family == "dcal":
+        fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
+        fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
+    module = models.create(c.name, **fields)
+    if family == "crossvit" and module.sizes[0] != (config.data.image_size,) * 2:
+        raise impossible(
+            config, "model.crossvit.img_size", f"the first must be data.image_size={config.data.image_size}"
+        )
+    return module
+
+
+def load_pretrained(
+    config: ConfigDict,
+    module: nn.Module,
+    variables: PyTree,
+    log: Callable[[str], None],
+    *,
+    new: Sequence[str] = (),
+) -> PyTree:
+    """`variables` with the weights that `config.pretrained` names put in; unchanged where it names none.
+
+    Args:
+        config: of the run, validated.
+        module: of `image_model`.
+        variables: its, freshly initialised.
+        log: takes a line for every adaptation.
+        new: patterns of parameters that no published weights have.
+
+    Raises:
+        UserError: weights that cannot be read or do not fit.
+    """
+    c = config.pretrained
+    if not c.source:
+        return variables
+    name = c.name or (config.model.trunk if c.into == "trunk" else registry.backbone(config.model.name))
+    weights = pretrained.load(c.source, name)
+    if c.into:
+        return _merge_trunk(variables, weights, skip=c.skip, log=log)
+    if registry.family(config.model.name) == "dcal":
+        new = (*new, "glca_.*", "log_variance_.*")
+    return pretrained.merge(
+        variables, weights, skip=c.skip, new=new, grid=getattr(module, "grid", None), log=log
+    )
+
+
+def _refuse_unused(config: ConfigDict, family: str) -> None:
+    """A field that the model does not read would be ignored in silence."""
+    known, default = _FIELDS[family], config_lib.default().model
+    for key, value in config.model.items():
+        harmless = key in ("name", *known) or (key == "ablation" and value == "sa_only")
+        if not harmless and value != default[key]:
+            field = f"model.{key}"
+            if key == "crossvit":
+                field = next(f"{field}.{k}" for k, v in value.items() if v != default[key][k])
+            raise impossible(
+                config, field, f"{config.model.name!r} has no such field; it has {', '.join(known)}"
+            )
+
+
+def _vit_fields(config: ConfigDict) -> dict[str, Any]:
+    c = config.model
+    fields = {key: c[key] for key in ("width", "depth", "heads", "patch", "mlp_ratio") if c[key]}
+    fields |= {"image_size": config.data.image_size}
+    fields |= {key: c[key] for key in ("remat", "freeze_trunk", "trunk_norm")}
+    if c.trunk:
+        fields["trunk"] = c.trunk
+        fields |= {key: c[key] for key in ("trunk_features", "train_trunk_from") if c[key]}
+    return fields
+
+
+def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Any) -> PyTree:
+    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part."""
+    parts = [part for part in ("trunk", "neck") if part in variables["params"]]
+    owned = {part: set(variables["params"][part]) for part in parts}
+    # The classifier, and the last convolution where an earlier map is the token grid, have no place here; all else has.
+    lost = set(weights["params"]) - set().union(*owned.values()) - {"head", "head_conv"}
+    if lost:
+        raise UserError(f"the weights' {', '.join(sorted(lost))} have no place in the trunk")
+    for part in parts:
+        own = {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
+        variables = pretrained.merge(variables, own, skip=skip, into=part, log=log)
+    return variables
