@@ -66,7 +66,7 @@ class Fusion(nn.Module):
         for index in range(self.depth):
             out = self._attend(index, jnp.concatenate([cls, patches], 1), train, capture, maps)
             out = nn.Dropout(self.dropout, deterministic=not train)(out)
-            cls = cls + (drop_path(out, rate, self.make_rng("dropout")) if train else out)
+            cls = cls + (drop_path(out, rate, self.make_rng("dropout")) if train and rate > 0 else out)
         return Dense(own, dtype=self.dtype, name="revert")(gelu(self._norm("revert_norm")(cls))), maps
 
     def _attend(
@@ -163,8 +163,8 @@ class CrossViT(nn.Module):
         Returns:
             logits (B, C) float32 (the features where num_classes is 0), and aux: "features" (B, ΣD), the branches' CLS tokens
             after their norms side by side; "attention", a dict with "stage_s/branch_i" (L, B, H, N, N) and "stage_s/fusion_i"
-            (L, B, H, 1, N_j), CLS of branch i over the tokens of the branch that it reads; "fusion", the latter alone; "tokens",
-            a tuple of each branch's (B, N, D) after the norm.
+            (L, B, H, 1, N_j), CLS of branch i over the tokens of the branch that it reads; "fusion", the latter alone;
+            "tokens", a tuple of each branch's (B, N, D) after the norm.
 
         Raises:
             UserError: an unknown name in `capture`.
@@ -249,7 +249,8 @@ class CrossViT(nn.Module):
         wanted = ("attention",) if "attention" in capture else ()
 
         def body(block: Block, x: Array, rate: Array) -> tuple[Array, dict[str, Array]]:
-            return block(x, rate, attend=attention, train=train, capture=wanted)
+            used = rate if self.drop_path_rate else None
+            return block(x, used, attend=attention, train=train, capture=wanted)
 
         if self.remat:
             body = nn.remat(body, prevent_cse=depth == 1)
