@@ -19,18 +19,24 @@ __all__ = ["ABLATIONS", "check_key", "default", "from_json", "impossible", "pars
 def default() -> ConfigDict:
     """Every field of a run, with its default. Shapes the type checks too: an override keeps the type found here."""
     c = ConfigDict()
-    c.task = "classification"
+    c.task = "classification"  # classification, reid
     c.seed = 0
     c.precision = "float32"  # of the computation; parameters and optimiser state are float32 always
 
     c.data = ConfigDict()
-    c.data.source = "folder"  # folder, manifest, tfds, cub, cars, aircraft, openmoji
+    c.data.source = (
+        "folder"  # folder, manifest, prepared, tfds, openmoji, or a data set's name: fusionjax.data.sources
+    )
     c.data.root = (
         ""  # the folder (or manifest file) of the data set; for tfds its data_dir, "" for TFDS's own
     )
     c.data.builder = ""  # tfds only: name of the builder
     c.data.train_split = "train"
     c.data.eval_splits = ("test",)
+    c.data.label = "label"  # what is a class: label, or the column identity
+    c.data.carry = ()  # further columns of whole numbers that travel with an image, e.g. ("camera",)
+    c.data.per_identity = 0  # K: batches of batch_size / K classes with K images each; 0 for any images
+    c.data.renderings = ("color",)  # openmoji: of color and line, an image for each
     c.data.fractions = (
         0.7,
         0.15,
@@ -41,6 +47,7 @@ def default() -> ConfigDict:
     )
     c.data.resize_mode = "shorter"  # shorter, squash
     c.data.image_size = 224
+    c.data.image_shape = ()  # (rows, columns) where images are not square: resized to it, whatever resize and image_size are
     c.data.interpolation = "bilinear"  # bilinear, bicubic
     c.data.mean = (0.485, 0.456, 0.406)
     c.data.std = (0.229, 0.224, 0.225)
@@ -88,6 +95,9 @@ def default() -> ConfigDict:
     c.model.ratio = 0.1  # R: share of the patch tokens that GLCA queries with
     c.model.glca_input = "last"  # last, penultimate
     c.model.partner_stream = "pwca"  # pwca, sa
+    c.model.stride = 0  # from one patch to the next; less than the patch: they overlap; 0 for the patch
+    c.model.cameras = 0  # of the camera embedding (SIE), whose index the column camera is; 0 for none
+    c.model.camera_scale = 3.0  # its factor
 
     c.model.crossvit = ConfigDict()  # fields of models.crossvit.CrossViT; () for what the name says
     c.model.crossvit.img_size = ()
@@ -98,7 +108,9 @@ def default() -> ConfigDict:
     c.model.crossvit.mlp_ratio = ()
 
     c.pretrained = ConfigDict()
-    c.pretrained.source = ""  # a .safetensors, .npz or .pth file, or package:<name>
+    c.pretrained.source = (
+        ""  # a .safetensors, .npz or .pth file, package:<name>, or hub:<owner>/<name>[@revision][/file]
+    )
     c.pretrained.name = ""  # the model those weights are of; "" for the backbone of `model.name`
     c.pretrained.into = ""  # "" the whole model, "trunk" its trunk
     c.pretrained.skip = ()  # parameter patterns (regular expressions) that stay as initialised
@@ -111,6 +123,12 @@ def default() -> ConfigDict:
         0  # images that PWCA or mixing may bring together; 0 for a device's share of the batch
     )
     c.loss.mixup = c.loss.cutmix = 0.0  # α of each; where both are on, a coin a batch decides
+    c.loss.identity_weight = 1.0  # reid: of the cross-entropy over identities
+    c.loss.metric = "triplet"  # reid: triplet (batch-hard), circle
+    c.loss.metric_weight = 1.0
+    c.loss.margin = 0.0  # triplet: 0 for the soft margin; circle: its m, 0 for 0.25
+    c.loss.circle_scale = 64.0
+    c.loss.center_weight = 0.0  # reid: of the centre loss; 0 for none
 
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # adamw, adam, sgd
@@ -142,9 +160,12 @@ def default() -> ConfigDict:
 
     c.evaluation = ConfigDict()
     c.evaluation.batch_size = 64
-    c.evaluation.probe = (
-        False  # logistic regression on the frozen trunk's features, reported beside the result
-    )
+    c.evaluation.probe = False  # a reference on the frozen trunk's features, reported beside the result
+    c.evaluation.metric = "cosine"  # reid: cosine, euclidean
+    c.evaluation.average_precision = "step"  # reid: step, or trapezoid of the official MATLAB
+    c.evaluation.flip = False  # reid: mean of the features of an image and of its mirror image
+    c.evaluation.rerank = False  # reid: also the numbers after k-reciprocal re-ranking
+    c.evaluation.rerank_k1, c.evaluation.rerank_k2, c.evaluation.rerank_lambda = 20, 6, 0.3
 
     c.report = ConfigDict()
     c.report.enabled = True

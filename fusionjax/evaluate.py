@@ -20,9 +20,8 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.run import load
 
     run = load(WORKDIR.value)
-    for split, results in run.evaluate(SPLITS.value).items():
-        for name, value in run.task.scalars(results).items():
-            print(f"{split}/{name} {value:.4f}")
+    for name, value in run.task.scalars(run.evaluate(SPLITS.value)).items():
+        print(f"{name} {value:.4f}")
 
 
 if __name__ == "__main__":

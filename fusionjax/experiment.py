@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import feeds, reporting, tasks, workdir
 from fusionjax import mesh as mesh_lib
-from fusionjax.data import cache, order, sources
+from fusionjax.data import cache, order, sources, transforms
+from fusionjax.evaluation.probe import Baseline
 from fusionjax.judge import Judge, check_best_metric
 from fusionjax.train import checkpoint, loop, metrics, optim, state, step
 
@@ -60,7 +61,9 @@ class Experiment:
         }
         self.task = tasks.create(config, self.source.class_names)
         check_best_metric(config, self.task)
-        size, batch = len(self.source), config.train.batch_size
+        self.task.check({"train": self.source, **self.eval_sources})
+        sampled = feeds.train_order(self.source, config)
+        size, batch = sampled.size if sampled else len(self.source), config.train.batch_size
         self.steps_per_epoch = order.steps_per_epoch(size, batch)
         self.steps = config.train.steps or order.total_steps(size, batch, config.train.epochs)
 
@@ -72,10 +75,11 @@ class Experiment:
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of images."""
-        n, side = self.config.train.batch_size, self.config.data.image_size
+        n, data = self.config.train.batch_size, self.config.data
         row = jax.ShapeDtypeStruct((n,), np.int32)
-        image = jax.ShapeDtypeStruct((n, side, side, 3), np.uint8)
-        return {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
+        image = jax.ShapeDtypeStruct((n, *transforms.image_shape(data), 3), np.uint8)
+        batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
+        return batch | dict.fromkeys(data.carry, row)
 
     def describe(self) -> str:
         """A table of the parameters, after tracing one whole step: what `--check` prints."""
@@ -186,7 +190,7 @@ class Experiment:
             show=primary,
         )
         predict = jax.jit(self.task.predict)
-        judge = Judge(c, self.task, predict, feed, mesh, keeper, writer, batches, meter,
+        judge = Judge(c, self.task, predict, feed, self.eval_sources, mesh, keeper, writer, batches, meter,
                       steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before)  # fmt: skip
         try:
             current = loop.fit(
@@ -216,22 +220,21 @@ class Experiment:
             if writer is not None:
                 writer.close()
         baselines = self._baselines(feed, variables)
+        made = self.task.report(results, judge.outputs, self.eval_sources) if c.report.enabled else {}
         summary = {**scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
         summary |= {"step": chosen, "seconds": before + time.perf_counter() - began}
-        shown = self._examples(final, judge) if c.report.enabled else None
+        if c.report.enabled:
+            made |= self._examples(final, judge)
         if primary:
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
-        if primary and shown is not None:
+        if primary and c.report.enabled:
             page = reporting.write(
                 self.folder,
-                class_names=self.source.class_names,
-                results=results,
                 baselines=baselines,
-                shown=shown,
                 seconds=summary["seconds"],
                 parameters=reporting.count_parameters(final),
                 warnings=feed.warnings(),
-                maps=self.task.maps,
+                fields=made,
             )
             self._say(f"report: {page}")
         return summary
@@ -256,21 +259,25 @@ class Experiment:
             return last.averaged, self.steps
         return keeper.restore(_abstract(last), best)[1].averaged, best
 
-    def _examples(self, variables: Any, judge: Judge) -> Any:
-        """Right and wrong examples of the headline split; all processes take part."""
+    def _examples(self, variables: Any, judge: Judge) -> dict[str, Any]:
+        """Right and wrong examples of the headline split; all processes take part. Nothing where nothing is classified."""
         split = self._headline_split()
-        return reporting.examples(
+        if "probabilities/combined" not in judge.outputs[split]:
+            return {}
+        right, wrong = reporting.examples(
             judge.predict, variables, self.eval_sources[split], self.config.data, judge.outputs[split], judge.mesh,
             self.task.grid, self.config.report.examples,
         )  # fmt: skip
+        return {"right": right, "wrong": wrong}
 
-    def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[reporting.Baseline]:
+    def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[Baseline]:
         """References measured beside the result, with the weights that the run began with."""
         if not (self.config.evaluation.probe and isinstance(feed, feeds.FeatureFeed)):
             return []
         pool = functools.partial(jax.jit(self.task.pool), variables)
-        train, test = feed.cached["train"], feed.cached[f"eval/{self._headline_split()}"]
-        return reporting.probe(train, test, pool, self.config.seed)
+        split = self._headline_split()
+        train, test = feed.cached["train"], feed.cached[f"eval/{split}"]
+        return reporting.probe(self.task, train, test, self.eval_sources[split], pool)
 
     def _headline_split(self) -> str:
         splits = self.config.data.eval_splits

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax import mesh as mesh_lib
-from fusionjax.data import cache, features, pipeline
+from fusionjax.data import cache, features, pipeline, samplers
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.source import Source
 from fusionjax.data.stream import FiniteBatches, TrainStream
@@ -41,6 +41,7 @@ class ImageFeed:
             seed=c.seed,
             batch_size=c.train.batch_size,
             bad=self.bad["train"],
+            order=train_order(self.sources["train"], c),
             **_share(),
         )
 
@@ -110,6 +111,7 @@ class FeatureFeed(ImageFeed):
             valid=part.valid,
             seed=c.seed,
             batch_size=c.train.batch_size,
+            order=train_order(self.sources["train"], c),
             **_share(),
         )
 
@@ -123,6 +125,16 @@ class FeatureFeed(ImageFeed):
             batch_size=self.eval_batch,
             **_share(),
         )
+
+
+def train_order(source: Source, config: ConfigDict) -> samplers.IdentityOrder | None:
+    """P×K batches where `data.per_identity` is K; None for a permutation an epoch."""
+    k = config.data.per_identity
+    if not k:
+        return None
+    return samplers.IdentityOrder(
+        source.labels, identities=config.train.batch_size // k, per_identity=k, seed=config.seed
+    )
 
 
 def _share() -> dict[str, int]:

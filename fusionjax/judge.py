@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class Judge:
         task: see `fusionjax.tasks`.
         predict: the task's, compiled.
         feed: see `fusionjax.feeds`.
+        sources: evaluation source by split.
         mesh: of the devices.
         keeper: takes the checkpoints.
         writer: takes the scores, or None on processes that do not write.
@@ -40,6 +41,7 @@ class Judge:
         task: Any,
         predict: Callable[..., Any],
         feed: Any,
+        sources: Mapping[str, Any],
         mesh: Mesh,
         keeper: checkpoint.Checkpointer,
         writer: metrics.Writer | None,
@@ -51,6 +53,7 @@ class Judge:
         seconds_before: float = 0.0,
     ):
         self.config, self.task, self.predict, self.feed, self.mesh = config, task, predict, feed, mesh
+        self.sources = sources
         self.keeper, self.writer, self.batches, self.meter = keeper, writer, batches, meter
         self.steps, self.steps_per_epoch, self.seconds_before = steps, steps_per_epoch, seconds_before
         self.outputs: dict[str, dict[str, np.ndarray]] = {}
@@ -80,12 +83,12 @@ class Judge:
 
     def evaluate(self, variables: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Scores by name, such as test/accuracy, and the full results by split and branch."""
-        scalars, results = {}, {}
         for split in self.config.data.eval_splits:
-            self.outputs[split] = collect(self.predict, variables, self.feed.evaluation(split), self.mesh)
-            results[split] = self.task.evaluate(self.outputs[split])
-            scalars |= {f"{split}/{k}": float(v) for k, v in self.task.scalars(results[split]).items()}
-        return scalars, results
+            self.outputs[split] = collect(
+                self.predict, variables, self.feed.evaluation(split), self.mesh, keep=self.task.keep
+            )
+        results = self.task.evaluate(self.outputs, self.sources)
+        return {name: float(value) for name, value in self.task.scalars(results).items()}, results
 
     def save(self, current: state.TrainState, best: float | None = None) -> None:
         """A checkpoint of the state and of the position in the data."""

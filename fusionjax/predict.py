@@ -1,7 +1,11 @@
-"""What a trained model says of some images: python -m fusionjax.predict --workdir=runs/cub photo1.jpg photo2.jpg"""
+"""What a trained model says of some images: python -m fusionjax.predict --workdir=runs/cub photo1.jpg photo2.jpg
+
+Of a re-identification run the first image is the query, and the others are put in order of their similarity to it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -9,7 +13,7 @@ from fusionjax import cli
 from fusionjax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-TOP = flags.DEFINE_integer("top", 5, "Classes to name.", lower_bound=1)
+TOP = flags.DEFINE_integer("top", 5, "Classes, or images of a gallery, to name.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>/predictions by default.")
 
 
@@ -23,6 +27,9 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.run import load
 
     run = load(WORKDIR.value)
+    if "embedding" in run.task.keep:
+        _rank(run, rest)
+        return
     folder = Path(OUT.value) if OUT.value else run.folder / "predictions"
     for i, found in enumerate(run.predict(rest, top=TOP.value)):
         print(found.name)
@@ -32,6 +39,17 @@ def main(rest: Sequence[str]) -> None:
         if figure is not None and found.rollout is not None:
             folder.mkdir(parents=True, exist_ok=True)
             print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem[:80]}.png')}")
+
+
+def _rank(run: Any, names: Sequence[str]) -> None:
+    """Prints the other images by falling similarity to the first."""
+    if len(names) < 2:
+        raise UserError("a re-identification run compares images: name the query first, then the gallery")
+    embeddings = run.embed(names)
+    similarity = embeddings[1:] @ embeddings[0]
+    print(names[0])
+    for i in sorted(range(len(similarity)), key=lambda i: -similarity[i])[: TOP.value]:
+        print(f"  {similarity[i]:7.4f}  {names[1 + i]}")
 
 
 if __name__ == "__main__":

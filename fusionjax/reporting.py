@@ -1,6 +1,5 @@
 """From a finished run to its report page: picks examples, measures the references, hands the rest to `interpret.report`."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,39 +15,25 @@ from fusionjax.data import pipeline, transforms
 from fusionjax.data.cache import Cached
 from fusionjax.data.decode import decode
 from fusionjax.data.source import Source
-from fusionjax.evaluation import probe as probe_lib
 from fusionjax.evaluation.collect import collect
+from fusionjax.evaluation.probe import Baseline
 from fusionjax.interpret import report
 from fusionjax.interpret.maps import Example
 from fusionjax.train import metrics
 
-
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """A reference measured beside the result.
-
-    Attributes:
-        name: of the score, e.g. logistic_regression.
-        title, note: for the report.
-        value: accuracy.
-    """
-
-    name: str
-    title: str
-    value: float
-    note: str
-
-
 _PROBE = 64
 
 
-def probe(train: Cached, test: Cached, pool: Callable[[np.ndarray], Any], seed: int) -> list[Baseline]:
-    """What a linear model makes of the pretrained network's features: logistic regression on their mean over the grid.
+def probe(
+    task: Any, train: Cached, test: Cached, source: Source, pool: Callable[[np.ndarray], Any]
+) -> list[Baseline]:
+    """What the pretrained network's features are worth by themselves: the task's reference on their mean over the grid.
 
     Args:
+        task: see `fusionjax.tasks`.
         train, test: pass 0 of each, the images as they are, is used.
+        source: of `test`.
         pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
-        seed: of the regression's own validation split.
     """
 
     def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
@@ -57,12 +42,11 @@ def probe(train: Cached, test: Cached, pool: Callable[[np.ndarray], Any], seed: 
             np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i]
             for i in range(0, len(maps), _PROBE)
         ]
-        good = part.valid[0] > 0
-        return np.concatenate(pooled)[good], part.labels[good]
+        good = np.flatnonzero(part.valid[0] > 0)
+        return np.concatenate(pooled)[good], good
 
-    found = probe_lib.logistic_regression(*rows(train), *rows(test), seed=seed)
-    note = "the pretrained network on the same images, its features averaged over the grid"
-    return [Baseline("logistic_regression", "Logistic regression, frozen features", found["accuracy"], note)]
+    (x, kept), (y, chosen) = rows(train), rows(test)
+    return task.probe(x, train.labels[kept], y, chosen, source)
 
 
 def _padded(maps: np.ndarray) -> np.ndarray:
@@ -121,31 +105,31 @@ def examples(
 
 
 def write(
-    folder: Path, *, class_names: Sequence[str], results: Any, baselines: Sequence[Baseline], shown: Any, seconds: float,
-    parameters: int, warnings: Sequence[str], maps: Mapping[str, str],
+    folder: Path, *, baselines: Sequence[Baseline], seconds: float, parameters: int, warnings: Sequence[str],
+    fields: Mapping[str, Any],
 ) -> Path:  # fmt: skip
-    """Writes report/index.html below the workdir `folder`; returns its path. Arguments as in `report.ReportContent`;
-    `maps` holds `map_name` and `map_text`, or nothing."""
+    """Writes report/index.html below the workdir `folder`; returns its path.
+
+    Args:
+        folder: the workdir.
+        baselines, seconds, parameters, warnings: as in `report.ReportContent`.
+        fields: further ones of it, the task's.
+    """
     content = workdir.read(folder)
     config = content["config"]
-    right, wrong = shown
     return report.write(
         folder / "report",
         report.ReportContent(
             title=f"{config['model']['name']} on {config['data']['builder'] or config['data']['source']}",
-            task=f"One of {len(class_names)} classes for each image.",
             baselines=[(b.title, b.value, b.note) for b in baselines],
-            results=results,
             records=metrics.read(folder),
-            right=right,
-            wrong=wrong,
             config_json=json.dumps(config, indent=1, ensure_ascii=False),
             environment=content["environment"],
             command=content.get("command", ""),
             warnings=warnings,
             train_seconds=seconds,
             n_parameters=parameters,
-            **maps,
+            **fields,
         ),
     )
 

@@ -58,6 +58,13 @@ class Rules:
         self.one_of("data.interpolation", "bilinear", "bicubic")
         self.one_of("data.augment.crop", "random", "random_resized", "none")
         self.one_of("data.augment.erase_fill", "mean", "noise")
+        self.one_of("data.label", "label", "identity")
+        self.one_of("loss.metric", "triplet", "circle")
+        self.one_of("evaluation.metric", "cosine", "euclidean")
+        self.one_of("evaluation.average_precision", "step", "trapezoid")
+        self.within("evaluation.rerank_lambda", 0, 1)
+        self._shape()
+        self._identities()
         self.within("data.augment.rand_magnitude", 0, 10)
         self.one_of("model.ablation", *ABLATIONS)
         self.one_of("model.glca_input", "last", "penultimate")
@@ -73,6 +80,7 @@ class Rules:
         self.one_of("pretrained.into", "", "trunk")
         for key in ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels",
                     "data.cache.passes", "data.cache.batch_size", "optim.accumulate", "train.batch_size",
+                    "evaluation.rerank_k1", "evaluation.rerank_k2",
                     "train.log_every", "train.checkpoint_every", "evaluation.batch_size"):  # fmt: skip
             self.within(key, 1)
         for key in ("data.augment.flip", "data.augment.erase", "data.augment.jitter", "loss.label_smoothing",
@@ -81,6 +89,8 @@ class Rules:
         for key in ("optim.weight_decay", "optim.final_lr", "optim.warmup_epochs", "optim.clip_norm", "train.epochs",
                     "train.steps", "train.eval_every_epochs", "seed", "data.augment.rotate", "data.augment.pad",
                     "report.examples", "loss.pair_group", "loss.mixup", "loss.cutmix", "data.augment.rand_operations",
+                    "model.stride", "model.cameras", "data.per_identity", "loss.identity_weight", "loss.metric_weight",
+                    "loss.margin", "loss.center_weight",
                     "model.width", "model.depth", "model.heads", "model.patch", "model.mlp_ratio"):  # fmt: skip
             self.within(key, 0)
         self.within("optim.learning_rate", 0, open_low=True)
@@ -108,7 +118,11 @@ class Rules:
             self.within(key, 0, 0.999999)
         if c.train.epochs == 0 and c.train.steps == 0:
             self.fail("train.epochs", "set train.epochs or train.steps")
-        if c.data.image_size > c.data.resize and c.data.augment.crop != "random_resized":
+        if (
+            c.data.image_size > c.data.resize
+            and not c.data.image_shape
+            and c.data.augment.crop != "random_resized"
+        ):
             self.fail("data.image_size", f"a crop cannot be larger than data.resize={c.data.resize}")
         if c.train.batch_size % c.optim.accumulate:
             self.fail("train.batch_size", f"it must be a multiple of optim.accumulate={c.optim.accumulate}")
@@ -141,6 +155,23 @@ class Rules:
             well = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
             if not well or not isinstance(rule[1], float | int) or rule[1] < 0:
                 self.fail("optim.lr_rules", "a tuple of (pattern, factor)")
+
+    def _shape(self) -> None:
+        shape = self.config.data.image_shape
+        if shape and (len(shape) != 2 or not all(type(v) is int and v > 0 for v in shape)):
+            self.fail("data.image_shape", "() or two whole numbers, rows and columns")
+
+    def _identities(self) -> None:
+        c = self.config
+        k = c.data.per_identity
+        if k and c.train.batch_size % k:
+            self.fail("data.per_identity", f"it must divide train.batch_size={c.train.batch_size}")
+        if c.task == "reid" and k < 2:
+            self.fail(
+                "data.per_identity", "re-identification needs at least 2 images of an identity in a batch"
+            )
+        if c.model.cameras and ("camera" not in c.data.carry or c.data.cache.enabled):
+            self.fail("model.cameras", "it needs data.carry=('camera',) and data.cache.enabled=False")
 
     def _fractions(self) -> None:
         f = self.config.data.fractions

@@ -122,6 +122,23 @@ class Run:
         self.compiled = jax.jit(task.predict)
         self.bad = BadImages()
 
+    def embed(self, images: Sequence[Image]) -> np.ndarray:
+        """Embeddings of some images, of a re-identification run: a unit row each; their products are cosine similarities.
+
+        Args:
+            images: as for `predict`.
+
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            UserError: an image that is missing or does not decode, a run that classifies.
+        """
+        if "embedding" not in self.task.keep:
+            raise UserError(f"{self.folder} is a run of classification: it predicts, it does not embed")
+        _, _, out = self._apply(images, keep=("embedding",))
+        return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
+
     def predict(self, images: Sequence[Image], *, top: int = 5) -> list[Prediction]:
         """Classes and maps of some images.
 
@@ -130,26 +147,11 @@ class Run:
             top: classes to name.
 
         Raises:
-            UserError: an image that is missing or does not decode.
+            UserError: an image that is missing or does not decode, a run of re-identification.
         """
-        names, pixels = [], []
-        view = transforms.eval_transform(self.config.data)
-        for i, image in enumerate(images):
-            names.append(str(image) if isinstance(image, str | Path) else f"image {i + 1}")
-            pixels.append(view(_read(image, names[-1], self.config.data.max_pixels)))
-        if not pixels:
-            return []
-        size = mesh_lib.round_up(min(len(pixels), 16), self.mesh)
-        batches = pipeline.array_batches(
-            pixels, size, process_index=jax.process_index(), process_count=jax.process_count()
-        )
-        out = collect(
-            self.compiled,
-            self.variables,
-            batches,
-            self.mesh,
-            keep=("probabilities/combined", "rollout", "selected"),
-        )
+        if "embedding" in self.task.keep:
+            raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
+        names, pixels, out = self._apply(images, keep=("probabilities/combined", "rollout", "selected"))
         found = []
         for i, name in enumerate(names):
             p = out["probabilities/combined"][i]
@@ -166,16 +168,41 @@ class Run:
             )
         return found
 
+    def _apply(
+        self, images: Sequence[Image], *, keep: tuple[str, ...]
+    ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
+        """Names, the pixels that the model saw, and the outputs that `keep` names."""
+        names, pixels = [], []
+        view = transforms.eval_transform(self.config.data)
+        for i, image in enumerate(images):
+            names.append(str(image) if isinstance(image, str | Path) else f"image {i + 1}")
+            pixels.append(view(_read(image, names[-1], self.config.data.max_pixels)))
+        if not pixels:
+            return names, pixels, {}
+        batches = pipeline.array_batches(
+            pixels,
+            mesh_lib.round_up(min(len(pixels), 16), self.mesh),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            carry=self.config.data.carry,
+        )
+        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
+
     def attention(self, image: Image) -> Prediction:
         """The maps of one image: `.rollout`, `.selected`."""
         return self.predict([image])[0]
 
     def outputs(
-        self, split: str, *, keep: tuple[str, ...] = ("probabilities/",)
+        self, split: str, *, keep: tuple[str, ...] | None = None
     ) -> tuple[Any, dict[str, np.ndarray]]:
-        """The source of a split, and `task.predict`'s outputs over all of it."""
+        """The source of a split, and `task.predict`'s outputs over all of it.
+
+        Args:
+            split: of the run's data set.
+            keep: prefixes of the outputs' names; None for those that are scored.
+        """
         source = sources.create(self.config.data, split, seed=self.config.seed)
-        if tuple(source.class_names) != tuple(self.task.class_names):
+        if self.task.closed_set and tuple(source.class_names) != tuple(self.task.class_names):
             raise UserError(
                 f"the data set's classes are not those of {self.folder}: {_first_difference(self, source)}"
             )
@@ -187,15 +214,18 @@ class Run:
             process_count=jax.process_count(),
             bad=self.bad,
         )
-        return source, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
+        return source, collect(self.compiled, self.variables, batches, self.mesh, keep=keep or self.task.keep)
 
-    def evaluate(self, splits: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Results by split and branch, computed anew from the images.
+    def evaluate(self, splits: Sequence[str] | None = None) -> dict[str, Any]:
+        """The task's results, computed anew from the images; `task.scalars` makes numbers of them.
 
         Args:
             splits: None for those of the config.
         """
-        return {s: self.task.evaluate(self.outputs(s)[1]) for s in (splits or self.config.data.eval_splits)}
+        found = {split: self.outputs(split) for split in (splits or self.config.data.eval_splits)}
+        return self.task.evaluate(
+            {s: o for s, (_, o) in found.items()}, {s: x for s, (x, _) in found.items()}
+        )
 
 
 def _first_difference(run: Run, source: Any) -> str:

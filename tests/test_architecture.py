@@ -55,7 +55,7 @@ def test_files_stay_small(path):
 
 
 def test_every_command_is_thin_and_starts():
-    for command in ("main", "evaluate", "predict"):
+    for command in ("main", "evaluate", "predict", "prepare"):
         assert len((PACKAGE / f"{command}.py").read_text().splitlines()) < 100
         done = subprocess.run(
             [sys.executable, "-m", f"fusionjax.{command}"], capture_output=True, text=True, cwd=ROOT

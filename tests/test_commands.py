@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from fusionjax.train import metrics
-from tests import tiny
+from tests import tiny, trees
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -45,6 +45,30 @@ def test_crossvit_trains_on_mocked_imagenet(tmp_path):
     assert [r["step"] for r in records if "train/loss" in r] == [1, 2] and "val/accuracy" in records[-1]
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["config"]["data"]["builder"] == "imagenet2012" and len(content["class_names"]) == 1000
+
+
+def test_market1501_is_checked_prepared_trained_and_compared(tmp_path):
+    """The official layout, small; then the same data prepared give the same run."""
+    root = trees.market(tmp_path / "data")
+    run(
+        "fusionjax.prepare",
+        "market1501",
+        f"--root={root}",
+        "--nocheck_counts",
+        f"--out={tmp_path / 'records'}",
+    )
+    one = f"--config=configs/market1501.py:root={root},runlocal,sie,stride=12,flip"
+    two = [f"--config=configs/market1501.py:root={tmp_path / 'records'},runlocal,sie,stride=12,flip"]
+    two += ["--config.data.source=prepared"]
+    scores = [
+        run("fusionjax.main", *arguments, f"--workdir={tmp_path / name}").stdout.splitlines()
+        for name, arguments in (("files", [one]), ("records_run", two))
+    ]
+    kept = [[line for line in lines if line.startswith("test/")] for lines in scores]
+    assert kept[0] == kept[1] and any(line.startswith("test/mAP ") for line in kept[0])
+    images = sorted((root / "bounding_box_test").glob("0*.jpg"))[:3]
+    said = run("fusionjax.predict", f"--workdir={tmp_path / 'files'}", *images).stdout.splitlines()
+    assert said[0] == str(images[0]) and len(said) == 3
 
 
 def test_train_evaluate_predict(data, tmp_path):

@@ -64,7 +64,7 @@ def test_wrong_arguments(arg, message):
         ("data.std", (0.0, 1.0, 1.0), "three positive numbers"),
         ("optim.accumulate", 3, "multiple of optim.accumulate=3"),
         ("loss.pair_group", 3, "a divisor of the micro-batch 16"),
-        ("train.batch_size", 1, "PWCA pairs images"),
+        ("train.batch_size", 1, "PWCA and mixing pair images"),
         ("train.best_metric", "val/accuracy", "a split of data.eval_splits"),
         ("data.cache.enabled", True, "frozen model.trunk"),
         ("pretrained.into", "trunk", "names no trunk"),

@@ -12,14 +12,15 @@ from fusionjax.data.sources import openmoji
 from fusionjax.errors import UserError
 
 
-def settings(size: int = 32):
+def settings(size: int = 32, renderings=("color",)):
     data = config.default().data
     data.source, data.resize, data.fractions = "openmoji", size, (0.7, 0.1, 0.2)
+    data.renderings = renderings
     return data
 
 
-def open_split(split: str, **kwargs):
-    return openmoji.create(settings(), split, **{"seed": 0, **kwargs})
+def open_split(split: str, *, renderings=("color",), seed=0):
+    return openmoji.create(settings(renderings=renderings), split, seed=seed)
 
 
 def test_counts():

@@ -125,7 +125,7 @@ def test_crossvit_sizes_that_do_not_fit():
     c = crossvit()
     with c.unlocked():
         c.model.crossvit.img_size = (16, 32)
-    with pytest.raises(UserError, match="the first must be data.image_size=32"):
+    with pytest.raises(UserError, match="the first must be the images"):
         tasks.create(c, tiny.CLASSES)
     with c.unlocked():
         c.model.crossvit.img_size, c.model.crossvit.embed_dim = (32, 32), (12,)

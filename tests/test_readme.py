@@ -32,7 +32,13 @@ class Labels:
         return self.size
 
 
-VARIANTS = {"crossvit": ("", "small", "model=crossvit_18_dagger_408")}
+VARIANTS = {
+    "crossvit": ("", "small", "model=crossvit_18_dagger_408"),
+    "market1501": ("", "ablation=sa_glca,sie,stride=12,rerank,flip", "backbone=deit_tiny,ablation=sa_only"),
+    "dukemtmc": ("ablation=sa_pwca",),
+    "msmt17": ("sie,train=trainval",),
+    "veri776": ("backbone=deit_small",),
+}
 ABLATIONS = tuple(f"ablation={name}" for name in config_lib.ABLATIONS)
 
 

@@ -113,10 +113,10 @@ def test_cached_features_give_the_run_that_images_give(tmp_path):
     files = sorted(p.name for p in (tmp_path / "features").iterdir())
     assert len(files) == 6 and not any("part" in name for name in files)
     run = fusionjax.load(tmp_path)
-    scores = run.task.scalars(run.evaluate()["test"])
+    scores = run.task.scalars(run.evaluate())
     # The cache holds float16.
-    assert summary["test/nll"] == pytest.approx(float(scores["nll"]), rel=2e-3)
-    assert summary["test/accuracy"] == pytest.approx(float(scores["accuracy"]), abs=0.011)
+    assert summary["test/nll"] == pytest.approx(float(scores["test/nll"]), rel=2e-3)
+    assert summary["test/accuracy"] == pytest.approx(float(scores["test/accuracy"]), abs=0.011)
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
     again = experiment.Experiment(quickstart.get_config("runlocal"), tmp_path).train()
     assert again["test/nll"] == summary["test/nll"]

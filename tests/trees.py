@@ -112,6 +112,72 @@ def cars_single(root: Path) -> Path:
     return root
 
 
+REID = {"train": ((2, 3), (7, 1), (11, 6)), "query": ((1, 1), (4, 1)), "gallery": ((1, 2), (4, 3))}
+"""Split → (identity, images) of the re-identification trees: 3 + 1 + 6 training images."""
+
+
+def _reid(root: Path, folders: dict[str, str], name: str, own: dict[str, tuple]) -> dict[str, list[str]]:
+    """Writes an image for every name that `name.format(i=identity, c=camera, n=number)` gives; split → paths."""
+    paths: dict[str, list[str]] = {}
+    for split, folder in folders.items():
+        rows = [(i, n) for i, images in own[split] for n in range(images)]
+        paths[split] = [f"{folder}/{name.format(i=i, c=1 + n % 3, n=n)}" for i, n in rows]
+        for k, path in enumerate(paths[split]):
+            jpeg(root / path, 31 * k + len(folder), 32, 16)
+    return paths
+
+
+MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+
+
+def market(root: Path) -> Path:
+    """Market-1501-v15.09.15, with distractors (0), junk (−1) and the Thumbs.db of the real one."""
+    top = root / "Market-1501-v15.09.15"
+    _reid(top, MARKET_FOLDERS, "{i:04d}_c{c}s1_{n:06d}_01.jpg", REID)
+    for k, name in enumerate(("0000_c1s1_000009_00.jpg", "0000_c6s2_000001_04.jpg", "-1_c3s1_000401_03.jpg")):
+        jpeg(top / "bounding_box_test" / name, 70 + k, 32, 16)
+    for folder in MARKET_FOLDERS.values():
+        (top / folder / "Thumbs.db").write_bytes(b"no image")
+    return top
+
+
+def duke(root: Path) -> Path:
+    """DukeMTMC-reID"""
+    top = root / "DukeMTMC-reID"
+    _reid(top, MARKET_FOLDERS, "{i:04d}_c{c}_f{n:07d}.jpg", REID)
+    return top
+
+
+def veri(root: Path, *, lists: bool = True) -> Path:
+    """VeRi; `lists` says whether name_train.txt and its like are there, in another order than the names'."""
+    top = root / "VeRi"
+    folders = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
+    for split, paths in _reid(top, folders, "{i:04d}_c{c:03d}_{n:08d}_0.jpg", REID).items():
+        rows = [Path(path).name for path in reversed(paths)]
+        name = {"gallery": "test"}.get(split, split)
+        if lists:
+            (top / f"name_{name}.txt").write_text("\n".join(rows) + "\n")
+    return top
+
+
+MSMT = {"train": ((0, 3), (1, 1), (2, 4)), "val": ((0, 1), (2, 1)), "query": ((0, 1), (1, 1)),
+        "gallery": ((0, 2), (1, 3))}  # fmt: skip
+
+
+def msmt(root: Path, version: str = "V1") -> Path:
+    """MSMT17_V1 or MSMT17_V2: four lists; the identities of query and gallery start at 0 again."""
+    top = root / f"MSMT17_{version}"
+    train, test = ("train", "test") if version == "V1" else ("mask_train_v2", "mask_test_v2")
+    for number, (split, own) in enumerate(MSMT.items()):
+        folder = train if split in ("train", "val") else test
+        name = f"{{i:04d}}/{{i:04d}}_{number}{{n:02d}}_{{c:02d}}_0303morning_0008_0.jpg"
+        paths = _reid(top, {split: folder}, name, {split: own})[split]
+        inside = [path.partition("/")[2] for path in paths]
+        rows = [f"{path} {int(path[:4])}" for path in inside]
+        (top / f"list_{split}.txt").write_text("\n".join(rows) + "\n")
+    return top
+
+
 def edit(path: Path, line: int, text: str | None) -> None:
     """Replaces a line of a text file, counted from 1; None removes it."""
     rows = path.read_text().splitlines()

@@ -14,7 +14,8 @@ import numpy as np
 
 from fusionjax.data import pipeline
 from fusionjax.data.bad_images import BadImages
-from fusionjax.data.source import FileSource, Source, Subset
+from fusionjax.data.source import ByIdentity, FileSource, Source, Subset
+from fusionjax.data.sources.prepared import PreparedSource
 
 Batch = dict[str, np.ndarray]
 
@@ -141,11 +142,15 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return out
 
 
-def _stamps(source: Source) -> list[tuple[int, int]]:
-    """Size and time of every file, so that a mended image is read again; nothing for sources that are not files."""
+def _stamps(source: Source) -> list[Any]:
+    """Size and time of every file, so that a mended image is read again; the digest of prepared data; else nothing."""
+    if isinstance(source, ByIdentity):
+        return _stamps(source.source)
     if isinstance(source, Subset):
         whole = _stamps(source.source)
         return [whole[i] for i in source.indices] if whole else []
+    if isinstance(source, PreparedSource):
+        return [source.digest] * len(source)
     if not isinstance(source, FileSource):
         return []
     stats = [(source.root / name).stat() for name in source.names]

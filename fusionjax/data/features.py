@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fusionjax.data.stream import Example, FiniteBatches, TrainStream
+from fusionjax.data.stream import Example, FiniteBatches, SampledOrder, TrainStream
 from fusionjax.errors import UserError
 
 
@@ -17,6 +17,7 @@ def feature_dataset(
     process_count: int = 1,
     threads: int = 2,
     prefetch: int = 64,
+    order: SampledOrder | None = None,
 ) -> TrainStream:
     """Endless training batches; epoch e reads pass e mod `passes`. Otherwise as `train_dataset`.
 
@@ -29,6 +30,7 @@ def feature_dataset(
         valid: (passes, N) or (N,), 0 where the image could not be read; None for all 1.
         process_index, process_count: this process, and how many there are.
         threads, prefetch: reading threads, and examples read ahead.
+        order: as for `train_dataset`; an example that an epoch shows again comes from the next pass.
 
     Returns:
         Iterator of batches with features (B / process_count, h, w, C), label, valid and index.
@@ -42,13 +44,14 @@ def feature_dataset(
     labels, valid = _checked(size, labels, valid)
     valid = np.broadcast_to(valid, (passes, size))
 
-    def read(epoch: int, index: int) -> Example:
-        k = epoch % passes
+    def read(epoch: int, index: int, repeat: int = 0) -> Example:
+        k = (epoch + repeat) % passes
         return _example(features[k, index], labels[index], valid[k, index], index)
 
     return TrainStream(
         read, size=size, seed=seed, batch_size=batch_size,
         process_index=process_index, process_count=process_count, threads=threads, prefetch=prefetch,
+        sampled=order,
     )  # fmt: skip
 
 

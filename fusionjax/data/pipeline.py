@@ -5,17 +5,19 @@ and the run stops when there are too many.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from fusionjax.data import order, transforms
+from fusionjax.data import order as order_lib
+from fusionjax.data import transforms
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.decode import DecodeError, decode
 from fusionjax.data.source import Source
-from fusionjax.data.stream import Example, FiniteBatches, TrainStream
+from fusionjax.data.stream import Example, FiniteBatches, SampledOrder, TrainStream
+from fusionjax.errors import UserError
 
 _STREAM = 0xA06  # keeps these draws apart from others that start from the same seed
 
@@ -29,11 +31,13 @@ def train_dataset(
     process_index: int = 0,
     process_count: int = 1,
     bad: BadImages | None = None,
+    order: SampledOrder | None = None,
 ) -> TrainStream:
     """Endless training batches.
 
     The order is a function of (seed, epoch), an image's augmentation of (seed, epoch, index): neither
-    threads nor processes change a bit.
+    threads nor processes change a bit. Where an order shows an image again in an epoch, its augmentation is
+    another.
 
     Args:
         source: what to train on.
@@ -42,26 +46,27 @@ def train_dataset(
         batch_size: B, of all processes together.
         process_index, process_count: this process, and how many there are.
         bad: takes the names of unreadable images; one record a source. None for a new one.
+        order: which example comes when, e.g. `samplers.IdentityOrder`; None for a permutation an epoch.
 
     Returns:
         Iterator with `get_state` and `set_state`; a batch has image, label, valid and index
         (`fusionjax.types`), B / process_count rows.
 
     Raises:
-        UserError: an empty source, a batch that the processes cannot share; from the iterator: too many
-            unreadable images.
+        UserError: an empty source, a batch that the processes cannot share or that does not fit the order;
+            from the iterator: too many unreadable images.
     """
     size, bad = len(source), bad or BadImages()
     transform = transforms.train_transform(data)
     read_one = _reader(source, data, bad)
 
-    def read(epoch: int, index: int) -> Example:
-        return read_one(index, lambda image: transform(image, _rng(seed, epoch, index)))
+    def read(epoch: int, index: int, repeat: int = 0) -> Example:
+        return read_one(index, lambda image: transform(image, _rng(seed, epoch, index, repeat)))
 
     return TrainStream(
         read, size=size, seed=seed, batch_size=batch_size,
         process_index=process_index, process_count=process_count, threads=data.threads,
-        prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),
+        prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction), sampled=order,
     )  # fmt: skip
 
 
@@ -116,7 +121,7 @@ def _finite(
     size, bad = len(source), bad or BadImages()
     read_one = _reader(source, data, bad)
     return FiniteBatches(
-        lambda index: read_one(index, lambda image: apply(image, index)), _example(_blank(data), 0, 0.0, -1),
+        lambda index: read_one(index, lambda image: apply(image, index)), _example(_blank(data), 0, 0.0, -1, data.carry),
         size=size, batch_size=batch_size,
         process_index=process_index, process_count=process_count, threads=data.threads,
         prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),
@@ -127,6 +132,7 @@ def _reader(source: Source, data: Any, bad: BadImages) -> Callable[[int, Callabl
     """(index, transform) → example; an image that cannot be read is recorded and comes out blank."""
     _single_threaded_opencv()
     labels, max_pixels, blank = source.labels, data.max_pixels, _blank(data)
+    carried = _carried(source, data.carry)
 
     def read(index: int, transform: Callable[[np.ndarray], np.ndarray]) -> Example:
         try:
@@ -134,22 +140,36 @@ def _reader(source: Source, data: Any, bad: BadImages) -> Callable[[int, Callabl
         except Exception as e:  # raised in a reading thread it would lose more than its own example
             reason = str(e) if isinstance(e, DecodeError) else f"{type(e).__name__}: {e}"
             bad.record(source.names[index], " ".join(reason.split()))
-            return _example(blank, 0, 0.0, index)
-        return _example(image, labels[index], 1.0, index)
+            return _example(blank, 0, 0.0, index, data.carry)
+        return _example(image, labels[index], 1.0, index) | {k: v[index] for k, v in carried.items()}
 
     return read
 
 
-def _rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    return np.random.default_rng([_STREAM, seed, epoch, index])
+def _rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
+    return np.random.default_rng([_STREAM, seed, epoch, index, *([repeat] if repeat else [])])
 
 
 def _blank(data: Any) -> np.ndarray:
-    return np.zeros((data.image_size, data.image_size, 3), np.uint8)
+    return np.zeros((*transforms.image_shape(data), 3), np.uint8)
 
 
-def _example(image: np.ndarray, label: int, valid: float, index: int) -> Example:
-    return {"image": image, "label": np.int32(label), "valid": np.float32(valid), "index": np.int32(index)}
+def _carried(source: Source, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of `data.carry`, int32."""
+    columns = source.columns
+    for name in names:
+        if name not in columns or np.asarray(columns[name]).dtype.kind not in "iu":
+            raise UserError(
+                f"config.data.carry names {name!r}, and {source.name} has no such column of whole numbers; its "
+                f"columns are {', '.join(columns) or 'none'}"
+            )
+    return {name: np.asarray(columns[name]).astype(np.int32) for name in names}
+
+
+def _example(image: np.ndarray, label: int, valid: float, index: int, carry: Sequence[str] = ()) -> Example:
+    """One row; what `carry` names is 0."""
+    row = {"image": image, "label": np.int32(label), "valid": np.float32(valid), "index": np.int32(index)}
+    return row | {name: np.int32(0) for name in carry}
 
 
 @functools.cache
@@ -159,12 +179,18 @@ def _single_threaded_opencv() -> None:
 
 
 def array_batches(
-    images: list[np.ndarray], size: int, *, process_index: int = 0, process_count: int = 1
+    images: list[np.ndarray],
+    size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    carry: Sequence[str] = (),
 ) -> Iterator[Example]:
-    """Images at hand, all (S, S, 3) uint8, in batches of `size`, of which this process gets its share; padded as above."""
-    local = order.local_batch_size(size, process_index, process_count)
+    """Images at hand, all of one shape, uint8, in batches of `size`, of which this process gets its share; padded as above.
+    What `carry` names is 0: such an image has no camera."""
+    local = order_lib.local_batch_size(size, process_index, process_count)
     for start in range(0, len(images), size):
-        rows = [_example(image, 0, 1.0, start + i) for i, image in enumerate(images[start : start + size])]
-        rows += [_example(np.zeros_like(images[0]), 0, 0.0, -1)] * (size - len(rows))
+        rows = [_example(x, 0, 1.0, start + i, carry) for i, x in enumerate(images[start : start + size])]
+        rows += [_example(np.zeros_like(images[0]), 0, 0.0, -1, carry)] * (size - len(rows))
         rows = rows[process_index * local : (process_index + 1) * local]
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fusionjax.errors import UserError
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -62,6 +64,39 @@ class FileSource:
     def load(self, i: int) -> bytes:
         """The file's bytes, undecoded."""
         return (self.root / self.names[i]).read_bytes()
+
+
+class ByIdentity:
+    """A source whose classes are its identities, in ascending order, whatever its labels were.
+
+    Args:
+        source: with the column identity, of whole numbers.
+
+    Raises:
+        UserError: there is no such column.
+    """
+
+    def __init__(self, source: Source):
+        if "identity" not in source.columns or np.asarray(source.columns["identity"]).dtype.kind not in "iu":
+            raise UserError(
+                f"config.data.label='identity', but {source.name} has no column identity of whole numbers"
+            )
+        self.source, self.name, self.split = source, source.name, source.split
+        known, labels = np.unique(source.columns["identity"], return_inverse=True)
+        self.class_names = tuple(map(str, known))
+        self.labels = labels.astype(np.int32)
+        self.load = source.load
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.source.names
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        return self.source.columns
 
 
 class Subset:

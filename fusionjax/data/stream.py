@@ -1,7 +1,7 @@
 """Examples in order → batches, read ahead by grain's threads: one stream resumes, one ends."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -12,8 +12,32 @@ from fusionjax.errors import UserError
 Example = dict[str, np.ndarray]
 
 
+class SampledOrder(Protocol):
+    """An order other than `order.Order`, in which examples may repeat, e.g. `samplers.IdentityOrder`.
+
+    Attributes:
+        size: positions an epoch.
+        parameters: what a checkpoint must agree in, by name; JSON-serialisable.
+    """
+
+    size: int
+    parameters: Mapping[str, int]
+
+    def at(self, position: int) -> tuple[int, int]:
+        """Position → (epoch, index); called from threads."""
+        ...
+
+    def repeat(self, position: int) -> int:
+        """How often the epoch had the example of this position before."""
+        ...
+
+    def check(self, *, examples: int, batch_size: int, local: int) -> None:
+        """Raises a UserError for a data set, a batch or a process's share of it that does not fit."""
+        ...
+
+
 class TrainStream:
-    """Endless batches in the order of `order.Order`.
+    """Endless batches in the order of `order.Order`, or in one that is given.
 
     In process p of P, batch t holds rows p·B/P … (p + 1)·B/P of the batch that a single process would get.
 
@@ -26,14 +50,19 @@ class TrainStream:
         threads: that read.
         prefetch: examples read ahead.
         check: called before each batch is handed out; may raise.
+        sampled: the order; None for `order.Order(size, seed)`. With it, `read` takes as its third argument how
+            often the epoch had the example before.
+
+    Attributes:
+        epoch_size: positions an epoch, N unless the order is another.
 
     Raises:
-        UserError: no examples, or a batch that the processes cannot share.
+        UserError: no examples, a batch that the processes cannot share, or one that does not fit the order.
     """
 
     def __init__(
         self,
-        read: Callable[[int, int], Example],
+        read: Callable[..., Example],
         *,
         size: int,
         seed: int,
@@ -43,10 +72,17 @@ class TrainStream:
         threads: int = 8,
         prefetch: int = 64,
         check: Callable[[], None] = lambda: None,
+        sampled: SampledOrder | None = None,
     ):
         self._local = order.local_batch_size(batch_size, process_index, process_count)
-        self._order = order.Order(size, seed)
         self._identity = {"examples": size, "seed": seed, "batch_size": batch_size}
+        if sampled is None:
+            plain = order.Order(size, seed)
+            self._at, self.epoch_size = plain.at, plain.size
+        else:
+            sampled.check(examples=size, batch_size=batch_size, local=self._local)
+            self._at, self.epoch_size = lambda i: (*sampled.at(i), sampled.repeat(i)), sampled.size
+            self._identity |= sampled.parameters
         self._share = process_index
         self._read, self._check = read, check
         self._options = _options(threads, prefetch)
@@ -75,13 +111,14 @@ class TrainStream:
         """Continues where `get_state` was taken.
 
         Raises:
-            UserError: the state is of another data set, seed or batch size, in which the position means
+            UserError: the state is of another data set, seed, batch size or order, in which the position means
             something else.
         """
-        for key, mine in self._identity.items():
-            if state.get(key) != mine:
+        for key in dict.fromkeys((*self._identity, *state)):
+            theirs, mine = state.get(key), self._identity.get(key)
+            if theirs != mine and key != "batches":
                 raise UserError(
-                    f"the checkpoint's data order has {key}={state.get(key)}, this run has {mine}; the "
+                    f"the checkpoint's data order has {key}={theirs}, this run has {mine}; the "
                     "data set and the config must be those that the run began with"
                 )
         self.close()
@@ -98,7 +135,7 @@ class TrainStream:
 
         def at(i: int) -> Example:
             batch, row = divmod(i, local)
-            return self._read(*self._order.at((first + batch) * whole + share * local + row))
+            return self._read(*self._at((first + batch) * whole + share * local + row))
 
         return _Positions(at, _ENDLESS)
 

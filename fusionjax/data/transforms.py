@@ -14,6 +14,8 @@ import numpy as np
 from fusionjax.data.rand_augment import rand_augment
 
 Colour = Sequence[int]
+Size = int | Sequence[int]
+"""Rows and columns, or one number for both."""
 _LONGEST = 64
 
 
@@ -49,28 +51,28 @@ def pad(image: np.ndarray, pixels: int, colour: Colour) -> np.ndarray:
     return _border(image, pixels, pixels, pixels, pixels, colour) if pixels else image
 
 
-def pad_to(image: np.ndarray, size: int, colour: Colour) -> np.ndarray:
-    """Centres the image on a canvas of at least (size, size)."""
-    h, w = image.shape[:2]
-    down, right = max(0, size - h), max(0, size - w)
+def pad_to(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
+    """Centres the image on a canvas of at least `size`."""
+    (h, w), (rows, columns) = image.shape[:2], _sides(size)
+    down, right = max(0, rows - h), max(0, columns - w)
     if not down and not right:
         return image
     return _border(image, down // 2, down - down // 2, right // 2, right - right // 2, colour)
 
 
-def centre_crop(image: np.ndarray, size: int, colour: Colour) -> np.ndarray:
-    """The middle (size, size, 3); a smaller image is padded."""
-    image = pad_to(image, size, colour)
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return image[top : top + size, left : left + size]
+def centre_crop(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
+    """The middle of the image, of `size`; a smaller image is padded."""
+    image, (rows, columns) = pad_to(image, size, colour), _sides(size)
+    top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+    return image[top : top + rows, left : left + columns]
 
 
-def random_crop(image: np.ndarray, size: int, rng: np.random.Generator, colour: Colour) -> np.ndarray:
-    """A (size, size, 3) window anywhere in the image; a smaller image is padded."""
-    image = pad_to(image, size, colour)
-    top = int(rng.integers(image.shape[0] - size + 1))
-    left = int(rng.integers(image.shape[1] - size + 1))
-    return image[top : top + size, left : left + size]
+def random_crop(image: np.ndarray, size: Size, rng: np.random.Generator, colour: Colour) -> np.ndarray:
+    """A window of `size` anywhere in the image; a smaller image is padded."""
+    image, (rows, columns) = pad_to(image, size, colour), _sides(size)
+    top = int(rng.integers(image.shape[0] - rows + 1))
+    left = int(rng.integers(image.shape[1] - columns + 1))
+    return image[top : top + rows, left : left + columns]
 
 
 def random_window(
@@ -97,16 +99,16 @@ def random_window(
 
 def random_resized_crop(
     image: np.ndarray,
-    size: int,
+    size: Size,
     rng: np.random.Generator,
     *,
     scale: Sequence[float] = (0.08, 1.0),
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """The window of `random_window`, resized to (size, size, 3)."""
+    """The window of `random_window`, resized to `size`."""
     top, left, h, w = random_window(*image.shape[:2], rng, scale, ratio)
-    return resize(image[top : top + h, left : left + w], size, size, interpolation=interpolation)
+    return resize(image[top : top + h, left : left + w], *_sides(size), interpolation=interpolation)
 
 
 def flip(image: np.ndarray) -> np.ndarray:
@@ -175,10 +177,9 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
     """The training transform of `config.data`.
 
     Returns:
-        f(image uint8 (h, w, 3), rng) → uint8 (image_size, image_size, 3), contiguous. The result depends on
-        its arguments only.
+        f(image uint8 (h, w, 3), rng) → uint8 (*image_shape(data), 3), contiguous. The result depends on its arguments only.
     """
-    a, size, colour = data.augment, data.image_size, mean_colour(data)
+    a, size, colour = data.augment, image_shape(data), mean_colour(data)
     crop, angle, border = a.crop, a.rotate, a.pad
     scale, ratio, interpolation = tuple(a.scale), tuple(a.ratio), data.interpolation
     p_flip, p_erase, strength = a.flip, a.erase, a.jitter
@@ -216,10 +217,15 @@ def eval_transform(data: Any) -> Callable[[np.ndarray], np.ndarray]:
     """The deterministic transform of `config.data`: resize, then the centre.
 
     Returns:
-        f(image uint8 (h, w, 3)) → uint8 (image_size, image_size, 3), contiguous.
+        f(image uint8 (h, w, 3)) → uint8 (*image_shape(data), 3), contiguous.
     """
-    size, colour, fit = data.image_size, mean_colour(data), _fit(data)
+    size, colour, fit = image_shape(data), mean_colour(data), _fit(data)
     return lambda image: np.ascontiguousarray(centre_crop(fit(image), size, colour))
+
+
+def image_shape(data: Any) -> tuple[int, int]:
+    """Rows and columns of the model's images: `data.image_shape`, or a square of `data.image_size`."""
+    return tuple(data.image_shape) or (data.image_size, data.image_size)
 
 
 def mean_colour(data: Any) -> tuple[int, int, int]:
@@ -228,8 +234,15 @@ def mean_colour(data: Any) -> tuple[int, int, int]:
     return r, g, b
 
 
+def _sides(size: Size) -> tuple[int, int]:
+    rows, columns = (size, size) if isinstance(size, int) else size
+    return rows, columns
+
+
 def _fit(data: Any) -> Callable[[np.ndarray], np.ndarray]:
     size, interpolation = data.resize, data.interpolation
+    if data.image_shape:
+        return lambda image: resize(image, *data.image_shape, interpolation=interpolation)
     if data.resize_mode == "squash":
         return lambda image: resize(image, size, size, interpolation=interpolation)
     return lambda image: resize_shorter(image, size, interpolation=interpolation)

@@ -1,5 +1,6 @@
 """Reference numbers beside a result: the commonest class, and a linear probe of frozen features."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 
@@ -14,6 +15,22 @@ from fusionjax.evaluation import classification
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Candidates for C, the inverse of the L2 penalty in scikit-learn's convention, smallest first."""
 HELD_OUT = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A reference measured beside the result.
+
+    Attributes:
+        name: of the score, e.g. logistic_regression.
+        title, note: for the report.
+        value: a fraction.
+    """
+
+    name: str
+    title: str
+    value: float
+    note: str
 
 
 def majority_share(labels: np.ndarray) -> float:

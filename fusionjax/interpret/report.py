@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fusionjax.evaluation.classification import Result
@@ -50,6 +51,8 @@ class ReportContent:
             branch, is the model's answer; the split `test`, or else the last one, is described in full.
         records: of metrics.jsonl, see figures.curves.
         right, wrong: examples of that split.
+        tables: (title, heads, rows) each; a cell is text, or a fraction that is shown in per cent.
+        figures: (title, text, figure) each, shown below the tables.
         map_name, map_text: of the examples' maps: what they are called, and what a high value means.
         config_json: the resolved config.
         environment: versions, device, git revision: name → value; None is left out.
@@ -67,6 +70,8 @@ class ReportContent:
     records: Sequence[Mapping[str, Any]] = ()
     right: Sequence[Example] = ()
     wrong: Sequence[Example] = ()
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[float | str]]]] = ()
+    figures: Sequence[tuple[str, str, Figure]] = ()
     map_name: str = "attention rollout"
     map_text: str = "how much each patch contributes to the class token through all blocks"
     config_json: str = ""
@@ -137,6 +142,8 @@ def _page(content: ReportContent, folder: Path) -> str:
                   for title, key, group in examples if group],
         shown={kind: any(getattr(e, kind) is not None for e in (*content.right, *content.wrong))
                for kind in ("rollout", "selected")},
+        drawn=[(title, text, figures.save(figure, folder / f"figure_{i:02d}.png").name)
+               for i, (title, text, figure) in enumerate(content.figures)],
         facts=_facts(content),
     )  # fmt: skip
 

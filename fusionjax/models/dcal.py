@@ -150,6 +150,7 @@ class DCAL(ViT):
         images: Array | None = None,
         *,
         features: Array | None = None,
+        camera: Array | None = None,
         train: bool = False,
         partner: Array | None = None,
         capture: tuple[str, ...] = (),
@@ -157,7 +158,7 @@ class DCAL(ViT):
         """Log of the mean class probabilities of SA and GLCA.
 
         Args:
-            images, features, train, capture: as for `ViT`; capture also knows "glca_attention" (B, H, n, N).
+            images, features, camera, train, capture: as for `ViT`; capture also knows "glca_attention" (B, H, n, N).
             partner: (groups, size) from `derangement`; with it, and the "pwca" branch, the PWCA stream runs too. It never
                 changes the other branches' outputs.
 
@@ -166,7 +167,7 @@ class DCAL(ViT):
             and "selected" (B, n) with GLCA; "log_variances" by branch.
         """
         pairs = "pwca" in self.branches and partner is not None
-        x = self.embed(images, features, train=train)
+        x = self.embed(images, features, camera, train=train)
         embedded, batch = x, x.shape[0]
         extra = ("qk",) if "glca" in self.branches else ()
         extra += ("tokens",) if "glca" in self.branches and self.glca_input == "penultimate" else ()

@@ -107,17 +107,27 @@ def drop_path(x: Array, rate: Array | float, key: Array) -> Array:
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches as one flat matmul: (B, h, w, C) → (B, h/p, w/p, D). `patch` 1 embeds a feature map."""
+    """Patches as one flat matmul: (B, h, w, C) → (B, rows, columns, D). `patch` 1 embeds a feature map.
+
+    Attributes:
+        width: D.
+        patch: side of a patch.
+        dtype: of the computation.
+        stride: from one patch to the next; less than `patch` makes them overlap (TransReID, ICCV 2021, section 3.1):
+            rows = ⌊(h − patch) / stride⌋ + 1. 0 for `patch`, and then h and w must be multiples of it.
+    """
 
     width: int
     patch: int
     dtype: DType = jnp.float32
+    stride: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, h, w, channels = x.shape
         p = self.patch
-        if h % p or w % p:
+        overlap = self.stride not in (0, p)
+        if not overlap and (h % p or w % p):
             raise ValueError(f"image size {h}×{w} is not a multiple of the patch size {p}")
         kernel = self.param(
             "kernel",
@@ -126,6 +136,15 @@ class PatchEmbed(nn.Module):
             jnp.float32,
         )
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
+        if overlap:
+            x = jax.lax.conv_general_dilated(
+                x.astype(self.dtype),
+                kernel.astype(self.dtype),
+                (self.stride, self.stride),
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            return x + bias.astype(self.dtype)
         x = x.reshape(batch, h // p, p, w // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
         rows = x.reshape(-1, p * p * channels).astype(self.dtype) @ kernel.reshape(-1, self.width).astype(
             self.dtype

@@ -57,7 +57,7 @@ def names() -> tuple[str, ...]:
 
 
 def family(name: str) -> str:
-    """What kind of model a name is of: vit, dcal, crossvit, resnet, efficientnet, audio, text, clip; "" for an unknown name."""
+    """The kind of model: vit, dcal, crossvit, resnet, efficientnet, audio, text, clip; "" for an unknown name."""
     if backbone(name) in _VITS:
         return "vit" if backbone(name) == name else "dcal"
     return next((kind for kind, module in _FAMILIES.items() if name in module.NAMES), "")
@@ -145,7 +145,10 @@ def _check(name: str, module: ViT) -> None:
         raise UserError(f"model {name}: image_size={module.image_size!r} must be a number or (height, width)")
     for side in sides:
         cells = -(-side // module.trunk_stride)
-        if cells % module.patch or not cells // module.patch:
+        if not module.stride <= module.patch:
+            raise UserError(f"model {name}: stride={module.stride} must be at most patch={module.patch}")
+        overlap = module.stride not in (0, module.patch)
+        if (cells % module.patch and not overlap) or not cells // module.patch:
             unit = module.patch * module.trunk_stride
             raise UserError(
                 f"model {name}: image_size={module.image_size} must be a multiple of the patch size {unit}"

@@ -96,6 +96,7 @@ class ViT(nn.Module):
     Attributes:
         image_size: height and width in pixels, one number for a square.
         patch: side of a patch, in pixels; of the trunk's feature map where there is a trunk (then usually 1).
+        stride: from one patch to the next, 0 for `patch`; less makes patches overlap.
         width, depth, heads, mlp_ratio: D, L, H and hidden width / D.
         num_classes: C; 0 for no head (the output is then the CLS token after the last norm).
         drop_path: stochastic depth of the last block; earlier ones rise linearly to it.
@@ -106,12 +107,15 @@ class ViT(nn.Module):
         neck: module that goes on from the trunk's features and always trains, its normalisation statistics fixed; or None.
         trunk_norm: batch normalisation, without scale and shift, of the trunk's feature map: the channels of a frozen trunk
             differ in size by orders of magnitude.
+        cameras: rows of a learned embedding that is added to every token of an image from that camera, times `camera_scale`
+            (side information embedding; He et al., TransReID, ICCV 2021, equation 3); 0 for none.
         remat: recompute blocks in the backward pass; memory for time.
         dtype: of the computation; parameters are float32.
     """
 
     image_size: int | tuple[int, int] = 224
     patch: int = 16
+    stride: int = 0
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -124,6 +128,8 @@ class ViT(nn.Module):
     freeze_trunk: bool = False
     neck: nn.Module | None = None
     trunk_norm: bool = False
+    cameras: int = 0
+    camera_scale: float = 3.0
     remat: bool = False
     dtype: DType = jnp.float32
 
@@ -131,7 +137,8 @@ class ViT(nn.Module):
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patch tokens."""
         size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
-        return tuple(-(-side // self.trunk_stride) // self.patch for side in size)
+        cells = (-(-side // self.trunk_stride) for side in size)
+        return tuple((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
 
     def setup(self) -> None:
         tokens = self.grid[0] * self.grid[1] + 1
@@ -139,7 +146,11 @@ class ViT(nn.Module):
             "cls_token", nn.initializers.truncated_normal(1e-6), (1, 1, self.width), jnp.float32
         )
         self.pos_embed = self.param("pos_embed", trunc_normal, (1, tokens, self.width), jnp.float32)
-        self.patch_embed = PatchEmbed(self.width, self.patch, self.dtype)
+        self.patch_embed = PatchEmbed(self.width, self.patch, self.dtype, self.stride)
+        if self.cameras:
+            self.camera_embed = self.param(
+                "camera_embed", trunc_normal, (self.cameras, 1, self.width), jnp.float32
+            )
         self.blocks = Block(self.heads, int(self.width * self.mlp_ratio), self.dropout, self.dtype)
         self.norm = LayerNorm(dtype=self.dtype)
         self.embed_dropout = nn.Dropout(self.dropout)
@@ -155,6 +166,7 @@ class ViT(nn.Module):
         images: Array | None = None,
         *,
         features: Array | None = None,
+        camera: Array | None = None,
         train: bool = False,
         capture: tuple[str, ...] = (),
     ) -> tuple[Array, dict[str, Any]]:
@@ -163,6 +175,7 @@ class ViT(nn.Module):
         Args:
             images: (B, h, w, 3) normalised; or
             features: (B, h, w, C), what `trunk` made of them.
+            camera: (B,) int, 0 … cameras − 1; needed where the model has `cameras`.
             train: dropout and stochastic depth on; needs the PRNG collection "dropout".
             capture: "attention" (L, B, H, N, N), "qk" (queries and keys, (L, B, H, N, d)), "tokens" (L, B, N, D).
 
@@ -170,7 +183,7 @@ class ViT(nn.Module):
             logits (B, C) float32 (the CLS feature (B, D) where num_classes is 0), and aux: "features" (B, D) and what
             `capture` named.
         """
-        x = self.embed(images, features, train=train)
+        x = self.embed(images, features, camera, train=train)
         x, aux = self.encode(x, attend=attention, train=train, capture=capture)
         cls = self.norm(x[:, 0])
         aux["features"] = cls
@@ -187,8 +200,14 @@ class ViT(nn.Module):
             features, _ = self.neck(features, train=False)
         return features.astype(jnp.float32).mean((1, 2))
 
-    def embed(self, images: Array | None, features: Array | None, *, train: bool) -> Array:
-        """Tokens with CLS and positions, (B, N, D)."""
+    def embed(
+        self, images: Array | None, features: Array | None, camera: Array | None = None, *, train: bool
+    ) -> Array:
+        """Tokens with CLS, positions and camera, (B, N, D)."""
+        if (camera is None) != (not self.cameras):
+            raise ValueError(
+                f"the model has {self.cameras} cameras: pass camera if and only if there are any"
+            )
         if (images is None) == (features is None):
             raise ValueError("pass either images or features")
         if features is None:
@@ -205,6 +224,8 @@ class ViT(nn.Module):
         x = x.reshape(x.shape[0], -1, self.width)
         cls = jnp.broadcast_to(self.cls_token.astype(x.dtype), (x.shape[0], 1, self.width))
         x = jnp.concatenate([cls, x], axis=1) + self.pos_embed.astype(x.dtype)
+        if camera is not None:
+            x = x + self.camera_scale * self.camera_embed[camera].astype(x.dtype)
         return self.embed_dropout(x, deterministic=not train)
 
     def encode(

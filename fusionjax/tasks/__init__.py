@@ -6,8 +6,9 @@ from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
+from fusionjax.tasks.reid import ReIdentification
 
-TASKS = {"classification": Classification}
+TASKS = {"classification": Classification, "reid": ReIdentification}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

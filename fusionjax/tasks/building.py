@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import models, pretrained
 from fusionjax.config import ABLATIONS, impossible
+from fusionjax.data.transforms import image_shape
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 
 PyTree = Any
 
 _VIT = ("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
-        "trunk", "trunk_features", "train_trunk_from")  # fmt: skip
+        "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from")  # fmt: skip
 _FIELDS = {
     "vit": _VIT,
     "dcal": (*_VIT, "ablation", "ratio", "glca_input", "partner_stream"),
@@ -46,12 +47,13 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
         )
     if family:
         _refuse_unused(config, family)
+    shape = image_shape(config.data)
     fields: dict[str, Any] = {"num_classes": num_classes, "dtype": jnp.dtype(config.precision).type, **fixed}
     fields |= {key: c[key] for key in ("drop_path", "dropout")}
     if family in ("vit", "dcal", ""):
         fields |= _vit_fields(config)
     elif family == "crossvit":
-        fields |= {"image_size": config.data.image_size, "remat": c.remat}
+        fields |= {"image_size": shape, "remat": c.remat}
         fields |= {key: value for key, value in c.crossvit.items() if value}
         if c.crossvit.img_size:
             del fields["image_size"]
@@ -59,10 +61,8 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
         fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
         fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
     module = models.create(c.name, **fields)
-    if family == "crossvit" and module.sizes[0] != (config.data.image_size,) * 2:
-        raise impossible(
-            config, "model.crossvit.img_size", f"the first must be data.image_size={config.data.image_size}"
-        )
+    if family == "crossvit" and module.sizes[0] != shape:
+        raise impossible(config, "model.crossvit.img_size", f"the first must be the images' {shape}")
     return module
 
 
@@ -95,16 +95,24 @@ def load_pretrained(
         return _merge_trunk(variables, weights, skip=c.skip, log=log)
     if registry.family(config.model.name) == "dcal":
         new = (*new, "glca_.*", "log_variance_.*")
-    return pretrained.merge(
-        variables, weights, skip=c.skip, new=new, grid=getattr(module, "grid", None), log=log
-    )
+    if config.model.cameras:
+        new = (*new, "camera_embed")
+    grid = getattr(module, "grid", None)
+    if registry.family(config.model.name) == "crossvit":  # one a branch
+        grid = tuple(
+            (rows // patch, columns // patch)
+            for (rows, columns), patch in zip(module.sizes, module.patch_size, strict=True)
+        )
+    return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=grid, log=log)
 
 
 def _refuse_unused(config: ConfigDict, family: str) -> None:
     """A field that the model does not read would be ignored in silence."""
     known, default = _FIELDS[family], config_lib.default().model
+    # A plain ViT is what a DCAL config becomes by its name alone: what only DCAL reads may stay in it.
+    spared = ("ratio", "glca_input", "partner_stream") if family == "vit" else ()
     for key, value in config.model.items():
-        harmless = key in ("name", *known) or (key == "ablation" and value == "sa_only")
+        harmless = key in ("name", *known, *spared) or (key == "ablation" and value == "sa_only")
         if not harmless and value != default[key]:
             field = f"model.{key}"
             if key == "crossvit":
@@ -117,8 +125,10 @@ def _refuse_unused(config: ConfigDict, family: str) -> None:
 def _vit_fields(config: ConfigDict) -> dict[str, Any]:
     c = config.model
     fields = {key: c[key] for key in ("width", "depth", "heads", "patch", "mlp_ratio") if c[key]}
-    fields |= {"image_size": config.data.image_size}
-    fields |= {key: c[key] for key in ("remat", "freeze_trunk", "trunk_norm")}
+    fields |= {"image_size": image_shape(config.data)}
+    fields |= {
+        key: c[key] for key in ("remat", "freeze_trunk", "trunk_norm", "stride", "cameras", "camera_scale")
+    }
     if c.trunk:
         fields["trunk"] = c.trunk
         fields |= {key: c[key] for key in ("trunk_features", "train_trunk_from") if c[key]}

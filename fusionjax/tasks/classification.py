@@ -1,6 +1,6 @@
 """One label an image: DCAL with its branches, a plain ViT, CrossViT, or a convolutional network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,52 +9,40 @@ import numpy as np
 from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
+from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
+from fusionjax.evaluation.probe import Baseline, logistic_regression
 from fusionjax.models.crossvit import CrossViT
 from fusionjax.models.dcal import DCAL, derangement
 from fusionjax.tasks import building
-from fusionjax.tasks.inputs import normalise
+from fusionjax.tasks.image_task import Array, Batch, ImageTask, Outputs, PyTree, average
 from fusionjax.train import losses, mix
 
-Array = jax.Array
-PyTree = Any
-Batch = dict[str, Array]
 
-
-class Classification:
-    """Builds the model and says how it learns, predicts and is scored.
+class Classification(ImageTask):
+    """One class an image.
 
     Args:
         config: of the whole run, validated.
         class_names: one a class.
 
     Attributes:
-        module: the linen module.
         branches: names of the outputs that are scored, "combined" (the answer) last.
-        shown: scores of the progress line.
-        lower_is_better: scores of which the best is the lowest.
     """
 
     shown = ("accuracy", "accuracy_sa", "accuracy_glca")
     lower_is_better = ("nll", "ece")
+    keep = ("probabilities/",)
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.config, self.class_names = config, tuple(class_names)
-        self.module = building.image_model(config, len(self.class_names))
+        super().__init__(config, class_names, building.image_model(config, len(class_names)))
         self.dcal = isinstance(self.module, DCAL)
         self.crossvit = isinstance(self.module, CrossViT)
         self.branches = (
             ("sa", "glca", "combined") if self.dcal and "glca" in self.module.branches else ("combined",)
         )
-
-    def init(self, key: Array) -> dict[str, PyTree]:
-        """Fresh variables; pure, so it can be jitted or given to `eval_shape`."""
-        size = self.config.data.image_size
-        return self.module.init({"params": key}, jnp.zeros((1, size, size, 3), jnp.float32))
-
-    def load_pretrained(self, variables: dict[str, PyTree], log=lambda text: None) -> dict[str, PyTree]:
-        """`variables` with the weights that the config names put in; unchanged where it names none."""
-        return building.load_pretrained(self.config, self.module, variables, log)
+        branches = (f"accuracy_{b}" for b in self.branches[:-1])
+        self.score_names = (*classification.SCALARS, "accuracy_low", "accuracy_high", *branches)
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch.
@@ -70,7 +58,7 @@ class Classification:
         extra = {"partner": derangement(pairs, groups, size // groups)} if self._pairs() else {}
         mutable = [name for name in variables if name != "params"]
         apply = self.module.apply
-        inputs, target = self._mixed(self._inputs(batch), batch, jax.random.fold_in(key, 2), groups)
+        inputs, target = self._mixed(self.inputs(batch), batch, jax.random.fold_in(key, 2), groups)
         (output, aux), new = apply(
             variables, **inputs, train=True, rngs={"dropout": dropout}, mutable=mutable, **extra
         )
@@ -80,13 +68,13 @@ class Classification:
         def mean_loss(logits: Array) -> Array:
             return losses.masked_mean(losses.cross_entropy(logits, target, label_smoothing=smoothing), valid)
 
-        metrics = {"accuracy": _average(output.argmax(-1) == label, valid)}
+        metrics = {"accuracy": average(output.argmax(-1) == label, valid)}
         if not self.dcal:
             return mean_loss(output), (metrics, new)
         by_branch = {b: mean_loss(logits) for b, logits in aux["logits"].items()}
         for b, value in by_branch.items():
             metrics[f"loss_{b}"] = clu_metrics.Average(total=value, count=jnp.ones(()))
-            metrics[f"accuracy_{b}"] = _average(aux["logits"][b].argmax(-1) == label, valid)
+            metrics[f"accuracy_{b}"] = average(aux["logits"][b].argmax(-1) == label, valid)
         if self.config.loss.branch_weighting == "sum":
             return sum(by_branch.values()), (metrics, new)
         return losses.uncertainty_weighted(by_branch, aux["log_variances"]), (metrics, new)
@@ -100,7 +88,7 @@ class Classification:
             branch's CLS takes from the patches of the second in the last fusion, (B, N_1 − 1).
         """
         capture = {"capture": ("fusion",)} if self.crossvit else {}
-        output, aux = self.module.apply(variables, **self._inputs(batch), train=False, **capture)
+        output, aux = self.module.apply(variables, **self.inputs(batch), train=False, **capture)
         out = {"probabilities/combined": jax.nn.softmax(output)}
         for b in self.branches[:-1]:
             out[f"probabilities/{b}"] = jax.nn.softmax(aux["logits"][b])
@@ -111,61 +99,71 @@ class Classification:
             out["rollout"] = last[-1, :, :, 0, 1:].mean(1)
         return out
 
-    def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
-        """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""
-        images = self._inputs(batch)["images"]
-        return self.module.apply(variables, images, method="run_trunk")
-
-    def pool(self, variables: dict[str, PyTree], features: Array) -> Array:
-        """A row a feature map, (B, C): the convolutional network's mean over the grid, for a linear probe."""
-        return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
-
-    def evaluate(self, outputs: dict[str, np.ndarray]) -> dict[str, classification.Result]:
-        """Scores by branch.
+    def evaluate(
+        self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    ) -> dict[str, dict[str, classification.Result]]:
+        """Results by split and branch.
 
         Args:
-            outputs: `predict`'s, of a whole split, with "label" and "valid".
+            outputs: by split, `predict`'s of all of it, with "label" and "valid".
+            sources: by split; not needed here.
         """
+        return {split: self._evaluate(rows) for split, rows in outputs.items()}
+
+    def _evaluate(self, rows: Outputs) -> dict[str, classification.Result]:
         return {
             b: classification.evaluate(
-                outputs[f"probabilities/{b}"],
-                outputs["label"],
-                outputs["valid"],
+                rows[f"probabilities/{b}"],
+                rows["label"],
+                rows["valid"],
                 self.class_names,
                 seed=self.config.seed,
             )
             for b in self.branches
         }
 
-    def scalars(self, results: dict[str, classification.Result]) -> dict[str, float]:
-        """Flat names: the answer's bare, a branch's with its name, e.g. accuracy and accuracy_glca."""
-        flat = dict(results["combined"].scalars())
-        for b in self.branches[:-1]:
-            flat[f"accuracy_{b}"] = results[b].accuracy
+    def scalars(self, results: Mapping[str, dict[str, classification.Result]]) -> dict[str, float]:
+        """Flat names: the answer's bare, a branch's with its name, e.g. test/accuracy and test/accuracy_glca."""
+        flat = {}
+        for split, by_branch in results.items():
+            flat |= {f"{split}/{name}": value for name, value in by_branch["combined"].scalars().items()}
+            flat |= {f"{split}/accuracy_{b}": by_branch[b].accuracy for b in self.branches[:-1]}
         return flat
 
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Patterns of parameters that must not move, weight decay included."""
-        return ("^trunk/",) if getattr(self.module, "freeze_trunk", False) and self.config.model.trunk else ()
+    def probe(
+        self,
+        train: np.ndarray,
+        train_labels: np.ndarray,
+        test: np.ndarray,
+        test_rows: np.ndarray,
+        source: Source,
+    ) -> list[Baseline]:
+        """What a linear model makes of the pretrained network's features.
 
-    @property
-    def maps(self) -> dict[str, str]:
-        """What the report says of the map that `predict` calls "rollout"; empty where it is attention rollout, or absent."""
-        if not self.crossvit:
-            return {}
-        text = "how much the first branch's class token takes from each patch of the second, mean of the heads"
-        return {"map_name": "cross-attention of the last fusion", "map_text": text}
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        """Names that `scalars` gives."""
-        return (
-            *classification.SCALARS,
-            "accuracy_low",
-            "accuracy_high",
-            *(f"accuracy_{b}" for b in self.branches[:-1]),
+        Args:
+            train, train_labels: (N, D) features of the training images and their classes.
+            test, test_rows: (M, D) features of test images and their indices in `source`.
+            source: the test split.
+        """
+        found = logistic_regression(
+            train, train_labels, test, np.asarray(source.labels)[test_rows], seed=self.config.seed
         )
+        note = "the pretrained network on the same images, its features averaged over the grid"
+        return [
+            Baseline("logistic_regression", "Logistic regression, frozen features", found["accuracy"], note)
+        ]
+
+    def report(
+        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    ) -> dict[str, Any]:
+        """Fields of `interpret.report.ReportContent` that are this task's."""
+        fields = {"task": f"One of {len(self.class_names)} classes for each image.", "results": results}
+        if self.crossvit:
+            fields["map_name"] = "cross-attention of the last fusion"
+            fields["map_text"] = (
+                "how much the first branch's class token takes from each patch of the second, mean of the heads"
+            )
+        return fields
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -173,7 +171,7 @@ class Classification:
         if self.crossvit:
             (rows, columns), patch = self.module.sizes[1], self.module.patch_size[1]
             return rows // patch, columns // patch
-        return getattr(self.module, "grid", None)
+        return super().grid
 
     def _pairs(self) -> bool:
         return self.dcal and "pwca" in self.module.branches
@@ -183,21 +181,11 @@ class Classification:
         c = self.config.loss
         if not (c.mixup or c.cutmix):
             return inputs, batch["label"]
-        ((name, images),) = inputs.items()
+        name = "features" if "features" in inputs else "images"
+        images = inputs[name]
         # An image that did not decode is no class: its share of a mixture counts for nothing.
         target = mix.soft(batch["label"], len(self.class_names)) * batch["valid"][:, None]
         images, target = mix.mix(
             key, images, target, mixup_alpha=c.mixup, cutmix_alpha=c.cutmix, groups=groups
         )
-        return {name: images}, target
-
-    def _inputs(self, batch: Batch) -> dict[str, Array]:
-        if "features" in batch:
-            return {"features": batch["features"].astype(self.module.dtype)}
-        return {"images": normalise(batch["image"], self.config.data.mean, self.config.data.std)}
-
-
-def _average(values: Array, valid: Array) -> clu_metrics.Average:
-    return clu_metrics.Average(
-        total=jnp.where(valid > 0, values, 0).sum(dtype=jnp.float32), count=valid.sum()
-    )
+        return {**inputs, name: images}, target

@@ -4,10 +4,11 @@ import difflib
 import importlib
 from typing import Any
 
-from fusionjax.data.source import Source
+from fusionjax.data.source import ByIdentity, Source
 from fusionjax.errors import UserError
 
-SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji")
+SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "market1501", "dukemtmc", "msmt17",
+           "veri776", "prepared")  # fmt: skip
 """Values of `data.source`; each is a module of this package with a function `create`."""
 
 
@@ -32,4 +33,5 @@ def create(data: Any, split: str, *, seed: int) -> Source:
         raise UserError(
             f"config.data.source={data.source!r} is not known; allowed are {', '.join(SOURCES)}{hint}"
         )
-    return importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
+    source = importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
+    return ByIdentity(source) if data.label == "identity" else source

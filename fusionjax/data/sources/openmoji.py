@@ -97,15 +97,14 @@ class OpenMojiSource:
         return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def create(data: Any, split: str, *, seed: int, renderings: Sequence[str] = ("color",)) -> OpenMojiSource:
+def create(data: Any, split: str, *, seed: int) -> OpenMojiSource:
     """One split of OpenMoji.
 
     Args:
-        data: `config.data`; `resize` is the size drawn, `fractions` the shares of the splits; `root` is not
-            used.
+        data: `config.data`; `resize` is the size drawn, `fractions` the shares of the splits, `renderings` any of "color" (the
+            drawing as it is) and "line" (its black lines alone), an example for each; `root` is not used.
         split: "train", "val" or "test", with "_all" or "_base" to say which skin tones (see above).
         seed: draws the split.
-        renderings: of "color" (the drawing as it is) and "line" (its black lines alone); an example for each.
 
     Returns:
         OpenMojiSource in the order of the emoji's code points, then of `renderings`.
@@ -113,6 +112,7 @@ def create(data: Any, split: str, *, seed: int, renderings: Sequence[str] = ("co
     Raises:
         UserError: a package is missing or incomplete, an unknown split or rendering.
     """
+    renderings = tuple(data.renderings)
     for rendering in renderings:
         if rendering not in RENDERINGS:
             raise UserError(f"OpenMoji has no rendering {rendering!r}; allowed are {', '.join(RENDERINGS)}")

@@ -1,0 +1,100 @@
+"""What tasks on images share: first weights, a frozen trunk's features, normalised inputs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from ml_collections import ConfigDict
+
+from fusionjax.data.source import Source
+from fusionjax.data.transforms import image_shape
+from fusionjax.tasks import building
+from fusionjax.tasks.inputs import normalise
+
+Array = jax.Array
+PyTree = Any
+Batch = dict[str, Array]
+Outputs = Mapping[str, np.ndarray]
+
+
+class ImageTask:
+    """Builds the model and says how it learns, predicts and is scored. A task fills in `loss`, `predict`, `evaluate`,
+    `scalars`, `report` and the attributes.
+
+    Args:
+        config: of the whole run, validated.
+        class_names: one a class of the training data.
+        module: the linen module, with `trunk`, `run_trunk` and `pool_trunk` where a trunk's features are cached.
+
+    Attributes:
+        shown: scores of the progress line.
+        lower_is_better: scores of which the best is the lowest.
+        score_names: names that `scalars` gives, without their split.
+        new_parameters: patterns of parameters that no published weights have.
+        keep: prefixes of the outputs that `evaluate` needs.
+        closed_set: test images are of the training classes.
+    """
+
+    shown: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
+    score_names: tuple[str, ...] = ()
+    new_parameters: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    closed_set: bool = True
+
+    def __init__(self, config: ConfigDict, class_names: Sequence[str], module: nn.Module):
+        self.config, self.class_names, self.module = config, tuple(class_names), module
+
+    def init(self, key: Array) -> dict[str, PyTree]:
+        """Fresh variables; pure, so it can be jitted or given to `eval_shape`."""
+        images = jnp.zeros((1, *image_shape(self.config.data), 3), jnp.float32)
+        extra = {"camera": jnp.zeros((1,), jnp.int32)} if self.config.model.cameras else {}
+        return self.module.init({"params": key}, images, **extra)
+
+    def load_pretrained(self, variables: dict[str, PyTree], log=lambda text: None) -> dict[str, PyTree]:
+        """`variables` with the weights that the config names put in; unchanged where it names none."""
+        return building.load_pretrained(self.config, self.module, variables, log, new=self.new_parameters)
+
+    def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
+        """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""
+        images = self.inputs(batch)["images"]
+        return self.module.apply(variables, images, method="run_trunk")
+
+    def pool(self, variables: dict[str, PyTree], features: Array) -> Array:
+        """A row a feature map, (B, C): the convolutional network's mean over the grid, for a reference."""
+        return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
+
+    def inputs(self, batch: Batch) -> dict[str, Array]:
+        """What the module takes, from what the host sends."""
+        carried = {"camera": batch["camera"]} if self.config.model.cameras else {}
+        if "features" in batch:
+            return {"features": batch["features"].astype(self.module.dtype), **carried}
+        return {"images": normalise(batch["image"], self.config.data.mean, self.config.data.std), **carried}
+
+    def check(self, sources: Mapping[str, Source]) -> None:
+        """Raises a UserError where the data cannot be scored.
+
+        Args:
+            sources: by split, the training split's under "train".
+        """
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that must not move, weight decay included."""
+        return ("^trunk/",) if self.config.model.freeze_trunk and self.config.model.trunk else ()
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the map that `predict` calls "rollout"; None for a model without one."""
+        return getattr(self.module, "grid", None)
+
+
+def average(values: Array, valid: Array) -> clu_metrics.Average:
+    """Of the rows whose `valid` is 1."""
+    return clu_metrics.Average(
+        total=jnp.where(valid > 0, values, 0).sum(dtype=jnp.float32), count=valid.sum()
+    )

@@ -1,0 +1,157 @@
+"""Metric-learning losses: pure functions of a batch's embeddings and identities, in float32.
+
+Each looks at the whole (global) batch, so a batch that is sharded over devices gives the loss and gradients of one device. A
+loss over pairs returns a value an anchor **and** which anchors count, because an anchor may lack a positive or a negative:
+
+    values, counted = triplet(embeddings, ids, valid)
+    loss = losses.masked_mean(values, counted)
+
+Rows whose `valid` is 0 are no anchors and in nobody's pairs, whatever they hold; their gradient is 0.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fusionjax.errors import UserError
+
+Array = jax.Array
+METRICS = ("euclidean", "cosine")
+_TINY = 1e-12  # squared length below which a vector counts as 0 and its gradient is 0
+_ABSENT = -1e30  # logit of a pair that is none; finite, so that its gradient is 0 and not NaN
+
+
+def triplet(
+    embeddings: Array,
+    ids: Array,
+    valid: Array | None = None,
+    *,
+    margin: float | None = None,
+    metric: str = "euclidean",
+) -> tuple[Array, Array]:
+    """Batch-hard triplet loss (Hermans et al., 2017, arXiv 1703.07737, equations 5 and 6): for each anchor its farthest
+    positive a–p and its nearest negative a–n.
+
+    Args:
+        embeddings: (B, D) float.
+        ids: (B,) int identities.
+        valid: (B,) 1 for a real example, 0 for padding; None where all are real.
+        margin: max(0, margin + a–p − a–n); None for the soft margin, ln(1 + e^(a–p − a–n)).
+        metric: "euclidean", not squared, or "cosine": 1 − cosine similarity.
+
+    Returns:
+        values (B,) float32, 0 where an anchor does not count; counted (B,) float32, 1 for a valid anchor with a positive and a
+        negative.
+
+    Raises:
+        UserError: an unknown metric.
+    """
+    if metric not in METRICS:
+        raise UserError(f"metric={metric!r} is unknown; use {' or '.join(METRICS)}")
+    x, valid = _rows(embeddings, valid)
+    x = _unit(x) if metric == "cosine" else x
+    positive, negative, counted = _pairs(ids, valid)
+    # Chosen from the matrix of all distances, whose |a|² + |b|² − 2 a·b cancels; then taken from the differences.
+    products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.square(x).sum(-1)
+    squared = jax.lax.stop_gradient(norms[:, None] + norms - 2 * products)
+    farthest = jnp.where(positive, squared, -jnp.inf).argmax(axis=1)
+    nearest = jnp.where(negative, squared, jnp.inf).argmin(axis=1)
+    gap = _distance(x, x[farthest], metric) - _distance(x, x[nearest], metric)
+    values = jax.nn.softplus(gap) if margin is None else jax.nn.relu(margin + gap)
+    return jnp.where(counted, values, 0), counted.astype(jnp.float32)
+
+
+def circle(
+    embeddings: Array, ids: Array, valid: Array | None = None, *, margin: float = 0.25, scale: float = 64.0
+) -> tuple[Array, Array]:
+    """Circle loss with pair-wise labels (Sun et al., CVPR 2020, equations 4 to 8): over an anchor's positives s_p and
+    negatives s_n, ln(1 + Σ e^(γ α_n (s_n − m)) · Σ e^(−γ α_p (s_p − 1 + m))), α_p = [1 + m − s_p]₊, α_n = [s_n + m]₊.
+
+    No gradient passes through the weights α, as in the authors' code.
+
+    Args:
+        embeddings: (B, D) float; s is the cosine similarity.
+        ids: (B,) int identities.
+        valid: (B,) 1 for a real example, 0 for padding; None where all are real.
+        margin: m, the relaxation.
+        scale: γ.
+
+    Returns:
+        values (B,) float32, 0 where an anchor does not count; counted (B,) float32, 1 for a valid anchor with a positive and a
+        negative.
+    """
+    x, valid = _rows(embeddings, valid)
+    x = _unit(x)
+    positive, negative, counted = _pairs(ids, valid)
+    s = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+    fixed = jax.lax.stop_gradient(s)
+    towards = -scale * jax.nn.relu(1 + margin - fixed) * (s - (1 - margin))
+    away = scale * jax.nn.relu(fixed + margin) * (s - margin)
+    logit_p = jax.nn.logsumexp(jnp.where(positive, towards, _ABSENT), axis=1)
+    logit_n = jax.nn.logsumexp(jnp.where(negative, away, _ABSENT), axis=1)
+    return jnp.where(counted, jax.nn.softplus(logit_p + logit_n), 0), counted.astype(jnp.float32)
+
+
+def center(embeddings: Array, labels: Array, centers: Array) -> Array:
+    """Centre loss, ½ |x − c_y|² (Wen et al., ECCV 2016, equation 2; the sum over the batch is the caller's).
+
+    The gradient passes to the centres too. To move them by the paper's rule instead, stop it and use `move_centers`.
+
+    Args:
+        embeddings: (B, D) float.
+        labels: (B,) int, 0 … C − 1.
+        centers: (C, D) float.
+
+    Returns:
+        (B,) float32; of padding too, so take the mean with `losses.masked_mean`.
+    """
+    difference = embeddings.astype(jnp.float32) - centers.astype(jnp.float32)[labels]
+    return 0.5 * jnp.square(difference).sum(-1)
+
+
+def move_centers(
+    embeddings: Array, labels: Array, centers: Array, valid: Array | None = None, *, rate: float = 0.5
+) -> Array:
+    """Centres after a batch: c_j − α Σ (c_j − x_i) / (1 + n_j) over the n_j examples of class j (Wen et al., equation 4).
+
+    Args:
+        embeddings: (B, D) float.
+        labels: (B,) int, 0 … C − 1.
+        centers: (C, D) float.
+        valid: (B,) 1 for a real example, 0 for padding; None where all are real.
+        rate: α, 0 … 1.
+
+    Returns:
+        (C, D) float32; a class that is absent keeps its centre.
+    """
+    x, valid = _rows(embeddings, valid)
+    old = centers.astype(jnp.float32)
+    pull = jnp.where(valid[:, None], old[labels] - x, 0)
+    total = jnp.zeros_like(old).at[labels].add(pull)
+    count = jnp.zeros(len(old), jnp.float32).at[labels].add(valid.astype(jnp.float32))
+    return old - rate * total / (1 + count)[:, None]
+
+
+def _rows(embeddings: Array, valid: Array | None) -> tuple[Array, Array]:
+    """float32 embeddings, 0 where not valid; valid as (B,) bool."""
+    valid = jnp.ones(embeddings.shape[0], bool) if valid is None else valid > 0
+    # where, not a product: a padded row may hold NaN.
+    return jnp.where(valid[:, None], embeddings.astype(jnp.float32), 0), valid
+
+
+def _pairs(ids: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """(B, B) bool of positives, of negatives, anchor by row; (B,) bool of the anchors that have both."""
+    pair = valid[:, None] & valid
+    same = ids[:, None] == ids
+    positive, negative = pair & same & ~jnp.eye(len(ids), dtype=bool), pair & ~same
+    return positive, negative, positive.any(axis=1) & negative.any(axis=1)
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), _TINY))
+
+
+def _distance(a: Array, b: Array, metric: str) -> Array:
+    if metric == "cosine":
+        return 1 - (a * b).sum(-1)
+    return jnp.sqrt(jnp.maximum(jnp.square(a - b).sum(-1), _TINY))  # √ has no gradient at 0
