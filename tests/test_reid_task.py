@@ -18,6 +18,7 @@ from fusionjax.models import create
 from fusionjax.models.layers import PatchEmbed
 from fusionjax.models.reid import BNNeck, ReID, unit
 from fusionjax.train import losses, metric_losses
+from tests import trees
 
 IDS = ("3", "5", "8", "9")
 
@@ -112,10 +113,15 @@ def test_the_loaded_run_gives_the_same_scores_and_embeds_images(trained, people)
 
 
 @pytest.mark.parametrize("ablation", config_lib.ABLATIONS)
-def test_every_ablation_trains_as_far_as_shapes_tell(people, ablation):
-    text = experiment.Experiment(settings(people, model__ablation=ablation), "unused").describe()
+def test_every_ablation_runs(people, ablation, tmp_path):
+    c = settings(people, model__ablation=ablation, train__steps=2, train__log_every=1, report__enabled=False)
+    run = experiment.Experiment(c, tmp_path)
+    text = run.describe()
     assert ("head_glca/kernel" in text) == ("glca" in ablation or ablation == "full")
     assert "neck_sa/scale" in text and "blocks/qkv/kernel" in text and "head/kernel " not in text
+    assert 0 < run.train()["test/mAP"] <= 1
+    trained = (tmp_path / "metrics.jsonl").read_text()
+    assert ("train/triplet_pwca" in trained) == ("pwca" in ablation or ablation == "full")
 
 
 @pytest.mark.parametrize(
@@ -293,12 +299,36 @@ def test_data_that_cannot_be_scored(people, tmp_path):
     c = settings(people, model__cameras=2, data__carry=("camera",))
     with pytest.raises(UserError, match="config.model.cameras=2 is not possible: split .* has camera 2"):
         experiment.Experiment(c, tmp_path)
-    bare = tmp_path / "bare.csv"
-    bare.write_text(people.read_text().replace(",identity,", ",who,").replace("\n", f"\n{people.parent}/"))
-    with pytest.raises(UserError, match="has no column identity"):
-        experiment.Experiment(settings(bare), tmp_path)
+    named = tmp_path / "named.csv"
+    rows = [line.split(",") for line in people.read_text().splitlines()]
+    named.write_text(
+        "\n".join(",".join([f"{people.parent}/{r[0]}", *r[1:3], f"p{r[3]}", r[4]]) for r in rows[1:])
+    )
+    named.write_text(",".join(rows[0]) + "\n" + named.read_text())
+    with pytest.raises(UserError, match="column identity must be whole numbers"):
+        experiment.Experiment(settings(named), tmp_path)
+    for split in ("train", "query", "gallery"):
+        trees.folder(tmp_path / "folders" / split, images=4)
+    c = settings(tmp_path / "folders", data__label="label", data__source="folder")
+    with pytest.raises(UserError, match="needs the column identity"):
+        experiment.Experiment(c, tmp_path)
     with pytest.raises(UserError, match="P = 40 different identities"):
         experiment.Experiment(settings(people, train__batch_size=160), tmp_path)
+
+
+def test_a_folder_of_folders_is_its_identities(tmp_path):
+    for split, names in (("train", "abcd"), ("query", "xy"), ("gallery", "xyz")):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(2):
+                cv2.imwrite(str(tmp_path / split / name / f"{i}.png"), np.full((20, 12, 3), 40 * i, np.uint8))
+    run = experiment.Experiment(settings(tmp_path, data__source="folder"), tmp_path / "run")
+    query, gallery = run.eval_sources["query"], run.eval_sources["gallery"]
+    assert len(run.task.class_names) == 4
+    assert len(set(query.columns["identity"]) & set(gallery.columns["identity"])) == 2
+    assert len(set(gallery.columns["identity"])) == 3 and not set(run.source.columns["identity"]) & set(
+        gallery.columns["identity"]
+    )
 
 
 def test_a_split_can_be_its_own_gallery(rng):

@@ -1,6 +1,7 @@
 """What a data set is to the rest of the program: examples by index, with a label and a name each."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -70,19 +71,24 @@ class ByIdentity:
     """A source whose classes are its identities, in ascending order, whatever its labels were.
 
     Args:
-        source: with the column identity, of whole numbers.
+        source: with the column identity, of whole numbers. Where it has none, as a folder of class folders, a class is an
+            identity; its number is the class's name where all are whole numbers, else a checksum of the name, so that
+            splits with different classes agree.
 
     Raises:
-        UserError: there is no such column.
+        UserError: the column identity is not of whole numbers.
     """
 
     def __init__(self, source: Source):
-        if "identity" not in source.columns or np.asarray(source.columns["identity"]).dtype.kind not in "iu":
+        columns = dict(source.columns)
+        if "identity" not in columns:
+            columns["identity"] = _numbers(source.class_names)[np.asarray(source.labels)]
+        if np.asarray(columns["identity"]).dtype.kind not in "iu":
             raise UserError(
-                f"config.data.label='identity', but {source.name} has no column identity of whole numbers"
+                f"config.data.label='identity': {source.name}'s column identity must be whole numbers"
             )
-        self.source, self.name, self.split = source, source.name, source.split
-        known, labels = np.unique(source.columns["identity"], return_inverse=True)
+        self.source, self.name, self.split, self.columns = source, source.name, source.split, columns
+        known, labels = np.unique(columns["identity"], return_inverse=True)
         self.class_names = tuple(map(str, known))
         self.labels = labels.astype(np.int32)
         self.load = source.load
@@ -94,9 +100,12 @@ class ByIdentity:
     def names(self) -> Sequence[str]:
         return self.source.names
 
-    @property
-    def columns(self) -> Mapping[str, np.ndarray]:
-        return self.source.columns
+
+def _numbers(names: Sequence[str]) -> np.ndarray:
+    """An int64 for each class name."""
+    if all(name.isascii() and name.isdigit() and len(name) < 18 for name in names):
+        return np.asarray([int(name) for name in names], np.int64)
+    return np.asarray([zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names], np.int64)
 
 
 class Subset:

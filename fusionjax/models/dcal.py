@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.models.attention import attention, attention_with_map, merge_heads, split_heads
-from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, drop_path
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual
 from fusionjax.models.rollout import cls_rollout_from_qk
 from fusionjax.models.vit import ViT
 
@@ -105,13 +105,12 @@ class GlobalLocalBlock(nn.Module):
         else:
             out, weights = attention(q, k, v), None
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
-        local = self._residual(local, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train)
+        local = residual(
+            self, local, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train=train
+        )
         normed = LayerNorm(dtype=self.dtype, name="norm2")(local)
         out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(normed, train=train)
-        return self._residual(local, out, rate, train), weights
-
-    def _residual(self, x: Array, out: Array, rate: float | None, train: bool) -> Array:
-        return x + (drop_path(out, rate, self.make_rng("dropout")) if train and rate is not None else out)
+        return residual(self, local, out, rate, train=train), weights
 
 
 class DCAL(ViT):

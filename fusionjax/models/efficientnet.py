@@ -208,7 +208,8 @@ class EfficientNet(nn.Module):
         """Runs the network.
 
         Args:
-            images: (B, h, w, C) float, normalised with ImageNet's mean and deviation.
+            images: (B, h, w, C) float, normalised; with mean = std = 0.5 for the published weights of the Lite names, with
+              ImageNet's mean and deviation for the others.
             train: batch statistics, dropout and stochastic depth; needs `mutable=["batch_stats"]` and, where
               a rate is not 0, a `dropout` random stream.
             capture: maps to return in aux: "stride16", "stride32", "head", as far as `features` goes.

@@ -106,6 +106,18 @@ def drop_path(x: Array, rate: Array | float, key: Array) -> Array:
     return x * (mask / keep).astype(x.dtype)
 
 
+def residual(module: nn.Module, x: Array, out: Array, rate: Array | float | None, *, train: bool) -> Array:
+    """x + out, with stochastic depth of `out` in training.
+
+    Args:
+        module: gives the key, from its PRNG collection "dropout".
+        x, out: (B, ...).
+        rate: as in `drop_path`; None for none, and then no key is asked for.
+        train: whether anything is dropped.
+    """
+    return x + (drop_path(out, rate, module.make_rng("dropout")) if train and rate is not None else out)
+
+
 class PatchEmbed(nn.Module):
     """Patches as one flat matmul: (B, h, w, C) → (B, rows, columns, D). `patch` 1 embeds a feature map.
 

@@ -17,7 +17,7 @@ from fusionjax.models.attention import (
     merge_heads,
     split_heads,
 )
-from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, PatchEmbed, drop_path, trunc_normal
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, PatchEmbed, residual, trunc_normal
 
 Array = jax.Array
 Attend = Callable[[Array, Array, Array], Array]
@@ -77,17 +77,14 @@ class Block(nn.Module):
         else:
             out = attend(q, k, v)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
-        x = self._residual(x, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train)
+        x = residual(self, x, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train=train)
         out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(
             self.norm(dtype=self.dtype, name="norm2")(x), train=train
         )
-        x = self._residual(x, out, rate, train)
+        x = residual(self, x, out, rate, train=train)
         if "tokens" in capture:
             seen["tokens"] = x
         return x, seen
-
-    def _residual(self, x: Array, out: Array, rate: Array | None, train: bool) -> Array:
-        return x + (drop_path(out, rate, self.make_rng("dropout")) if train and rate is not None else out)
 
 
 class ViT(nn.Module):

@@ -15,6 +15,7 @@ from fusionjax.data import transforms
 from fusionjax.data.decode import decode
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
+from fusionjax.evaluation import outcomes as outcomes_lib
 from fusionjax.evaluation import reid
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
@@ -140,10 +141,10 @@ class ReIdentification(ImageTask):
         inputs = self.inputs(batch)
         embedding, aux = self.module.apply(variables, **inputs, train=False)
         if self.config.evaluation.flip:
-            axis_of = {
+            turned = {
                 name: x[:, :, ::-1] if name in ("images", "features") else x for name, x in inputs.items()
             }
-            mirrored, _ = self.module.apply(variables, **axis_of, train=False)
+            mirrored, _ = self.module.apply(variables, **turned, train=False)
             embedding = unit(embedding + mirrored)
         out = {"embedding": embedding}
         if "rollout" in aux:
@@ -170,6 +171,28 @@ class ReIdentification(ImageTask):
             flat |= {f"{name}/{k}": v for k, v in result.ranking.scalars().items()}
             flat |= {f"{name}/{k}_reranked": v for k, v in result.reranked.items()}
         return flat
+
+    def outcomes(
+        self, results: Mapping[str, Result], outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    ) -> dict[str, np.ndarray]:
+        """What happened to each query of "test", or else of the last result: see `evaluation.outcomes`.
+
+        Returns:
+            Also "average_precision", and "rank1": whether the first of the list is a match. Of the queries that count: their
+            means are mAP and rank1.
+        """
+        name = "test" if "test" in results else list(results)[-1]
+        result = results[name]
+        ranking, matched = result.ranking, result.ranking.matches > 0
+        counted = np.flatnonzero(matched if ranking.ap == "step" else ~ranking.junk)
+        counted = counted[np.argsort(result.query_rows[counted], kind="stable")]
+        return {
+            "name": outcomes_lib.names_of(sources[result.query], result.query_rows[counted]),
+            "split": np.array(name),
+            "read": np.array(list(dict.fromkeys((result.query, result.gallery)))),
+            "average_precision": np.where(matched, ranking.average_precision, 0.0)[counted],
+            "rank1": (ranking.first[counted] == 1).astype(np.uint8),
+        }
 
     def probe(
         self,
@@ -277,8 +300,9 @@ class ReIdentification(ImageTask):
 
 
 _LISTS = (
-    "The query, then the nearest images of the gallery. Solid green with ✓: the same identity; dashed red with ✗: another. "
-    "Images of the query's identity from the query's own camera are left out, as the protocol wants it."
+    "The query, then the nearest images of the gallery; id: identity, cam: camera. Solid green with ✓: the same identity; "
+    "dashed red with ✗: another. Images of the query's identity from the query's own camera are left out, as the protocol "
+    "wants it."
 )
 
 
@@ -296,8 +320,8 @@ def _columns(source: Source, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray |
 
 def _caption(source: Source, i: int) -> str:
     columns = source.columns
-    camera = f", camera {columns['camera'][i]}" if "camera" in columns else ""
-    return f"identity {columns['identity'][i]}{camera}"
+    camera = f", cam {columns['camera'][i]}" if "camera" in columns else ""
+    return f"id {columns['identity'][i]}{camera}"
 
 
 def _view(source: Source, i: int, data: Any) -> np.ndarray:
