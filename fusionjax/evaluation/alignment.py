@@ -1,0 +1,94 @@
+"""Do two sets of embeddings of the same examples agree on which examples are alike?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusionjax.errors import UserError
+
+_BLOCK = 1 << 20  # pairs that are gathered at a time, 8 MB an array
+
+
+@dataclass(frozen=True)
+class Mantel:
+    """What `mantel` found.
+
+    Attributes:
+        correlation: Spearman's ρ of the pairs' similarities, −1 … 1; NaN where one side finds all pairs equally alike.
+        p_value: one-sided, for a correlation above 0; at least 1 / (1 + permutations).
+        permutations: that were drawn.
+        examples: n.
+    """
+
+    correlation: float
+    p_value: float
+    permutations: int
+    examples: int
+
+
+def mantel(x: np.ndarray, y: np.ndarray, permutations: int = 999, seed: int = 0) -> Mantel:
+    """Spearman correlation of two cosine-similarity matrices over their upper triangles, and its permutation test.
+
+    The diagonal is left out: its ones are the greatest value of both matrices, so that even independent embeddings would
+    correlate (about 0.48 at five examples). Pairs share examples, so they are not independent and the usual p-value of ρ does
+    not hold: the test permutes the examples of y, rows and columns of its matrix together, and counts the permutations whose
+    correlation is at least the observed one, p = (1 + count) / (1 + permutations).
+
+    Ranks are taken once, equal similarities sharing their mean rank, and permuted: O(n²) a permutation, and n² memory.
+
+    Args:
+        x: (n, D) float embeddings, n ≥ 3; row i belongs to row i of y.
+        y: (n, E) float embeddings.
+        permutations: to draw, at least 1.
+        seed: of the permutations.
+
+    Returns:
+        Mantel.
+
+    Raises:
+        UserError: fewer than three examples; fewer than one permutation; embeddings that are not finite.
+        ValueError: shapes that do not agree.
+
+    Source: Mantel, Cancer Research 27, 1967; p-value as Phipson & Smyth, 2010, arXiv 1603.05766.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(f"embeddings {x.shape} and {y.shape} are not (n, D) and (n, E)")
+    n = len(x)
+    if n < 3:
+        raise UserError(f"alignment of {n} examples: it compares pairs and needs at least 3 examples")
+    if permutations < 1:
+        raise UserError(f"permutations={permutations} must be at least 1")
+    rows, columns = np.triu_indices(n, 1)
+    ranks_x, ranks_y = (_ranks(_cosines(name, e)[rows, columns]) for name, e in (("x", x), ("y", y)))
+    norm = np.sqrt(ranks_x @ ranks_x) * np.sqrt(ranks_y @ ranks_y)
+    observed = float(ranks_x @ ranks_y)
+
+    square = np.zeros((n, n))
+    square[rows, columns] = square[columns, rows] = ranks_y
+    rng = np.random.default_rng(seed)
+    # Sums of integers, exact below 2^53 (n ≤ 775); beyond, the margin holds what permutations of equal worth differ by.
+    least, count = observed - 1e-12 * norm, 0
+    size = max(1, _BLOCK // len(rows))
+    for start in range(0, permutations, size):
+        orders = rng.permuted(np.tile(np.arange(n), (min(size, permutations - start), 1)), axis=1)
+        permuted = square.ravel().take(orders[:, rows] * n + orders[:, columns])
+        count += int((permuted @ ranks_x >= least).sum())
+    correlation = observed / norm if norm > 0 else float("nan")
+    return Mantel(float(correlation), (1 + count) / (1 + permutations), permutations, n)
+
+
+def _cosines(name: str, embeddings: np.ndarray) -> np.ndarray:
+    """(n, D) → (n, n), to twelve decimals, so that rounding makes no order among equals; 0 with a row of zeros."""
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if not np.isfinite(norms).all():
+        bad = int(np.flatnonzero(~np.isfinite(norms[:, 0]))[0])
+        raise UserError(f"row {bad} of the embeddings {name} is not finite")
+    unit = embeddings / np.where(norms > 0, norms, 1)
+    return np.round(unit @ unit.T, 12)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Twice the ranks less their mean, equal values sharing their mean rank: whole numbers."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (2 * counts.cumsum() - counts - len(values)).astype(np.float64)[inverse]
