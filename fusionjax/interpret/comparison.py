@@ -1,0 +1,347 @@
+"""Several runs side by side: the tables, as text, Markdown and CSV, and a page with the figures."""
+
+import csv
+import io
+import os
+import shutil
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from fusionjax.errors import UserError
+from fusionjax.interpret import comparison_figures, figures
+
+FIELDS_BESIDE = 3
+"""Fields that the tables of results show beside the runs; more have a table of their own."""
+WIDTH = 110
+"""Columns of a terminal that prose fills."""
+_TEMPLATES = Path(__file__).parent / "templates"
+_OURS = ("comparison.csv", "comparison.md", "index.html")
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, heads and rows of text; `words`: a column each, whether it holds words, else numbers."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measure of one run, or its mean over the runs of a group. Fractions.
+
+    Attributes:
+        value: on the test examples.
+        interval: 95 %, over the test examples.
+        difference: to the first; None of the first itself.
+        difference_interval: 95 %, over the test examples.
+        p: two-sided, of "no difference"; None where the examples are not paired, or of a group.
+        test: what gave `p`.
+        gained, lost: examples that only this run, only the first has right; None unless each is right or wrong.
+    """
+
+    value: float
+    interval: Interval
+    difference: float | None = None
+    difference_interval: Interval | None = None
+    p: float | None = None
+    test: str = ""
+    gained: int | None = None
+    lost: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run.
+
+    Attributes:
+        name: short, no two the same.
+        folder: the workdir, as given.
+        fields: config field → value, of the fields in which runs differ.
+        examples: number of test examples.
+        scores: by measure.
+        group: position of its group in `Comparison.groups`, 0 where there are none.
+        facts: further ones by name, such as the step of the weights.
+    """
+
+    name: str
+    folder: str
+    fields: Mapping[str, Any]
+    examples: int
+    scores: Mapping[str, Score]
+    group: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one config with several seeds.
+
+    Attributes:
+        name: what tells it from other groups.
+        members: names of its runs.
+        values: by measure, one a run.
+        scores: by measure, of the mean over the runs.
+    """
+
+    name: str
+    members: Sequence[str]
+    values: Mapping[str, Sequence[float]]
+    scores: Mapping[str, Score]
+
+    def deviation(self, measure: str) -> float | None:
+        """Standard deviation over the runs (n − 1); None of one run."""
+        values = self.values[measure]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is shown.
+
+    Attributes:
+        split: that is scored.
+        measures: names of the scores.
+        rows: a run each; the first is what the others are compared with.
+        groups: of seeds; empty for none.
+        records: of metrics.jsonl, by run.
+        warnings: what makes the numbers less comparable than they look.
+        notes: how to read them.
+    """
+
+    split: str
+    measures: Sequence[str]
+    rows: Sequence[Row]
+    groups: Sequence[Group] = ()
+    records: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Fields in which runs differ → their short names."""
+        return short_names([*self.rows[0].fields])
+
+
+def short_names(fields: Sequence[str]) -> dict[str, str]:
+    """Dotted field → its last words, as many as tell it from the others.
+
+    >>> short_names(["optim.name", "model.name", "optim.learning_rate"])
+    {'optim.name': 'optim.name', 'model.name': 'model.name', 'optim.learning_rate': 'learning_rate'}
+    """
+    last = [f.rpartition(".")[2] for f in fields]
+    return {f: word if last.count(word) == 1 else f for f, word in zip(fields, last, strict=True)}
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Results by measure, groups by measure, and the config where its fields are too many to stand beside the results."""
+    made = []
+    beside = comparison.fields if len(comparison.fields) <= FIELDS_BESIDE else {}
+    several = len(comparison.rows) > 1
+    paired = any(s.p is not None for r in comparison.rows for s in r.scores.values())
+    counts = sorted({row.examples for row in comparison.rows})
+    n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    for measure in comparison.measures:
+        scores = [row.scores[measure] for row in comparison.rows]
+        binary = any(s.gained is not None for s in scores)
+        heads = [f"{measure} %", "95 % interval", *("difference", "95 % interval") * several]
+        heads += ["p"] * (several and paired) + ["gained : lost"] * (several and binary)
+        rows = []
+        for row, s in zip(comparison.rows, scores, strict=True):
+            cells = [row.name, *(shown(row.fields[f]) for f in beside), percent(s.value), _range(s.interval)]
+            cells += _difference(s) * several
+            cells += [_p(s.p)] * (several and paired)
+            cells += ["" if s.gained is None else f"{s.gained} : {s.lost}"] * (several and binary)
+            rows.append(cells)
+        words = ["run", *beside.values()]
+        title = f"{measure}, {comparison.split}, {n} examples"
+        made.append(Table(title, words + heads, rows, [True] * len(words) + [False] * len(heads)))
+    for measure in comparison.measures if comparison.groups else ():
+        heads = ["seeds", f"mean {measure} %", "standard deviation", "lowest – highest"]
+        heads += ["difference", "95 % interval"] * (len(comparison.groups) > 1)
+        rows = []
+        for group in comparison.groups:
+            values, deviation = group.values[measure], group.deviation(measure)
+            cells = [group.name, str(len(values)), percent(group.scores[measure].value)]
+            cells += ["–" if deviation is None else percent(deviation), _range((min(values), max(values)))]
+            cells += _difference(group.scores[measure]) * (len(comparison.groups) > 1)
+            rows.append([*cells, ", ".join(group.members)])
+        title = f"{measure}, {comparison.split}: mean over training seeds"
+        made.append(Table(title, ["config", *heads, "runs"], rows, [True, *[False] * len(heads), True]))
+    if comparison.fields and not beside:
+        rows = [[f, *(shown(row.fields[f]) for row in comparison.rows)] for f in comparison.fields]
+        heads = ["field", *(row.name for row in comparison.rows)]
+        made.append(Table("Where the configs differ", heads, rows, [True] * len(heads)))
+    return made
+
+
+def text(comparison: Comparison) -> str:
+    """The tables and notes for a terminal, aligned."""
+    parts = []
+    for table in tables(comparison):
+        cells = [[plain(c) for c in line] for line in (table.heads, *table.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                c.ljust(w) if left else c.rjust(w)
+                for c, w, left in zip(line, widths, table.words, strict=True)
+            )
+            for line in cells
+        ]
+        parts.append("\n".join([plain(table.title), *(line.rstrip() for line in lines)]))
+    for mark, lines in (("! ", comparison.warnings), ("· ", comparison.notes)):
+        parts.append(
+            "\n".join(
+                textwrap.fill(plain(x, 2_000), WIDTH, initial_indent=mark, subsequent_indent="  ")
+                for x in lines
+            )
+        )
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def markdown(comparison: Comparison) -> str:
+    """The same for a document."""
+    parts = [f"**{_escaped(w)}**" for w in comparison.warnings]
+    for table in tables(comparison):
+        lines = [table.heads, None, *table.rows]
+        rule = "| " + " | ".join(":--" if left else "--:" for left in table.words) + " |"
+        drawn = [rule if line is None else "| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
+        parts.append("\n".join([_escaped(table.title), "", *drawn]))
+    return "\n\n".join([*parts, "\n".join(f"- {_escaped(note)}" for note in comparison.notes)]) + "\n"
+
+
+def comma_separated(comparison: Comparison) -> str:
+    """A line a run and measure; numbers are fractions, whole; no value is empty."""
+    made = io.StringIO()
+    out = csv.writer(made, lineterminator="\n")
+    heads = ("split", "measure", "examples", "value", "low", "high", "difference", "difference_low", "difference_high", "p",
+             "test", "gained", "lost")  # fmt: skip
+    out.writerow(["run", "workdir", *comparison.fields, *heads])
+    for measure in comparison.measures:
+        for row in comparison.rows:
+            s = row.scores[measure]
+            low, high = s.difference_interval or ("", "")
+            numbers = (s.value, *s.interval, s.difference, low, high, s.p, s.test, s.gained, s.lost)
+            fields = (str(row.fields[f]) for f in comparison.fields)
+            cells = (row.name, row.folder, *fields, comparison.split, measure, row.examples, *numbers)
+            out.writerow(["" if c is None else plain(c, 10_000) if isinstance(c, str) else c for c in cells])
+    return made.getvalue()
+
+
+def write(folder: Path, comparison: Comparison) -> Path:
+    """Writes index.html, its pictures, comparison.md and comparison.csv; returns the path of index.html, which is moved last.
+
+    Args:
+        folder: made if absent; an earlier comparison in it is replaced.
+        comparison: what to show.
+
+    Raises:
+        UserError: the folder is a file, holds a run or a page that is no comparison, or cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out={folder} is a file; name a folder") from None
+    except OSError as e:
+        raise UserError(f"--out={folder} cannot be written: {e.strerror}") from None
+    other = (folder / "index.html").exists() and not (folder / "comparison.csv").exists()
+    if other or (folder / "config.json").exists():
+        what = "a page that is no comparison" if other else "a run"
+        raise UserError(f"--out={folder} holds {what}; name another folder")
+    for left in folder.glob(".comparison-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".comparison-") as made:
+        made = Path(made)
+        drawn = {}
+        for name, figure in comparison_figures.all_of(comparison).items():
+            drawn[name] = figure and figures.save(figure, made / f"comparison_{name}.png").name
+        contents = (comma_separated(comparison), markdown(comparison), _page(comparison, drawn))
+        for name, content in zip(_OURS, contents, strict=True):
+            (made / name).write_text(content, encoding="utf-8", errors="replace")
+        for old in (folder / "index.html", *folder.glob("comparison_*.png")):
+            old.unlink(missing_ok=True)  # an old page does not show new pictures
+        for name in (*filter(None, drawn.values()), *_OURS):
+            os.replace(made / name, folder / name)
+    return folder / "index.html"
+
+
+def _page(comparison: Comparison, drawn: Mapping[str, str | None]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("comparison.html").render(
+        comparison=comparison,
+        first=comparison.rows[0],
+        drawn=drawn,
+        tables=tables(comparison),
+    )
+
+
+def percent(value: float) -> str:
+    """A fraction in per cent with one decimal, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def signed(value: float) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    rounded = f"{100 * value:+.1f}"
+    return rounded.replace("-", "−") if float(rounded) else "0.0"
+
+
+def shown(value: Any, limit: int = 28) -> str:
+    """A config's value, short."""
+    return plain(f"{value:g}" if isinstance(value, float) else str(value) or "–", limit)
+
+
+def plain(value: str, limit: int = 60) -> str:
+    """One line that any terminal prints: nothing that does not print, the middle of long text left out."""
+    value = "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(value).split())
+    )
+    return (
+        value
+        if len(value) <= limit
+        else f"{value[: limit // 2]}…{value[len(value) - (limit - limit // 2 - 1) :]}"
+    )
+
+
+def _range(interval: Interval) -> str:
+    """Nothing where it has no width: then all examples are alike, and the bootstrap says nothing."""
+    low, high = interval
+    return f"{percent(low)} – {percent(high)}" if low < high else "–"
+
+
+def _difference(score: Score) -> list[str]:
+    if score.difference is None:
+        return ["baseline", ""]
+    low, high = score.difference_interval
+    return [signed(score.difference), f"{signed(low)} … {signed(high)}" if low < high else "–"]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _escaped(value: str) -> str:
+    value = plain(value, 2_000).replace("&", "&amp;").replace("<", "&lt;")
+    for sign in "\\|*`[]":
+        value = value.replace(sign, f"\\{sign}")
+    return value
