@@ -16,6 +16,7 @@ paper's repeated augmentation (three views of an image in a batch) is left out.
 
 from configs import common
 from fusionjax import config as base
+from fusionjax.errors import UserError
 from fusionjax.models import crossvit
 
 
@@ -42,6 +43,10 @@ def get_config(arg=None):
     c.evaluation.batch_size = min(arg.batch, 512)
     c.precision = "bfloat16"
     if arg.small:
+        if arg.root or arg.weights or arg.batch != 4096 or arg.model != names[0]:
+            raise UserError(
+                "config argument small is a run of its own: leave out model, root, weights and batch"
+            )
         _small(c)
     if arg.runlocal:
         common.run_local(c, name="crossvit_9_240", image_size=48)

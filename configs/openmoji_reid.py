@@ -40,7 +40,7 @@ def get_config(arg=None):
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs = 64, 8.0
     c.train.eval_every_epochs, c.train.log_every = 4.0, 20
-    c.evaluation.probe = c.evaluation.flip = True
+    c.evaluation.probe = True
     if arg.runlocal:
         c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4, 1
         c.data.resize, c.data.image_size = 64, 64

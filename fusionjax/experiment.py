@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from fusionjax import config as config_lib
 from fusionjax import feeds, reporting, tasks, workdir
 from fusionjax import mesh as mesh_lib
 from fusionjax.data import cache, order, sources, transforms
+from fusionjax.evaluation import outcomes
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.judge import Judge, check_best_metric
+from fusionjax.tasks import building
 from fusionjax.train import checkpoint, loop, metrics, optim, state, step
 
 
@@ -61,6 +64,7 @@ class Experiment:
         }
         self.task = tasks.create(config, self.source.class_names)
         check_best_metric(config, self.task)
+        self.weights = building.read_weights(config)
         self.task.check({"train": self.source, **self.eval_sources})
         sampled = feeds.train_order(self.source, config)
         size, batch = sampled.size if sampled else len(self.source), config.train.batch_size
@@ -127,7 +131,7 @@ class Experiment:
     def _initial_variables(self) -> Any:
         """Fresh weights with the pretrained ones put in, on the host."""
         variables = jax.jit(self.task.init)(jax.random.key(self.config.seed))
-        return self.task.load_pretrained(jax.device_get(variables), log=self._say)
+        return self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
 
     def _feed(self, mesh: Mesh, variables: Any) -> feeds.ImageFeed:
         if not self.config.data.cache.enabled:
@@ -146,8 +150,12 @@ class Experiment:
 
     # -- the run --------------------------------------------------------------------------------------------------------
 
-    def train(self) -> dict[str, float]:
+    def train(self, *, on_scores: Callable[[int, dict[str, float]], None] | None = None) -> dict[str, float]:
         """Trains to the end, from where an earlier start of the same run stopped; evaluates and reports.
+
+        Args:
+            on_scores: takes the step and the scores of each evaluation on the way, when they are saved; what it raises ends
+                the run, which can go on from there.
 
         Returns:
             The final scores, e.g. test/accuracy; "step", that of the weights which were scored; "seconds".
@@ -164,10 +172,10 @@ class Experiment:
         with contextlib.ExitStack() as held:
             if primary:
                 held.enter_context(workdir.open_for_training(self.folder, c, facts))
-            return self._train(mesh, optimizer, facts, primary)
+            return self._train(mesh, optimizer, facts, primary, on_scores)
 
     def _train(
-        self, mesh: Mesh, optimizer: optim.Optimizer, facts: dict[str, Any], primary: bool
+        self, mesh: Mesh, optimizer: optim.Optimizer, facts: dict[str, Any], primary: bool, on_scores: Any
     ) -> dict[str, float]:
         began, c = time.perf_counter(), self.config
         variables = self._initial_variables()
@@ -191,7 +199,8 @@ class Experiment:
         )
         predict = jax.jit(self.task.predict)
         judge = Judge(c, self.task, predict, feed, self.eval_sources, mesh, keeper, writer, batches, meter,
-                      steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before)  # fmt: skip
+                      steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before,
+                      on_scores=on_scores)  # fmt: skip
         try:
             current = loop.fit(
                 current,
@@ -220,14 +229,15 @@ class Experiment:
             if writer is not None:
                 writer.close()
         baselines = self._baselines(feed, variables)
-        made = self.task.report(results, judge.outputs, self.eval_sources) if c.report.enabled else {}
         summary = {**scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
         summary |= {"step": chosen, "seconds": before + time.perf_counter() - began}
-        if c.report.enabled:
-            made |= self._examples(final, judge)
         if primary:
+            outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
-        if primary and c.report.enabled:
+        if not c.report.enabled:
+            return summary
+        made = self.task.report(results, judge.outputs, self.eval_sources) | self._examples(final, judge)
+        if primary:
             page = reporting.write(
                 self.folder,
                 baselines=baselines,
@@ -291,6 +301,13 @@ class Experiment:
                 c, "optim.accumulate", f"a micro-batch of {micro} does not split over {shards} devices"
             )
         pairs = "pwca" in getattr(self.task.module, "branches", ()) or c.loss.mixup or c.loss.cutmix
+        share, k = micro // shards, c.data.per_identity
+        if c.task == "reid" and share % k:
+            alone = f"a device's {share} images of a micro-batch do not hold whole identities of {k}; use fewer devices"
+            raise config_lib.impossible(c, "data.per_identity", alone)
+        if c.task == "reid" and pairs and not c.loss.pair_group and share < 2 * k:
+            alone = f"a device has one identity of a micro-batch and none to pair it with; set {2 * k}"
+            raise config_lib.impossible(c, "loss.pair_group", alone)
         if pairs and not c.loss.pair_group and micro // shards < 2:
             alone = (
                 f"a device has {micro // shards} image of a micro-batch and nothing to pair it with; set 2"
@@ -300,6 +317,7 @@ class Experiment:
     def _facts(self) -> dict[str, Any]:
         return {
             "class_names": list(self.source.class_names),
+            "data_set": self.source.name,
             "images": {"train": len(self.source), **{s: len(v) for s, v in self.eval_sources.items()}},
             "examples": {name: _digest(v) for name, v in {"train": self.source, **self.eval_sources}.items()},
             "steps": self.steps,

@@ -30,6 +30,7 @@ class Judge:
         meter: shows a line for every evaluation.
         steps, steps_per_epoch: of the run.
         seconds_before: spent by earlier starts of the run.
+        on_scores: called after each evaluation, when all is saved; what it raises ends the run.
 
     Attributes:
         outputs: predictions of the last evaluation, by split.
@@ -51,11 +52,13 @@ class Judge:
         steps: int,
         steps_per_epoch: float,
         seconds_before: float = 0.0,
+        on_scores: Callable[[int, dict[str, float]], None] | None = None,
     ):
         self.config, self.task, self.predict, self.feed, self.mesh = config, task, predict, feed, mesh
         self.sources = sources
         self.keeper, self.writer, self.batches, self.meter = keeper, writer, batches, meter
         self.steps, self.steps_per_epoch, self.seconds_before = steps, steps_per_epoch, seconds_before
+        self.on_scores = on_scores
         self.outputs: dict[str, dict[str, np.ndarray]] = {}
         self._began = time.perf_counter()
         c = config.train
@@ -80,6 +83,8 @@ class Judge:
             self._show(step, scalars)
         if step in self._save or best is not None:
             self.save(current, best)
+        if step in self._evaluate and self.on_scores is not None:
+            self.on_scores(step, scalars)
 
     def evaluate(self, variables: Any) -> tuple[dict[str, float], dict[str, Any]]:
         """Scores by name, such as test/accuracy, and the full results by split and branch."""

@@ -43,6 +43,8 @@ def main(rest: Sequence[str]) -> None:
 
 def _rank(run: Any, names: Sequence[str]) -> None:
     """Prints the other images by falling similarity to the first."""
+    if OUT.value:
+        raise UserError("--out is for attention maps; a re-identification run prints similarities")
     if len(names) < 2:
         raise UserError("a re-identification run compares images: name the query first, then the gallery")
     embeddings = run.embed(names)

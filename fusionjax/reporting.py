@@ -86,6 +86,7 @@ def examples(
         mesh_lib.round_up(min(len(images), 16), mesh),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
     )
     maps = collect(predict, variables, batches, mesh, keep=("rollout", "selected"))
     made = [

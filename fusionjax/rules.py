@@ -24,6 +24,18 @@ def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:
     return UserError(f"config.{key}={value!r} is not possible: {allowed}")
 
 
+def reported_splits(config: ConfigDict) -> tuple[str, ...]:
+    """Names under which the scores of `data.eval_splits` appear, e.g. the test of test/mAP.
+
+    Re-identification scores query against gallery as "test", and a split against itself without its suffix:
+    test_all is "test".
+    """
+    splits = config.data.eval_splits
+    if config.task != "reid":
+        return tuple(splits)
+    return tuple(dict.fromkeys("test" if s in ("query", "gallery") else s.partition("_")[0] for s in splits))
+
+
 class Rules:
     """Rules on single fields and between fields."""
 
@@ -131,10 +143,11 @@ class Rules:
         if not c.data.eval_splits:
             self.fail("data.eval_splits", "name at least one split")
         split, _, metric = c.train.best_metric.partition("/")
-        if c.train.best_metric and (split not in c.data.eval_splits or not metric):
+        if c.train.best_metric and (split not in reported_splits(c) or not metric):
+            names = ", ".join(reported_splits(c))
             self.fail(
                 "train.best_metric",
-                f"it is <split>/<metric> with a split of data.eval_splits={c.data.eval_splits}",
+                f"it is <split>/<metric>, and a split of data.eval_splits={c.data.eval_splits} is reported as {names}",
             )
         if c.data.cache.enabled and not c.model.trunk:
             self.fail("data.cache.enabled", "only the outputs of a frozen model.trunk are cached")
@@ -166,12 +179,36 @@ class Rules:
         k = c.data.per_identity
         if k and c.train.batch_size % k:
             self.fail("data.per_identity", f"it must divide train.batch_size={c.train.batch_size}")
-        if c.task == "reid" and k < 2:
+        if c.task == "reid":
+            self._reid(k)
+        if c.model.cameras and ("camera" not in c.data.carry or c.data.cache.enabled):
+            self.fail("model.cameras", "it needs data.carry=('camera',) and data.cache.enabled=False")
+
+    def _reid(self, k: int) -> None:
+        c = self.config
+        if k < 2:
             self.fail(
                 "data.per_identity", "re-identification needs at least 2 images of an identity in a batch"
             )
-        if c.model.cameras and ("camera" not in c.data.carry or c.data.cache.enabled):
-            self.fail("model.cameras", "it needs data.carry=('camera',) and data.cache.enabled=False")
+        if c.data.label != "identity":
+            self.fail("data.label", "re-identification learns identities: set data.label='identity'")
+        micro = c.train.batch_size // c.optim.accumulate
+        if micro % k or micro < 2 * k:
+            self.fail(
+                "train.batch_size",
+                f"a micro-batch of {micro} must hold at least 2 whole identities of data.per_identity={k} images",
+            )
+        if c.loss.pair_group and (c.loss.pair_group % k or c.loss.pair_group < 2 * k):
+            self.fail("loss.pair_group", f"at least 2 whole identities of data.per_identity={k} images")
+        splits = c.data.eval_splits
+        if ("query" in splits) != ("gallery" in splits):
+            self.fail("data.eval_splits", "name query and gallery together")
+        if len(splits) - len(reported_splits(c)) != ("query" in splits):
+            self.fail("data.eval_splits", "two of them would be reported under one name")
+        if c.evaluation.flip and c.data.cache.enabled:
+            self.fail("evaluation.flip", "cached features have no mirror image: set data.cache.enabled=False")
+        if c.evaluation.probe and "query" in splits:
+            self.fail("evaluation.probe", "it needs a split that is its own gallery")
 
     def _fractions(self) -> None:
         f = self.config.data.fractions

@@ -122,11 +122,12 @@ class Run:
         self.compiled = jax.jit(task.predict)
         self.bad = BadImages()
 
-    def embed(self, images: Sequence[Image]) -> np.ndarray:
+    def embed(self, images: Sequence[Image], *, cameras: Sequence[int] | None = None) -> np.ndarray:
         """Embeddings of some images, of a re-identification run: a unit row each; their products are cosine similarities.
 
         Args:
             images: as for `predict`.
+            cameras: of a model with a camera embedding, one an image; None takes camera 0 and warns.
 
         Returns:
             (N, D) float32.
@@ -136,7 +137,7 @@ class Run:
         """
         if "embedding" not in self.task.keep:
             raise UserError(f"{self.folder} is a run of classification: it predicts, it does not embed")
-        _, _, out = self._apply(images, keep=("embedding",))
+        _, _, out = self._apply(images, keep=("embedding",), cameras=cameras)
         return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
 
     def predict(self, images: Sequence[Image], *, top: int = 5) -> list[Prediction]:
@@ -169,9 +170,15 @@ class Run:
         return found
 
     def _apply(
-        self, images: Sequence[Image], *, keep: tuple[str, ...]
+        self, images: Sequence[Image], *, keep: tuple[str, ...], cameras: Sequence[int] | None = None
     ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
         """Names, the pixels that the model saw, and the outputs that `keep` names."""
+        n = self.config.model.cameras
+        if n and cameras is None:
+            log.warning("the model has an embedding of %d cameras and none is given: camera 0 is taken", n)
+        cameras = [0] * len(images) if cameras is None else list(cameras)
+        if len(cameras) != len(images) or any(not 0 <= c < max(n, 1) for c in cameras):
+            raise UserError(f"cameras={cameras}: one for each of {len(images)} images, 0 … {max(n, 1) - 1}")
         names, pixels = [], []
         view = transforms.eval_transform(self.config.data)
         for i, image in enumerate(images):
@@ -184,7 +191,9 @@ class Run:
             mesh_lib.round_up(min(len(pixels), 16), self.mesh),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            carry=self.config.data.carry,
+            carried={
+                name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
+            },
         )
         return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
 
@@ -237,8 +246,8 @@ def _first_difference(run: Run, source: Any) -> str:
 
 def _read(image: Image, name: str, max_pixels: int) -> np.ndarray:
     try:
+        if isinstance(image, str | Path) and not Path(image).exists():
+            raise UserError(f"{name}: no such file")
         return decode(Path(image) if isinstance(image, str) else image, max_pixels)
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
     except (DecodeError, OSError) as e:
         raise UserError(f"{name} cannot be read: {e}") from None

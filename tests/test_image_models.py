@@ -63,6 +63,12 @@ def test_mixing_trains_towards_the_mixture(mixing):
         variables, batch(), jax.random.key(1)
     )
     assert np.isfinite(value) and value != plain
+    rows = {k: jnp.asarray(v) for k, v in batch().items()}
+    inputs, target = task._mixed(task.inputs(rows), rows, jax.random.fold_in(jax.random.key(1), 2), 2)
+    assert ((target > 0).sum(-1) > 1).any(), "soft targets"
+    dropout, _ = jax.random.split(jax.random.key(1))
+    logits, _ = task.module.apply(variables, **inputs, train=True, rngs={"dropout": dropout})
+    np.testing.assert_allclose(value, losses.cross_entropy(logits, target).mean(), rtol=1e-5)
     assert 0 <= metrics["accuracy"].compute() <= 1
 
 
@@ -144,3 +150,49 @@ def test_a_crossvit_run_with_its_recipe(tmp_path, recwarn):
     summary = experiment.Experiment(c, tmp_path / "run").train()
     assert 0 <= summary["test/accuracy"] <= 1
     assert list((tmp_path / "run" / "report").glob("*_rollout.png"))
+
+
+def test_weights_are_read_before_anything_is_computed(tmp_path):
+    root = tiny.pictures(tmp_path / "pictures")
+    c = crossvit()
+    with c.unlocked():
+        c.data.root, c.pretrained.source = str(root), str(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="none.safetensors"):
+        experiment.Experiment(c, tmp_path / "run")
+
+
+def test_skipped_parameters_of_a_trunk_in_two_parts():
+    from configs import openmoji_reid
+    from fusionjax.tasks import building
+
+    c = openmoji_reid.get_config("runlocal")
+    with c.unlocked():
+        c.pretrained.skip = ("stem/.*",)
+    task = tasks.create(config_lib.validate(c), ["0", "1"])
+    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    merged = task.load_pretrained(fresh, building.read_weights(c))
+    assert not any(np.any(x) for x in jax.tree.leaves(merged["params"]["trunk"]["stem"]))
+    assert any(np.any(x) for x in jax.tree.leaves(merged["params"]["neck"]))
+    with c.unlocked():
+        c.pretrained.skip = ("sttem/.*",)
+    with pytest.raises(UserError, match="sttem"):
+        task.load_pretrained(fresh, building.read_weights(c))
+
+
+def test_contradicting_arguments_of_the_small_run():
+    from configs import crossvit as config_file
+
+    with pytest.raises(UserError, match="small is a run of its own"):
+        config_file.get_config("small,root=/data/flowers")
+
+
+def test_a_classifier_with_cameras_reports_its_examples(tmp_path, recwarn):
+    root = tiny.pictures(tmp_path / "pictures", per_class=10)
+    rows = [
+        f"{p.relative_to(root)},{p.parent.name},{i % 3}" for i, p in enumerate(sorted(root.rglob("*.png")))
+    ]
+    (root / "all.csv").write_text("\n".join(["path,label,camera", *rows]))
+    c = tiny.get_config(f"root={root / 'all.csv'},steps=1")
+    c.data.source, c.data.carry, c.model.cameras = "manifest", ("camera",), 3
+    summary = experiment.Experiment(c, tmp_path / "run").train()
+    assert 0 <= summary["test/accuracy"] <= 1 and (tmp_path / "run" / "report" / "index.html").exists()

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import re
 
 import cv2
 import jax
@@ -15,6 +16,7 @@ from fusionjax import experiment, tasks
 from fusionjax.errors import UserError
 from fusionjax.evaluation import reid
 from fusionjax.models import create
+from fusionjax.models.dcal import derangement
 from fusionjax.models.layers import PatchEmbed
 from fusionjax.models.reid import BNNeck, ReID, unit
 from fusionjax.train import losses, metric_losses
@@ -82,7 +84,10 @@ def batch(size=8, seed=0, side=(32, 16)):
 @pytest.fixture(scope="module")
 def trained(people, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    c = settings(people, evaluation__rerank=True, evaluation__rerank_k1=4, evaluation__rerank_k2=2)
+    c = settings(
+        people, evaluation__rerank=True, evaluation__rerank_k1=4, evaluation__rerank_k2=2,
+        train__best_metric="test/mAP", train__eval_every_epochs=1.0,
+    )  # fmt: skip
     return folder, experiment.Experiment(c, folder).train()
 
 
@@ -137,7 +142,7 @@ def test_every_ablation_runs(people, ablation, tmp_path):
 def test_every_option_gives_a_finite_loss_and_gradient(fields):
     task = tasks.create(settings(**fields), IDS)
     variables = task.init(jax.random.key(0))
-    loss = functools.partial(task.loss, groups=2)
+    loss = functools.partial(task.loss, groups=1)
     (value, (_, new)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         variables, batch(), jax.random.key(1)
     )
@@ -168,7 +173,8 @@ def test_the_loss_is_its_parts():
     triplet = losses.masked_mean(
         *metric_losses.triplet(aux["features"]["sa"], rows["label"], rows["valid"], margin=0.3)
     )
-    np.testing.assert_allclose(value, 2 * identity + 0.5 * triplet, rtol=1e-5)
+    # One branch: ½ (e^{−w} L + w) with w = 0.
+    np.testing.assert_allclose(value, (2 * identity + 0.5 * triplet) / 2, rtol=1e-5)
 
 
 def test_centres_move_towards_their_class():
@@ -199,8 +205,49 @@ def test_the_neck_is_batch_normalisation_without_shift(rng):
     np.testing.assert_allclose(y, (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), atol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 + 0.1 * x.var(0, ddof=1), rtol=1e-5)
+    valid = np.array([1] * 12 + [0] * 4)
+    some, _ = neck.apply(variables, np.r_[x[:12], x[12:] + 99], train=True,
+                         valid=valid, mutable=["batch_stats"])  # fmt: skip
+    few, _ = neck.apply(variables, x[:12], train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(some[:12], few, atol=1e-5)
     _, same = neck.apply(variables, x, train=True, update=False, mutable=["batch_stats"])
     np.testing.assert_array_equal(same["batch_stats"]["mean"], 0)
+
+
+def test_pairs_are_of_different_identities():
+    for groups, size, kin in ((1, 64, 4), (4, 16, 4), (2, 8, 4), (1, 6, 2)):
+        seen = set()
+        for seed in range(4):
+            partner = np.asarray(derangement(jax.random.key(seed), groups, size, kin))
+            assert (np.sort(partner, axis=1) == np.arange(size)).all(), "everyone is a partner once"
+            assert (partner // kin != np.arange(size) // kin).all()
+            seen.add(partner.tobytes())
+        assert len(seen) > 1
+    task = tasks.create(settings(), IDS)
+    variables = task.init(jax.random.key(0))
+    rows = batch() | {"label": np.repeat([0, 1], 4).astype(np.int32)}
+    _, (_, with_pairs) = task.loss(variables, rows, jax.random.key(1), groups=1)
+    alone = tasks.create(settings(model__ablation="sa_glca"), IDS)
+    bare = {k: v for k, v in variables.items() if k != "params"}
+    params = {k: v for k, v in variables["params"].items() if k != "log_variance_pwca"}
+    _, (_, without) = alone.loss({"params": params, **bare}, rows, jax.random.key(1), groups=1)
+    np.testing.assert_allclose(
+        with_pairs["batch_stats"]["neck_sa"]["mean"], without["batch_stats"]["neck_sa"]["mean"], atol=1e-5
+    )
+
+
+def test_drawn_splits_keep_identities_whole(people, tmp_path):
+    bare = tmp_path / "drawn.csv"
+    lines = [line.split(",") for line in people.read_text().splitlines()]
+    bare.write_text(
+        "\n".join(
+            ",".join([r[0] if i == 0 else f"{people.parent}/{r[0]}", r[1], *r[3:]])
+            for i, r in enumerate(lines)
+        )
+    )
+    run = experiment.Experiment(settings(bare, data__eval_splits=("test",)), tmp_path / "run")
+    train, test = (set(s.columns["identity"]) for s in (run.source, run.eval_sources["test"]))
+    assert train and test and not train & test
 
 
 def test_cameras_move_every_token_and_scale():
@@ -271,10 +318,18 @@ def test_published_weights_go_in_though_patches_overlap_and_cameras_are_new():
         ({"data__per_identity": 3}, "it must divide train.batch_size=8"),
         ({"data__image_shape": (32,)}, r"config.data.image_shape=\(32,\)"),
         ({"model__cameras": 3}, r"it needs data.carry=\('camera',\)"),
+        ({"data__label": "label"}, "set data.label='identity'"),
+        ({"train__batch_size": 4}, "a micro-batch of 4 must hold at least 2 whole identities"),
+        ({"train__batch_size": 16, "optim__accumulate": 4}, "a micro-batch of 4 must hold"),
+        ({"loss__pair_group": 4}, "at least 2 whole identities of data.per_identity=4"),
+        ({"data__eval_splits": ("test_base", "test_all")}, "reported under one name"),
+        ({"evaluation__flip": True, "data__cache__enabled": True, "model__trunk": "efficientnet_lite0",
+          "model__freeze_trunk": True}, "cached features have no mirror image"),
+        ({"train__best_metric": "query/mAP"}, "reported as test"),
         ({"evaluation__average_precision": "mean"}, "allowed are step, trapezoid"),
         ({"loss__metric": "contrastive"}, "allowed are triplet, circle"),
     ],
-)
+)  # fmt: skip
 def test_impossible_settings(fields, message):
     with pytest.raises(UserError, match=message):
         settings(**fields)
@@ -295,7 +350,7 @@ def test_tasks_that_cannot_be(fields, message):
 
 def test_data_that_cannot_be_scored(people, tmp_path):
     with pytest.raises(UserError, match="name query and gallery together"):
-        experiment.Experiment(settings(people, data__eval_splits=("query",)), tmp_path)
+        settings(people, data__eval_splits=("query",))
     c = settings(people, model__cameras=2, data__carry=("camera",))
     with pytest.raises(UserError, match="config.model.cameras=2 is not possible: split .* has camera 2"):
         experiment.Experiment(c, tmp_path)
@@ -307,11 +362,19 @@ def test_data_that_cannot_be_scored(people, tmp_path):
     named.write_text(",".join(rows[0]) + "\n" + named.read_text())
     with pytest.raises(UserError, match="column identity must be whole numbers"):
         experiment.Experiment(settings(named), tmp_path)
-    for split in ("train", "query", "gallery"):
-        trees.folder(tmp_path / "folders" / split, images=4)
-    c = settings(tmp_path / "folders", data__label="label", data__source="folder")
-    with pytest.raises(UserError, match="needs the column identity"):
+    trees.folder(tmp_path / "folders" / "train", images=4)
+    trees.folder(tmp_path / "folders" / "test", ("beech", "yew"), images=4)
+    c = settings(tmp_path / "folders", data__source="folder", data__eval_splits=("test",))
+    with pytest.raises(UserError, match="split 'test' shares 1 identities with training"):
         experiment.Experiment(c, tmp_path)
+    alone = tmp_path / "alone.csv"
+    alone.write_text(re.sub(r"(query|gallery),(\d+),\d", r"\1,\2,0", named.read_text().replace(",p", ",")))
+    with pytest.raises(UserError, match="no query has an image of its identity from another camera"):
+        experiment.Experiment(settings(alone), tmp_path)
+    worded = tmp_path / "worded.csv"
+    worded.write_text(re.sub(r",(\d)$", r",cam\1", named.read_text().replace(",p", ","), flags=re.M))
+    with pytest.raises(UserError, match="column camera must be whole numbers"):
+        experiment.Experiment(settings(worded), tmp_path)
     with pytest.raises(UserError, match="P = 40 different identities"):
         experiment.Experiment(settings(people, train__batch_size=160), tmp_path)
 

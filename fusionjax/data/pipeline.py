@@ -5,7 +5,8 @@ and the run stops when there are too many.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -184,13 +185,17 @@ def array_batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    carry: Sequence[str] = (),
+    carried: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> Iterator[Example]:
     """Images at hand, all of one shape, uint8, in batches of `size`, of which this process gets its share; padded as above.
-    What `carry` names is 0: such an image has no camera."""
+    `carried` has a value an image for each name of `data.carry`."""
+    blank = _example(np.zeros_like(images[0]), 0, 0.0, -1, tuple(carried)) if images else {}
     local = order_lib.local_batch_size(size, process_index, process_count)
     for start in range(0, len(images), size):
-        rows = [_example(x, 0, 1.0, start + i, carry) for i, x in enumerate(images[start : start + size])]
-        rows += [_example(np.zeros_like(images[0]), 0, 0.0, -1, carry)] * (size - len(rows))
+        rows = [
+            _example(images[i], 0, 1.0, i) | {name: np.int32(values[i]) for name, values in carried.items()}
+            for i in range(start, min(start + size, len(images)))
+        ]
+        rows += [blank] * (size - len(rows))
         rows = rows[process_index * local : (process_index + 1) * local]
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -77,6 +77,7 @@ class Preparation:
             for split in tuple(wanted) or SPLITS[data.source] or _found(data)
         }
         self.made = {
+            "root": str(Path(data.root).expanduser().resolve()),
             "source": data.source,
             "splits": list(self.sources),
             "seed": seed,

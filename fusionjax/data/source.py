@@ -72,8 +72,8 @@ class ByIdentity:
 
     Args:
         source: with the column identity, of whole numbers. Where it has none, as a folder of class folders, a class is an
-            identity; its number is the class's name where all are whole numbers, else a checksum of the name, so that
-            splits with different classes agree.
+            identity; its number is the class's name where that is one, else a checksum of it above 2⁴⁰: a class has the
+            same number in splits with different classes.
 
     Raises:
         UserError: the column identity is not of whole numbers.
@@ -102,10 +102,19 @@ class ByIdentity:
 
 
 def _numbers(names: Sequence[str]) -> np.ndarray:
-    """An int64 for each class name."""
-    if all(name.isascii() and name.isdigit() and len(name) < 18 for name in names):
-        return np.asarray([int(name) for name in names], np.int64)
-    return np.asarray([zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names], np.int64)
+    """An int64 for each class name, a function of the name alone."""
+
+    def number(name: str) -> int:
+        if name.isascii() and name.isdigit() and len(name) < 12 and str(int(name)) == name:
+            return int(name)
+        return 2**40 + zlib.crc32(name.encode("utf-8", "surrogateescape"))
+
+    numbers = np.asarray([number(name) for name in names], np.int64)
+    if len(np.unique(numbers)) < len(numbers):
+        raise UserError(
+            "two class names have the same checksum: rename one, or give a manifest with a column identity"
+        )
+    return numbers
 
 
 class Subset:

@@ -24,21 +24,25 @@ from fusionjax.models.vit import ViT
 Array = jax.Array
 
 
-def derangement(key: Array, groups: int, size: int) -> Array:
+def derangement(key: Array, groups: int, size: int, kin: int = 1) -> Array:
     """Random partners within groups, never oneself: a uniformly drawn cycle through each group.
 
-    A mere shift would not do: re-identification batches come grouped by identity, and most images would meet their kind.
+    Re-identification batches come grouped by identity. There the images of a group are dealt into `kin` hands of one image
+    of each identity, and the cycle goes through each hand: nobody meets their kind.
 
     Args:
         key: PRNG key.
         groups: number of groups.
         size: images in a group, at least 2.
+        kin: neighbours that are of one identity; a group holds at least two whole identities.
 
     Returns:
         (groups, size) int32: the position within the group of each image's partner.
     """
     if size < 2:
         raise ValueError(f"a group of {size} has no pairs")
+    if kin > 1:
+        return _between_kinds(key, groups, size, kin)
     order = jnp.argsort(jax.random.uniform(key, (groups, size)), axis=1)
     rows = jnp.arange(groups)[:, None]
     return (
@@ -46,6 +50,21 @@ def derangement(key: Array, groups: int, size: int) -> Array:
         .at[rows, order]
         .set(jnp.roll(order, -1, axis=1).astype(jnp.int32))
     )
+
+
+def _between_kinds(key: Array, groups: int, size: int, kin: int) -> Array:
+    kinds = size // kin
+    if size % kin or kinds < 2:
+        raise ValueError(f"a group of {size} does not hold two whole identities of {kin}")
+    deal, turn = jax.random.split(key)
+    member = jnp.argsort(jax.random.uniform(deal, (groups, kinds, kin)), axis=2)
+    hands = (jnp.arange(kinds)[:, None] * kin + member).swapaxes(1, 2)  # (groups, kin, kinds)
+    cycle = jnp.take_along_axis(
+        hands, jnp.argsort(jax.random.uniform(turn, (groups, kin, kinds)), axis=2), axis=2
+    )
+    rows = jnp.arange(groups)[:, None, None]
+    partner = jnp.zeros((groups, size), jnp.int32)
+    return partner.at[rows, cycle].set(jnp.roll(cycle, -1, axis=2).astype(jnp.int32))
 
 
 def take_partner(x: Array, partner: Array) -> Array:

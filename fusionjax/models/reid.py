@@ -27,6 +27,7 @@ class BNNeck(nn.Module):
         x: (B, D).
         train: normalise by the batch, else by the running statistics.
         update: whether this batch enters the running statistics.
+        valid: (B,), 0 for rows that take no part in the statistics; None for none.
 
     Returns:
         (B, D) float32.
@@ -38,7 +39,7 @@ class BNNeck(nn.Module):
     eps: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, update: bool = True) -> Array:
+    def __call__(self, x: Array, *, train: bool, update: bool = True, valid: Array | None = None) -> Array:
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (width,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
@@ -46,10 +47,12 @@ class BNNeck(nn.Module):
         x = x.astype(jnp.float32)
         if not train:
             return (x - mean.value) * jax.lax.rsqrt(variance.value + self.eps) * scale
-        centre = x.mean(0)
-        spread = jnp.square(x - centre).mean(0)
+        weight = jnp.ones(x.shape[:1]) if valid is None else (valid > 0).astype(jnp.float32)
+        count = jnp.maximum(weight.sum(), 1)
+        centre = (weight[:, None] * x).sum(0) / count
+        spread = (weight[:, None] * jnp.square(x - centre)).sum(0) / count
         if update and not self.is_initializing():
-            unbiased = spread * (x.shape[0] / max(x.shape[0] - 1, 1))  # as torch keeps it
+            unbiased = spread * (count / jnp.maximum(count - 1, 1))  # as torch keeps it
             mean.value = self.momentum * mean.value + (1 - self.momentum) * centre
             variance.value = self.momentum * variance.value + (1 - self.momentum) * unbiased
         return (x - centre) * jax.lax.rsqrt(spread + self.eps) * scale
@@ -98,13 +101,19 @@ class ReID(nn.Module):
             self.center = {b: self.variable("centers", b, jnp.zeros, shape, jnp.float32) for b in own}
 
     def __call__(
-        self, images: Array | None = None, *, train: bool = False, **inputs: Any
+        self,
+        images: Array | None = None,
+        *,
+        train: bool = False,
+        valid: Array | None = None,
+        **inputs: Any,
     ) -> tuple[Array, dict[str, Any]]:
         """Test features: CLS of SA and of GLCA before the neck, side by side, made unit.
 
         Args:
             images: (B, h, w, 3) normalised.
             train: dropout, stochastic depth and batch statistics; needs the PRNG collection "dropout".
+            valid: (B,), 0 for rows that take no part in the necks' statistics; None for none.
             **inputs: features, camera, partner, capture: as for `DCAL` and `ViT`.
 
         Returns:
@@ -117,7 +126,7 @@ class ReID(nn.Module):
         logits = {}
         for b, feature in features.items():
             shared = "sa" if b == "pwca" else b
-            normed = self.neck[shared](feature, train=train, update=b == shared)
+            normed = self.neck[shared](feature, train=train, update=b == shared, valid=valid)
             logits[b] = self.classifier[shared](normed)
         aux = {**aux, "features": features, "logits": logits}
         if self.centers:

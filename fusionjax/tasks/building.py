@@ -1,10 +1,12 @@
 """From a config to an image model and its first weights: what every task on images shares."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
@@ -66,31 +68,44 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
     return module
 
 
-def load_pretrained(
+def read_weights(config: ConfigDict) -> PyTree | None:
+    """The variables that `config.pretrained` names, on the host; None where it names none.
+
+    Raises:
+        UserError: weights that cannot be read, or are not of that model.
+    """
+    c = config.pretrained
+    if not c.source:
+        return None
+    name = c.name or (config.model.trunk if c.into == "trunk" else registry.backbone(config.model.name))
+    return pretrained.load(c.source, name)
+
+
+def put_weights(
     config: ConfigDict,
     module: nn.Module,
     variables: PyTree,
+    weights: PyTree | None,
     log: Callable[[str], None],
     *,
     new: Sequence[str] = (),
 ) -> PyTree:
-    """`variables` with the weights that `config.pretrained` names put in; unchanged where it names none.
+    """`variables` with pretrained weights put in; unchanged where there are none.
 
     Args:
         config: of the run, validated.
         module: of `image_model`.
         variables: its, freshly initialised.
+        weights: of `read_weights`.
         log: takes a line for every adaptation.
         new: patterns of parameters that no published weights have.
 
     Raises:
-        UserError: weights that cannot be read or do not fit.
+        UserError: weights that do not fit.
     """
     c = config.pretrained
-    if not c.source:
+    if weights is None:
         return variables
-    name = c.name or (config.model.trunk if c.into == "trunk" else registry.backbone(config.model.name))
-    weights = pretrained.load(c.source, name)
     if c.into:
         return _merge_trunk(variables, weights, skip=c.skip, log=log)
     if registry.family(config.model.name) == "dcal":
@@ -143,7 +158,22 @@ def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log
     lost = set(weights["params"]) - set().union(*owned.values()) - {"head", "head_conv"}
     if lost:
         raise UserError(f"the weights' {', '.join(sorted(lost))} have no place in the trunk")
-    for part in parts:
-        own = {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
-        variables = pretrained.merge(variables, own, skip=skip, into=part, log=log)
+    inside = {part: {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
+              for part in parts}  # fmt: skip
+    for part, own in inside.items():
+        others = [leaf for other in parts if other != part for leaf in _paths(inside[other])]
+        # A pattern that is met in the other part need not be met in this one.
+        mine = [p for p in skip if _meets(p, _paths(own)) or not _meets(p, others)]
+        variables = pretrained.merge(variables, own, skip=mine, into=part, log=log)
     return variables
+
+
+def _paths(tree: PyTree) -> list[str]:
+    return ["/".join(path[1:]) for path in flatten_dict(tree)]
+
+
+def _meets(pattern: str, paths: Sequence[str]) -> bool:
+    try:
+        return any(re.fullmatch(pattern, path) for path in paths)
+    except re.error:
+        return False  # merge says what is wrong with it

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
+from fusionjax.evaluation import outcomes as outcomes_lib
 from fusionjax.evaluation.probe import Baseline, logistic_regression
 from fusionjax.models.crossvit import CrossViT
 from fusionjax.models.dcal import DCAL, derangement
@@ -129,6 +130,30 @@ class Classification(ImageTask):
             flat |= {f"{split}/{name}": value for name, value in by_branch["combined"].scalars().items()}
             flat |= {f"{split}/accuracy_{b}": by_branch[b].accuracy for b in self.branches[:-1]}
         return flat
+
+    def outcomes(
+        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    ) -> dict[str, np.ndarray]:
+        """What happened to each example of the split "test", or else of the last one: see `evaluation.outcomes`.
+
+        Returns:
+            Also "label" and "prediction", class indices; "correct", 0 or 1; "probability", of the true class.
+        """
+        split = "test" if "test" in outputs else list(outputs)[-1]
+        rows = outputs[split]
+        good = np.flatnonzero((rows["valid"] > 0) & (rows["index"] >= 0))
+        good = good[np.argsort(rows["index"][good], kind="stable")]
+        label, p = rows["label"][good], rows["probabilities/combined"][good].astype(np.float32)
+        prediction = p.argmax(-1)
+        return {
+            "name": outcomes_lib.names_of(sources[split], rows["index"][good]),
+            "split": np.array(split),
+            "read": np.array([split]),
+            "label": label.astype(np.int32),
+            "prediction": prediction.astype(np.int32),
+            "correct": (prediction == label).astype(np.uint8),
+            "probability": p[np.arange(len(p)), label] / p.sum(-1),
+        }
 
     def probe(
         self,

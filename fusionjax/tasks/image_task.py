@@ -55,9 +55,21 @@ class ImageTask:
         extra = {"camera": jnp.zeros((1,), jnp.int32)} if self.config.model.cameras else {}
         return self.module.init({"params": key}, images, **extra)
 
-    def load_pretrained(self, variables: dict[str, PyTree], log=lambda text: None) -> dict[str, PyTree]:
-        """`variables` with the weights that the config names put in; unchanged where it names none."""
-        return building.load_pretrained(self.config, self.module, variables, log, new=self.new_parameters)
+    def load_pretrained(
+        self, variables: dict[str, PyTree], weights: PyTree | None = None, log=lambda text: None
+    ) -> dict[str, PyTree]:
+        """`variables` with the weights that the config names put in; unchanged where it names none.
+
+        Args:
+            variables: freshly initialised.
+            weights: of `building.read_weights`; None to read them now.
+            log: takes a line for every adaptation.
+        """
+        if weights is None:
+            weights = building.read_weights(self.config)
+        return building.put_weights(
+            self.config, self.module, variables, weights, log, new=self.new_parameters
+        )
 
     def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
         """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""

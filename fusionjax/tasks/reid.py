@@ -1,7 +1,7 @@
 """Re-identification: which images of a gallery show the object of the query. Test identities are not those of training."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,30 +83,40 @@ class ReIdentification(ImageTask):
 
     def check(self, sources: Mapping[str, Source]) -> None:
         """See `ImageTask.check`."""
-        splits = self.config.data.eval_splits
-        if ("query" in splits) != ("gallery" in splits):
-            raise impossible(self.config, "data.eval_splits", "name query and gallery together")
         for split, source in sources.items():
-            if "identity" not in source.columns:
-                raise UserError(f"{source.name}, split {split}: re-identification needs the column identity")
+            columns = source.columns
+            if "camera" in columns and np.asarray(columns["camera"]).dtype.kind not in "iu":
+                raise UserError(f"{source.name}, split {split}: the column camera must be whole numbers")
             n = self.config.model.cameras
-            if n and not 0 <= int(source.columns["camera"].min()) <= int(source.columns["camera"].max()) < n:
-                most = int(source.columns["camera"].max())
+            if n and "camera" not in columns:
+                raise impossible(self.config, "model.cameras", f"{source.name} has no column camera")
+            if n and not 0 <= int(columns["camera"].min()) <= int(columns["camera"].max()) < n:
+                most = int(columns["camera"].max())
                 raise impossible(
                     self.config, "model.cameras", f"split {split} has camera {most}; they count from 0"
                 )
+        for name, (query, gallery) in _pairs(sources.keys() - {"train"}).items():
+            _check_matches(name, sources[query], sources[gallery], query == gallery)
+            for split in {query, gallery}:
+                _check_unseen(sources["train"], sources[split])
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch; see `Classification.loss`."""
         dropout, pairs = jax.random.split(key)
         label, valid = batch["label"], batch["valid"]
         size = label.shape[0]
-        extra = (
-            {"partner": derangement(pairs, groups, size // groups)} if "pwca" in self.module.branches else {}
-        )
+        extra = {}
+        if "pwca" in self.module.branches:
+            extra["partner"] = derangement(pairs, groups, size // groups, self.config.data.per_identity)
         mutable = [name for name in variables if name != "params"]
         (_, aux), new = self.module.apply(
-            variables, **self.inputs(batch), train=True, rngs={"dropout": dropout}, mutable=mutable, **extra
+            variables,
+            **self.inputs(batch),
+            valid=valid,
+            train=True,
+            rngs={"dropout": dropout},
+            mutable=mutable,
+            **extra,
         )
         metrics, by_branch = {}, {}
         for b, feature in aux["features"].items():
@@ -128,7 +138,7 @@ class ReIdentification(ImageTask):
                 metrics[f"{name}_{b}"] = clu_metrics.Average(total=value, count=jnp.ones(()))
             metrics[f"accuracy_{b}"] = average(logits.argmax(-1) == label, valid)
         metrics["accuracy"] = metrics["accuracy_sa"]
-        if len(by_branch) == 1 or self.config.loss.branch_weighting == "sum":
+        if "log_variances" not in aux or self.config.loss.branch_weighting == "sum":
             return sum(by_branch.values()), (metrics, new)
         return losses.uncertainty_weighted(by_branch, aux["log_variances"]), (metrics, new)
 
@@ -157,11 +167,11 @@ class ReIdentification(ImageTask):
         Args:
             outputs: by split, `predict`'s of all of it, with "index" and "valid".
             sources: by split, with the columns identity and, where the data have it, camera.
+
+        Raises:
+            UserError: query without gallery, or the other way round.
         """
-        pairs = {"test": PAIR} if set(PAIR) <= set(outputs) else {}
-        pairs |= {split.partition("_")[0]: (split, split) for split in outputs if split not in PAIR}
-        if not pairs:
-            raise UserError("name query and gallery together: one cannot be scored without the other")
+        pairs = _pairs(outputs.keys())
         return {name: self._evaluate(q, g, outputs, sources) for name, (q, g) in pairs.items()}
 
     def scalars(self, results: Mapping[str, Result]) -> dict[str, float]:
@@ -220,9 +230,10 @@ class ReIdentification(ImageTask):
             scores = result.ranking.scalars()
             n = int((result.ranking.matches > 0).sum())
             headline += [(f"{k}, {name}", scores[k], None, f"{n:,} queries") for k in ("mAP", "rank1")]
-            rows.append((name, result.ranking.protocol, *(scores[k] for k in SCORES)))
+            where = f"{name} of {sources[result.query].name}"
+            rows.append((where, result.ranking.protocol, *(scores[k] for k in SCORES)))
             if result.reranked:
-                rows.append((name, f"{self._rerank}", *(result.reranked[k] for k in SCORES)))
+                rows.append((where, f"{self._rerank}", *(result.reranked[k] for k in SCORES)))
         name, result = next(iter(results.items()))
         figures = [
             (title, text, rank_list.rank_list(entries))
@@ -304,6 +315,46 @@ _LISTS = (
     "dashed red with ✗: another. Images of the query's identity from the query's own camera are left out, as the protocol "
     "wants it."
 )
+
+
+def _pairs(splits: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Reported name → (query split, gallery split)."""
+    splits = set(splits)
+    if len(splits & set(PAIR)) == 1:
+        raise UserError("name query and gallery together: one cannot be scored without the other")
+    pairs = {"test": PAIR} if set(PAIR) <= splits else {}
+    return pairs | {s.partition("_")[0]: (s, s) for s in sorted(splits - set(PAIR))}
+
+
+def _check_matches(name: str, query: Source, gallery: Source, same: bool) -> None:
+    """A UserError where no query could have a match."""
+    seen: dict[int, set[int]] = {}
+    ids, cameras = _columns(gallery, np.arange(len(gallery)))
+    for identity, camera in zip(ids, np.arange(len(ids)) if cameras is None else cameras, strict=True):
+        seen.setdefault(int(identity), set()).add(int(camera))
+    ids, cameras = _columns(query, np.arange(len(query)))
+    own = np.full(len(ids), -1) if cameras is None else cameras
+    if cameras is None and same:
+        found = any(len(members) > 1 for members in seen.values())
+    else:
+        found = any(seen.get(int(i), set()) - {int(c)} for i, c in zip(ids, own, strict=True))
+    if not found:
+        raise UserError(
+            f"{query.name}, {name}: no query has an image of its identity from another camera in the gallery; check the "
+            "columns identity and camera"
+        )
+
+
+def _check_unseen(train: Source, test: Source) -> None:
+    """A UserError where test identities are training's: what is measured then is not re-identification."""
+    if test.name.startswith("MSMT17"):  # its test identities count from 0 again
+        return
+    shared = np.intersect1d(train.columns["identity"], test.columns["identity"])
+    if len(shared):
+        raise UserError(
+            f"{test.name}: split {test.split!r} shares {len(shared)} identities with training (e.g. {shared[0]}); "
+            "re-identification is measured on identities that training never saw"
+        )
 
 
 def _features(rows: Outputs) -> tuple[np.ndarray, np.ndarray]:

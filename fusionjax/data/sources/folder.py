@@ -52,7 +52,10 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         labels.extend([label_of[top.name]] * len(images))
     source = np.asarray(labels, np.int32)
     if not given:
-        parts = splits.stratified(source, data.fractions, seed=seed)
+        if data.label == "identity":  # whole classes on one side
+            parts = splits.stratified(np.zeros_like(source), data.fractions, seed=seed, groups=source)
+        else:
+            parts = splits.stratified(source, data.fractions, seed=seed)
         chosen = splits.pick(str(root), parts, split)
         names, source = [names[i] for i in chosen], source[chosen]
     return FileSource(root.resolve().name, split, tuple(classes), source, names, root)

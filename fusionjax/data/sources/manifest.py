@@ -24,7 +24,8 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
 
     Labels become class names, sorted: as numbers if all are whole numbers, else as text. Classes are those
     of the whole manifest, whatever the split. Without a `split` column the split is drawn by
-    `data.fractions`, stratified; rows with the same path stay together.
+    `data.fractions`, stratified; rows with the same path stay together. Where `data.label` is "identity", whole
+    identities are drawn.
 
     Args:
         data: `config.data`; `root` is the manifest file.
@@ -54,7 +55,8 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     if not rows:
         raise UserError(f"{path} has no rows")
     class_names, labels = _classes(table["label"])
-    chosen = _chosen(path, table, labels, data.fractions, split, seed)
+    by_identity = data.label == "identity" and "identity" in table
+    chosen = _chosen(path, table, labels, data.fractions, split, seed, by_identity)
     names = [table["path"][i] for i in chosen]
     _files_exist(path.parent, [rows[i] for i in chosen], names, path)
     columns = {name: _column(name, table[name])[chosen] for name in OPTIONAL[1:] if name in table}
@@ -128,7 +130,12 @@ def _chosen(
     fractions: Sequence[float],
     split: str,
     seed: int,
+    by_identity: bool,
 ) -> np.ndarray:
+    if "split" not in table and by_identity:
+        _, groups = np.unique(table["identity"], return_inverse=True)
+        parts = splits.stratified(np.zeros_like(groups), fractions, seed=seed, groups=groups)
+        return splits.pick(str(path), parts, split)
     if "split" not in table:
         parts = splits.stratified(labels, fractions, seed=seed, groups=np.asarray(table["path"]))
         return splits.pick(str(path), parts, split)
