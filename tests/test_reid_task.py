@@ -165,6 +165,7 @@ def test_the_loss_is_its_parts():
     (_, aux), _ = task.module.apply(
         variables,
         **task.inputs(rows),
+        valid=rows["valid"],
         train=True,
         rngs={"dropout": jax.random.key(0)},
         mutable=["batch_stats"],
