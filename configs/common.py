@@ -110,8 +110,8 @@ def re_identification_arg(**more: Any) -> dict:
 def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     """What the runs on OpenMoji share: DCAL on an EfficientNet-Lite0 whose lower half is frozen and computed once.
 
-    The upper half trains at a tenth of the learning rate. A fifth of the identities is the test; no validation split: nothing is
-    chosen by a score, the last averaged weights are the result.
+    The upper half trains at a tenth of the learning rate. A fifth of the identities is the test. No validation split, for
+    nothing is chosen by a score: the last averaged weights are the result.
 
     Args:
         config: to fill in.
