@@ -81,9 +81,8 @@ def _fractions() -> tuple[float, ...]:
 
 def _asked(source: str) -> dict[str, object]:
     """What the flags say of the output; what they leave open may be anything."""
-    asked = {"source": source, "root": str(Path(ROOT.value).expanduser().resolve())} | (
-        {"splits": SPLITS.value} if SPLITS.value else {}
-    )
+    asked = {"source": source} | ({"splits": SPLITS.value} if SPLITS.value else {})
+    asked |= {"root": str(Path(ROOT.value).expanduser().resolve())} if ROOT.value else {}
     asked |= {"fractions": list(_fractions())} if FRACTIONS.value else {}
     return asked | {f.name: f.value for f in (SEED, SHARDS, CHECK_COUNTS) if flags.FLAGS[f.name].present}
 

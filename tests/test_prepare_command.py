@@ -64,6 +64,10 @@ def market(tmp_path_factory) -> dict[str, Path]:
         (["--verify"], "--out is missing"),
         (["--verify", "--out=/nowhere"], "--out='/nowhere' holds no prepared data set"),
         (["cub", "--root=x", "--shards=0"], "shards"),
+        (
+            ["market1501", "--out={out}", "--root=/elsewhere"],
+            "was prepared with root=.*, and asked is '/elsewhere'",
+        ),
         (["folder", "--out={out}"], "was prepared with source='market1501', and asked is 'folder'"),
         (
             ["market1501", "--out={out}", "--shards=2"],
