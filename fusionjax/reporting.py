@@ -11,9 +11,8 @@ from jax.sharding import Mesh
 
 from fusionjax import mesh as mesh_lib
 from fusionjax import workdir
-from fusionjax.data import pipeline, transforms
+from fusionjax.data import pipeline
 from fusionjax.data.cache import Cached
-from fusionjax.data.decode import decode
 from fusionjax.data.source import Source
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.probe import Baseline
@@ -79,7 +78,7 @@ def examples(
     if not chosen:
         return [], []
     index = outputs["index"][chosen]
-    images = [_view(source, int(i), data) for i in index]
+    images = [pipeline.view(source, int(i), data) for i in index]
     # Batches of the devices' number, padded: the report may show fewer images than there are devices.
     batches = pipeline.array_batches(
         images,
@@ -147,7 +146,3 @@ def _spread(ranked: list[int], label: np.ndarray, count: int) -> list[int]:
         by_class.setdefault(int(label[i]), []).append(i)
     rounds = (i for k in range(count) for members in by_class.values() for i in members[k : k + 1])
     return [i for i, _ in zip(rounds, range(count), strict=False)]
-
-
-def _view(source: Source, index: int, data: Any) -> np.ndarray:
-    return transforms.eval_transform(data)(decode(source.load(index), data.max_pixels))

@@ -153,14 +153,14 @@ class Sweep:
         """Name of the study in sweep.json, after a look that the rest of it is this sweep."""
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            before = workdir._flat({k: stored[k] for k in self._identity})
+            before = workdir.flattened({k: stored[k] for k in self._identity})
             name = str(stored["study"])
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(
                 f"{path} is damaged ({e}); restore it, or begin anew in another --workdir"
             ) from None
-        now = workdir._flat(json.loads(json.dumps(self._identity)))
-        free = tuple(f"config.{field}" for field in workdir._FREE)
+        now = workdir.flattened(json.loads(json.dumps(self._identity)))
+        free = tuple(f"config.{field}" for field in workdir.FREE)
         for key in sorted(set(before) | set(now)):
             if before.get(key) != now.get(key) and not key.startswith(free):
                 raise UserError(

@@ -17,7 +17,7 @@ from fusionjax._version import __version__
 from fusionjax.errors import UserError
 
 # Fields that may change when a run goes on: they do not enter its numbers.
-_FREE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
+FREE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
          "report.", "evaluation.")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
 
@@ -63,9 +63,9 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
 def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
     stored = read(folder)
     # Through the schema: a field that is newer than the run has its default there.
-    before, now = (_flat(json.loads(c.to_json_best_effort())) for c in (config_of(stored), config))
+    before, now = (flattened(json.loads(c.to_json_best_effort())) for c in (config_of(stored), config))
     for key in sorted(set(before) | set(now)):
-        if before.get(key) != now.get(key) and not key.startswith(_FREE):
+        if before.get(key) != now.get(key) and not key.startswith(FREE):
             raise UserError(
                 f"--workdir={folder} belongs to a run of another config: config.{key} is {before.get(key)!r} there and "
                 f"{now.get(key)!r} here; use another --workdir, or the same config to go on"
@@ -146,11 +146,11 @@ def _git() -> str:
     return revision + ("+changes" if revision and ask("status", "--porcelain", "--", str(here)) else "")
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
         flat |= (
-            _flat(value, f"{prefix}{key}.")
+            flattened(value, f"{prefix}{key}.")
             if isinstance(value, Mapping)
             else {f"{prefix}{key}": _listed(value)}
         )

@@ -179,6 +179,11 @@ def _single_threaded_opencv() -> None:
     cv2.setNumThreads(0)
 
 
+def view(source: Source, index: int, data: Any) -> np.ndarray:
+    """An example as the model sees it at test, uint8; what reports show. Raises DecodeError or OSError as `Source.load`."""
+    return transforms.eval_transform(data)(decode(source.load(index), data.max_pixels))
+
+
 def array_batches(
     images: list[np.ndarray],
     size: int,

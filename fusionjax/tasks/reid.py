@@ -11,8 +11,7 @@ from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
-from fusionjax.data import transforms
-from fusionjax.data.decode import decode
+from fusionjax.data import pipeline
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes as outcomes_lib
@@ -298,8 +297,8 @@ class ReIdentification(ImageTask):
             entries.append(
                 rank_list.Entry(
                     name=_caption(query, int(result.query_rows[q])),
-                    query=_view(query, int(result.query_rows[q]), data),
-                    images=[_view(gallery, int(i), data) for i in listed],
+                    query=pipeline.view(query, int(result.query_rows[q]), data),
+                    images=[pipeline.view(gallery, int(i), data) for i in listed],
                     right=[bool(r) for r in ranking.right[q][kept]],
                     scores=[float(s) for s in ranking.score[q][kept]],
                     names=[_caption(gallery, int(i)) for i in listed],
@@ -373,7 +372,3 @@ def _caption(source: Source, i: int) -> str:
     columns = source.columns
     camera = f", cam {columns['camera'][i]}" if "camera" in columns else ""
     return f"id {columns['identity'][i]}{camera}"
-
-
-def _view(source: Source, i: int, data: Any) -> np.ndarray:
-    return transforms.eval_transform(data)(decode(source.load(i), data.max_pixels))
