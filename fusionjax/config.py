@@ -76,6 +76,7 @@ def default() -> ConfigDict:
     c.data.cache.enabled = False
     c.data.cache.passes = 3  # differently augmented copies of the training split
     c.data.cache.batch_size = 32
+    c.data.cache.folder = ""  # "" the workdir's own; a folder that runs share computes the same features once
 
     c.model = ConfigDict()
     c.model.name = "dcal_vit_base_patch16_224"  # python -m fusionjax.models lists the names

@@ -83,7 +83,11 @@ class Experiment:
         row = jax.ShapeDtypeStruct((n,), np.int32)
         image = jax.ShapeDtypeStruct((n, *transforms.image_shape(data), 3), np.uint8)
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
-        return batch | dict.fromkeys(data.carry, row)
+        extra = {
+            name: jax.ShapeDtypeStruct((n, *value.shape), value.dtype)
+            for name, value in self.task.padding({"train": self.source}).items()
+        }
+        return batch | dict.fromkeys(data.carry, row) | extra
 
     def describe(self) -> str:
         """A table of the parameters, after tracing one whole step: what `--check` prints."""
@@ -134,18 +138,26 @@ class Experiment:
         return self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
 
     def _feed(self, mesh: Mesh, variables: Any) -> feeds.ImageFeed:
+        named = {"train": self.source} | {f"eval/{k}": v for k, v in self.eval_sources.items()}
+        extras = self.task.extras(named, variables, folder=self._cache_folder(), say=self._say)
         if not self.config.data.cache.enabled:
-            return feeds.ImageFeed(self.config, self.source, self.eval_sources, mesh=mesh)
+            return feeds.ImageFeed(self.config, self.source, self.eval_sources, mesh=mesh, extras=extras)
         encode, placed = jax.jit(self.task.encode), mesh_lib.put_replicated(variables, mesh)
         return feeds.FeatureFeed(
             self.config,
             self.source,
             self.eval_sources,
             mesh=mesh,
-            folder=self.folder / "features",
+            folder=self._cache_folder(),
             encode=lambda batch: encode(placed, batch),
             weights=cache.digest(variables["params"]["trunk"]),
             say=self._say,
+            extras=extras,
+        )
+
+    def _cache_folder(self) -> Path:
+        return (
+            Path(self.config.data.cache.folder) if self.config.data.cache.folder else self.folder / "features"
         )
 
     # -- the run --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a run reads: training batches that resume, evaluation batches of every split; of images, or of cached features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from fusionjax import mesh as mesh_lib
 from fusionjax.data import cache, features, pipeline, samplers
 from fusionjax.data.bad_images import BadImages
+from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
 from fusionjax.data.stream import FiniteBatches, TrainStream
 
@@ -22,12 +24,17 @@ class ImageFeed:
         train: training source.
         evaluation: source by split.
         mesh: of the devices; evaluation batches are rounded up to share evenly.
+        extras: what travels beside the images, by the names of `bad`.
 
     Attributes:
         bad: unreadable images by split; "train" is the training source's.
     """
 
-    def __init__(self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh):
+    def __init__(
+        self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh,
+        extras: Mapping[str, Extra] = MappingProxyType({}),
+    ):  # fmt: skip
+        self.extras = extras
         self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
         self.eval_batch = mesh_lib.round_up(config.evaluation.batch_size, mesh)
         self.bad = {name: BadImages() for name in self.sources}
@@ -42,6 +49,7 @@ class ImageFeed:
             batch_size=c.train.batch_size,
             bad=self.bad["train"],
             order=train_order(self.sources["train"], c),
+            extra=self.extras.get("train"),
             **_share(),
         )
 
@@ -49,8 +57,9 @@ class ImageFeed:
         """This process's share of a split, once, padded."""
         c, name = self.config, f"eval/{split}"
         return pipeline.eval_batches(
-            self.sources[name], c.data, batch_size=self.eval_batch, bad=self.bad[name], **_share()
-        )
+            self.sources[name], c.data, batch_size=self.eval_batch, bad=self.bad[name],
+            extra=self.extras.get(name), **_share(),
+        )  # fmt: skip
 
     def warnings(self) -> list[str]:
         """A line for each split with images that could not be read."""
@@ -66,7 +75,7 @@ class FeatureFeed(ImageFeed):
     """Batches of a frozen trunk's outputs, computed from the images the first time.
 
     Args:
-        config, train, evaluation, mesh: as for `ImageFeed`.
+        config, train, evaluation, mesh, extras: as for `ImageFeed`.
         folder: of the cache.
         encode: compiled, batch of images → features.
         weights: digest of the trunk's weights.
@@ -87,8 +96,9 @@ class FeatureFeed(ImageFeed):
         encode: Callable[[Any], Any],
         weights: str,
         say: Callable[[str], None],
+        extras: Mapping[str, Extra] = MappingProxyType({}),
     ):
-        super().__init__(config, train, evaluation, mesh=mesh)
+        super().__init__(config, train, evaluation, mesh=mesh, extras=extras)
         self.cached: dict[str, cache.Cached] = {}
         for name, source in self.sources.items():
             store = cache.FeatureCache(
@@ -112,6 +122,7 @@ class FeatureFeed(ImageFeed):
             seed=c.seed,
             batch_size=c.train.batch_size,
             order=train_order(self.sources["train"], c),
+            extra=self.extras.get("train"),
             **_share(),
         )
 
@@ -123,6 +134,7 @@ class FeatureFeed(ImageFeed):
             part.labels,
             valid=part.valid[0],
             batch_size=self.eval_batch,
+            extra=self.extras.get(f"eval/{split}"),
             **_share(),
         )
 

@@ -222,6 +222,7 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             bad=self.bad,
+            extra=self.task.extras({split: source}, self.variables).get(split),
         )
         return source, collect(self.compiled, self.variables, batches, self.mesh, keep=keep or self.task.keep)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fusionjax.data.extras import Extra, joined
 from fusionjax.data.stream import Example, FiniteBatches, SampledOrder, TrainStream
 from fusionjax.errors import UserError
 
@@ -18,6 +19,7 @@ def feature_dataset(
     threads: int = 2,
     prefetch: int = 64,
     order: SampledOrder | None = None,
+    extra: Extra | None = None,
 ) -> TrainStream:
     """Endless training batches; epoch e reads pass e mod `passes`. Otherwise as `train_dataset`.
 
@@ -31,6 +33,7 @@ def feature_dataset(
         process_index, process_count: this process, and how many there are.
         threads, prefetch: reading threads, and examples read ahead.
         order: as for `train_dataset`; an example that an epoch shows again comes from the next pass.
+        extra: as for `train_dataset`.
 
     Returns:
         Iterator of batches with features (B / process_count, h, w, C), label, valid and index.
@@ -46,7 +49,9 @@ def feature_dataset(
 
     def read(epoch: int, index: int, repeat: int = 0) -> Example:
         k = (epoch + repeat) % passes
-        return _example(features[k, index], labels[index], valid[k, index], index)
+        return joined(
+            _example(features[k, index], labels[index], valid[k, index], index), extra, epoch, repeat
+        )
 
     return TrainStream(
         read, size=size, seed=seed, batch_size=batch_size,
@@ -65,12 +70,13 @@ def feature_batches(
     process_count: int = 1,
     threads: int = 2,
     prefetch: int = 64,
+    extra: Extra | None = None,
 ) -> FiniteBatches:
     """Every example once, padded as `eval_batches`. `features` is (N, h, w, C), the rest as above."""
     labels, valid = _checked(len(features), labels, valid)
-    padding = _example(np.zeros(features.shape[1:], features.dtype), 0, 0.0, -1)
+    padding = joined(_example(np.zeros(features.shape[1:], features.dtype), 0, 0.0, -1), extra, None)
     return FiniteBatches(
-        lambda i: _example(features[i], labels[i], valid[i], i), padding, size=len(features),
+        lambda i: joined(_example(features[i], labels[i], valid[i], i), extra, None), padding, size=len(features),
         batch_size=batch_size, process_index=process_index, process_count=process_count, threads=threads,
         prefetch=prefetch,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from fusionjax.data import order as order_lib
 from fusionjax.data import transforms
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.decode import DecodeError, decode
+from fusionjax.data.extras import Extra, joined
 from fusionjax.data.source import Source
 from fusionjax.data.stream import Example, FiniteBatches, SampledOrder, TrainStream
 from fusionjax.errors import UserError
@@ -33,6 +34,7 @@ def train_dataset(
     process_count: int = 1,
     bad: BadImages | None = None,
     order: SampledOrder | None = None,
+    extra: Extra | None = None,
 ) -> TrainStream:
     """Endless training batches.
 
@@ -48,6 +50,7 @@ def train_dataset(
         process_index, process_count: this process, and how many there are.
         bad: takes the names of unreadable images; one record a source. None for a new one.
         order: which example comes when, e.g. `samplers.IdentityOrder`; None for a permutation an epoch.
+        extra: what travels beside the images; None for nothing.
 
     Returns:
         Iterator with `get_state` and `set_state`; a batch has image, label, valid and index
@@ -62,7 +65,8 @@ def train_dataset(
     read_one = _reader(source, data, bad)
 
     def read(epoch: int, index: int, repeat: int = 0) -> Example:
-        return read_one(index, lambda image: transform(image, _rng(seed, epoch, index, repeat)))
+        row = read_one(index, lambda image: transform(image, _rng(seed, epoch, index, repeat)))
+        return joined(row, extra, epoch, repeat)
 
     return TrainStream(
         read, size=size, seed=seed, batch_size=batch_size,
@@ -79,6 +83,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     bad: BadImages | None = None,
+    extra: Extra | None = None,
 ) -> FiniteBatches:
     """Every example once, by index, without augmentation; the last batch is padded with valid 0 and index −1.
 
@@ -86,7 +91,14 @@ def eval_batches(
     """
     transform = transforms.eval_transform(data)
     return _finite(
-        source, data, lambda image, index: transform(image), batch_size, process_index, process_count, bad
+        source,
+        data,
+        lambda image, index: transform(image),
+        batch_size,
+        process_index,
+        process_count,
+        bad,
+        extra,
     )
 
 
@@ -118,11 +130,13 @@ def _finite(
     process_index: int,
     process_count: int,
     bad: BadImages | None,
+    extra: Extra | None = None,
 ) -> FiniteBatches:
     size, bad = len(source), bad or BadImages()
     read_one = _reader(source, data, bad)
     return FiniteBatches(
-        lambda index: read_one(index, lambda image: apply(image, index)), _example(_blank(data), 0, 0.0, -1, data.carry),
+        lambda index: joined(read_one(index, lambda image: apply(image, index)), extra, None),
+        joined(_example(_blank(data), 0, 0.0, -1, data.carry), extra, None),
         size=size, batch_size=batch_size,
         process_index=process_index, process_count=process_count, threads=data.threads,
         prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),

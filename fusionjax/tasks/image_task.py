@@ -1,6 +1,7 @@
 """What tasks on images share: first weights, a frozen trunk's features, normalised inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ import numpy as np
 from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
+from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
+from fusionjax.data.stream import Example
 from fusionjax.data.transforms import image_shape
 from fusionjax.tasks import building
 from fusionjax.tasks.inputs import normalise
@@ -86,6 +89,28 @@ class ImageTask:
         if "features" in batch:
             return {"features": batch["features"].astype(self.module.dtype), **carried}
         return {"images": normalise(batch["image"], self.config.data.mean, self.config.data.std), **carried}
+
+    def padding(self, sources: Mapping[str, Source]) -> Example:
+        """What `extras` adds to the row of an example that is none: names, shapes and dtypes. Args as for `check`."""
+        return {}
+
+    def extras(
+        self,
+        sources: Mapping[str, Source],
+        variables: dict[str, PyTree],
+        *,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Extra]:
+        """What travels beside the images of each split; empty where there is nothing.
+
+        Args:
+            sources: by name; the one called "train" is drawn from, the others are read as they are.
+            variables: the weights that the run begins with; frozen encoders run once, here.
+            folder: of what is computed once; None to compute it anew.
+            say: takes a line of progress.
+        """
+        return {}
 
     def check(self, sources: Mapping[str, Source]) -> None:
         """Raises a UserError where the data cannot be scored.
