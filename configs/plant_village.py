@@ -1,14 +1,14 @@
 r"""Plant disease from a leaf's photograph and the descriptions of all diseases: PlantVillage, or a user's own pictures.
 
     python -m fusionjax.main --config=configs/plant_village.py --workdir=runs/plant_village
-    python -m fusionjax.main --config=configs/plant_village.py:data=folder,root=PlantWild,descriptions=plantwild.json --workdir=…
-    python -m fusionjax.main --config=configs/plant_village.py:data=manifest,root=leaves.csv,text=instance --workdir=runs/leaves
+    python -m fusionjax.main --config=configs/plant_village.py:data=folder,root=Wild,descriptions=wild.json --workdir=runs/wild
+    python -m fusionjax.main --config=configs/plant_village.py:data=manifest,root=my.csv,text=instance --workdir=runs/my
 
-PlantVillage has no captions: its text is the bank, the descriptions of all 38 classes, the same for every image. A manifest with a
-column caption takes text=instance. The recipe is METHODS.md section 2's: d 768, 4 layers, 12 heads, dropout 0.1, AdamW 1e-4,
-decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits 70/15/15. Arguments: data=tfds|folder|manifest, root=,
-image=<trunk>, weights=<its file>, encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, baseline=, loss=ce|focal,
-balanced, train_encoders, seed=, runlocal. `sweep()` is the grid of METHODS.md.
+PlantVillage has no captions: its text is the bank, the descriptions of all 38 classes, the same for every image. A manifest
+with a column caption takes text=instance. The recipe: d 768, 4 layers, 12 heads, dropout 0.1, AdamW
+1e-4, decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits 70/15/15. Arguments: data=tfds|folder|manifest, root=,
+image=<trunk>, weights=<its file>, encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, baseline=,
+loss=ce|focal, balanced, train_encoders, seed=, cache=<folder that runs share>, runlocal.
 """
 
 from configs import common
