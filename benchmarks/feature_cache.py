@@ -2,9 +2,10 @@ r"""An epoch of image–text fusion with the frozen image encoder's features kep
 
     python benchmarks/feature_cache.py --steps=40
 
-Both train `configs/openmoji_fusion.py` with the same seeds and steps, in turns of five steps in one process, so that a drift of
-the machine's speed meets both alike; text features are kept in both. Prints a Markdown table: milliseconds a step (median),
-seconds an epoch, the ratio turn by turn (median), and what filling the cache cost. Needs the packages of the quick start and MiniLM.
+Both train `configs/openmoji_fusion.py` with the same seeds and steps, in turns of five steps in one process, so that a drift
+of the machine's speed meets both alike; text features are kept in both. Prints a Markdown table: milliseconds a step
+(median), seconds an epoch, the ratio turn by turn (median), and what filling the cache cost. Needs the packages of the
+quick start and MiniLM.
 """
 
 import argparse
