@@ -4,8 +4,11 @@ r"""Image–text fusion on OpenMoji drawings and their names, offline, a minute 
 
 Which of nine categories does an emoji belong to that was never seen in training, from its drawing and its name? EfficientNet-
 Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
-Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the label
-and says so), baseline=none|image|text|concat, seed=<n>, cache=<folder that runs share>, encoder=<text encoder>, runlocal.
+Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
+label and says so), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>, cache=<folder that runs share>, runlocal,
+encoder=<text encoder>. MVPDR reads no text of a test image: its prompts are the descriptions of the categories or, with
+prompts=captions, the names of the training drawings, on which its common space is learned; clip=<folder or hub:owner/name>
+takes a CLIP's instead.
 """
 
 from configs import common
@@ -35,4 +38,5 @@ def get_config(arg=None):
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 10.0, 5.0, 20
     c.evaluation.probe = True
+    c = common.mvpdr(c, arg)
     return common.run_local_openmoji(c) if arg.runlocal else c
