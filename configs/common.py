@@ -122,7 +122,7 @@ def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
         head=FUSION_HEADS,
         text=(text, *(kind for kind in kinds if kind != text)),
         baseline=("none", "image", "text", "concat", "mvpdr", "mvpdr_free"),
-        prompts=("descriptions", "captions"),
+        prompts=("", "descriptions", "captions"),
         clip="",
         encoder=encoder,
         seed=0,
@@ -142,7 +142,7 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.model.name, c.model.ablation = "fusion", "sa_only"
     if arg.baseline.startswith("mvpdr"):
         return c
-    if arg.clip or arg.prompts != "descriptions":
+    if arg.clip or arg.prompts:
         raise UserError("config arguments clip and prompts are of baseline=mvpdr and baseline=mvpdr_free")
     c.fusion.mode = "fusion" if arg.baseline == "none" else arg.baseline
     c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
@@ -152,7 +152,7 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     return c
 
 
-def mvpdr(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions") -> ConfigDict:
     """Makes an image–text run the baseline MVPDR where `arg` asks for it; what the run reads stays as it is.
 
     METHODS.md section 2: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
@@ -161,6 +161,7 @@ def mvpdr(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     Args:
         config: filled in, but for `runlocal`.
         arg: of `fusion_arg`.
+        prompts: where `arg` does not say.
     """
     c = config
     if not arg.baseline.startswith("mvpdr"):
@@ -170,7 +171,7 @@ def mvpdr(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.model.width = c.model.depth = c.model.heads = 0
     c.model.mlp_ratio = c.model.dropout = 0.0
     c.model.trunk_norm, c.loss.label_smoothing = False, 0.0
-    c.text.encoder, c.mvpdr.prompts, c.mvpdr.clip = arg.encoder, arg.prompts, arg.clip
+    c.text.encoder, c.mvpdr.prompts, c.mvpdr.clip = arg.encoder, arg.prompts or prompts, arg.clip
     c.data.cache.enabled, c.data.cache.passes = True, 6
     c.optim.learning_rate, c.optim.weight_decay, c.optim.no_decay = 1e-3, 0.01, ()
     c.optim.final_lr = c.optim.warmup_epochs = c.optim.clip_norm = c.optim.ema_decay = 0.0

@@ -6,9 +6,9 @@ Which of nine categories does an emoji belong to that was never seen in training
 Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
 Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
 label and says so), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>, cache=<folder that runs share>, runlocal,
-encoder=<text encoder>. MVPDR reads no text of a test image: its prompts are the descriptions of the categories or, with
-prompts=captions, the names of the training drawings, on which its common space is learned; clip=<folder or hub:owner/name>
-takes a CLIP's instead.
+encoder=<text encoder>. MVPDR reads no text of a test image: its prompts are the names of the training drawings or, with
+prompts=descriptions, those of the categories; its common space is learned on these names, or a CLIP's:
+clip=<folder or hub:owner/name>.
 """
 
 from configs import common
@@ -38,5 +38,6 @@ def get_config(arg=None):
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 10.0, 5.0, 20
     c.evaluation.probe = True
-    c = common.mvpdr(c, arg)
+    c = common.mvpdr(c, arg, prompts="captions")  # two descriptions a category say less, on validation too
+    c.mvpdr.align_steps = 320
     return common.run_local_openmoji(c) if arg.runlocal else c

@@ -163,7 +163,7 @@ def free(leaves, bert, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         align = alignment.align
         patch.setattr(alignment, "align", lambda *a, **k: seen.append(align(*a, **k)) or seen[-1])
-        c = config(leaves[0], bert, report__enabled=True, report__examples=1, evaluation__probe=True)
+        c = config(leaves[0], bert, report__enabled=True, report__examples=0, evaluation__probe=True)
         summary = experiment.Experiment(c, folder).train()
     return folder, summary, *seen[0]
 
@@ -237,7 +237,7 @@ def test_the_evaluate_command_gives_the_same_numbers(free, monkeypatch, capsys):
 def test_a_training_free_run_started_again_computes_nothing(free, leaves, bert, monkeypatch):
     folder, summary, *_ = free
     monkeypatch.setattr(task_lib.MVPDR, "start", forbidden)
-    c = config(leaves[0], bert, report__enabled=True, report__examples=1, evaluation__probe=True)
+    c = config(leaves[0], bert, report__enabled=True, report__examples=0, evaluation__probe=True)
     again = experiment.Experiment(c, folder).train()
     assert {k: v for k, v in again.items() if k != "seconds"} == {
         k: v for k, v in summary.items() if k != "seconds"
@@ -286,7 +286,7 @@ def test_no_text_of_a_test_example_is_read(leaves, bert, tmp_path):
         changed = [r | {"caption": of.get(r["path"], r["caption"])} for r in rows]
         manifest = write(path.parent / f"{name}.csv", changed)
         c = config(manifest, bert, mvpdr__prompts="captions", data__cache__passes=1, mvpdr__align_steps=20,
-                   mvpdr__max_prompts=8, text__descriptions="")  # fmt: skip
+                   data__cache__folder=str(tmp_path / "features"), mvpdr__max_prompts=8, text__descriptions="")  # fmt: skip
         experiment.Experiment(c, tmp_path / name).train()
         outcomes.append(fusionjax.load(tmp_path / name).outputs("test")[1]["probabilities/combined"])
     same, test, train = outcomes
@@ -312,7 +312,7 @@ def test_captions_as_prompts(leaves, bert, tmp_path):
 
 def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
     c = config(leaves[0], "", mvpdr__clip=str(clip_folder), model__trunk="", model__freeze_trunk=False,
-               data__resize=12, data__image_size=8, text__max_tokens=9, report__enabled=True, report__examples=0)  # fmt: skip
+               data__resize=12, data__image_size=8, text__max_tokens=9)  # fmt: skip
     experiment.Experiment(c, tmp_path).train()
     run = fusionjax.load(tmp_path)
     params = run.variables["params"]
@@ -328,7 +328,7 @@ def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
     assert features.shape == (3, 24, 10)
     for got, want in zip(np.asarray(params["visual"]), centres(features[1:], LABELS, 3), strict=True):
         np.testing.assert_allclose((got @ want.T).max(1), 1, atol=1e-4)
-    assert f"{clip_folder}, both towers frozen" in (tmp_path / "report" / "index.html").read_text()
+    assert ["common space", f"{clip_folder}, both towers frozen"] in run.task.tables(run.variables)[0][2]
 
 
 def synthetic(rng, count=40):
@@ -349,10 +349,10 @@ def test_alignment_brings_pairs_together(rng):
 
     def score(params):
         asked.append(jax.device_get(params))
-        return (0.1, 0.5, 0.3, 0.5)[len(asked) - 1] if len(asked) < 5 else 0.0
+        return (0.1, 0.5, 0.3, 0.5, 0.0)[len(asked) - 1]
 
     chosen, steps = alignment.align(images, texts, pairs, steps=20, score=score, **how)
-    assert steps == 4 and len(asked) == 10, "the earliest of the best"
+    assert steps == 2 and len(asked) == 5, "after 1, 2, 5, 10 and 20; the earliest of the best"
     jax.tree.map(np.testing.assert_array_equal, chosen, asked[1])
 
 
@@ -368,7 +368,7 @@ def test_images_of_one_text_are_no_negatives(rng):
     similar = unit(images[0] @ params["image"]["kernel"]) @ unit(texts @ params["text"]["kernel"]).T
     own = np.where(labels[:, None] == 0, similar[:, :2].min(1, keepdims=True), similar[:, 2:])
     other = np.where(labels[:, None] == 0, similar[:, 2:], similar[:, :2].max(1, keepdims=True))
-    assert (own - other > 0.5).all()
+    assert (own > other).all()
     with pytest.raises(UserError, match="two different texts or more"):
         alignment.align(images, texts, alignment.Pairs(np.zeros(40, int), np.ones(40, int)), width=2, steps=1,
                         batch_size=4, learning_rate=1e-2, seed=0)  # fmt: skip

@@ -15,7 +15,7 @@ from fusionjax.train import contrastive
 PyTree = Any
 _STREAM = 0xA119  # keeps these draws apart from others that start from the same seed
 ROUNDS = 10
-"""How often the number of steps is judged."""
+"""How often the number of steps is judged: at the last, at half of that, and so on: small sets want few."""
 
 
 class Pairs(NamedTuple):
@@ -53,7 +53,8 @@ def align(
         batch_size: images drawn for a step, at most N.
         learning_rate: constant.
         seed: of the start and of the draws.
-        score: of parameters; asked ten times on the way, the highest is kept, of equal ones the earliest. None keeps the last.
+        score: of parameters; asked after `steps`, half of them, and so on, ten times; the highest is kept, of equal ones the
+            earliest. None keeps the last.
 
     Returns:
         parameters on the host, and the number of steps that made them.
@@ -80,7 +81,7 @@ def align(
         return optax.apply_updates(params, updates), state, value
 
     rng, state, kept = np.random.default_rng([_STREAM, seed]), tx.init(params), []
-    judged = {round(steps * (i + 1) / ROUNDS) for i in range(ROUNDS)} if score else set()
+    judged = {steps >> i for i in range(ROUNDS)} if score else set()
     for step in range(1, steps + 1):
         rows = rng.choice(count, min(batch_size, count), replace=False)
         chosen = pairs.first[rows] + rng.integers(pairs.choices[rows])
