@@ -183,13 +183,13 @@ def test_prototypes_are_those_of_the_cached_features(free, bert):
         np.testing.assert_allclose(similar.max(1), 1, atol=1e-4)
     module, variables, tokens = hub.load_text(bert, output="mean")
     assert counts["text_count"].tolist() == [2, 1, 3] and params["text"].shape == (3, 3, 12)
-    for got, words in zip(np.asarray(params["text"]), DESCRIPTIONS.values(), strict=True):
-        batch = tokens(words, 12)
-        mean, _ = module.apply(variables, batch["input_ids"], batch["attention_mask"])
-        want = unit(np.asarray(mean, np.float64) @ np.asarray(aligned["text"]["kernel"]))
+    batch = tokens([words for own in DESCRIPTIONS.values() for words in own], 12)
+    means, _ = jax.jit(module.apply)(variables, batch["input_ids"], batch["attention_mask"])
+    want = unit(np.asarray(means, np.float64) @ np.asarray(aligned["text"]["kernel"]))
+    for got, own in zip(np.asarray(params["text"]), (want[:2], want[2:3], want[3:]), strict=True):
         # The cache of texts is float16.
-        np.testing.assert_allclose(got[: len(words)], want, atol=3e-3)
-        assert not got[len(words) :].any()
+        np.testing.assert_allclose(got[: len(own)], own, atol=3e-3)
+        assert not got[len(own) :].any()
 
 
 def test_training_free_scores_are_the_equations(free):
@@ -320,10 +320,11 @@ def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
     assert set(params) == {"trunk", "visual", "text"} and "text_tower" not in params["trunk"]
     jax.tree.map(np.testing.assert_array_equal, params["trunk"],
                  {k: variables["params"][k] for k in ("image_tower", "image_projection", "logit_scale")})  # fmt: skip
-    for got, words in zip(np.asarray(params["text"]), DESCRIPTIONS.values(), strict=True):
-        batch = tokens(words, 9)
-        want, _ = module.apply(variables, batch["input_ids"], batch["attention_mask"], method="encode_text")
-        np.testing.assert_allclose(got[: len(words)], want, atol=1e-5)
+    batch = tokens([words for own in DESCRIPTIONS.values() for words in own], 9)
+    encode = jax.jit(lambda *words: module.apply(variables, *words, method="encode_text")[0])
+    want = np.asarray(encode(batch["input_ids"], batch["attention_mask"]))
+    for got, own in zip(np.asarray(params["text"]), (want[:2], want[2:3], want[3:]), strict=True):
+        np.testing.assert_allclose(got[: len(own)], own, atol=1e-5)
     features = cached(tmp_path, "train")
     assert features.shape == (3, 24, 10)
     for got, want in zip(np.asarray(params["visual"]), centres(features[1:], LABELS, 3), strict=True):
