@@ -5,9 +5,9 @@ r"""Image–text fusion on OpenMoji drawings and their names, offline, a minute 
 Which of nine categories does an emoji belong to that was never seen in training, from its drawing and its name? EfficientNet-
 Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
 Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
-label and says so), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>, cache=<folder that runs share>, runlocal,
-encoder=<text encoder>. MVPDR reads no text of a test image: its prompts are the names of the training drawings or, with
-prompts=descriptions, those of the categories; its common space is learned on these names, or a CLIP's:
+label and says so), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>, cache=<shared folder>, encoder=<text encoder>,
+runlocal. MVPDR reads no text of a test image: its prompts are the names of the training drawings or, with
+prompts=descriptions, what describes the categories; its common space is learned on these names, or a CLIP's:
 clip=<folder or hub:owner/name>.
 """
 
@@ -41,3 +41,17 @@ def get_config(arg=None):
     c = common.mvpdr(c, arg, prompts="captions")  # two descriptions a category say less, on validation too
     c.mvpdr.align_steps = 320
     return common.run_local_openmoji(c) if arg.runlocal else c
+
+
+def table():
+    """Rows of `python -m fusionjax.table`: what each side knows alone, and what joining them adds."""
+    heads = {f"cross-attention, {head} head": f"head={head}" for head in common.FUSION_HEADS}
+    return {
+        "concat without cross-attention": "baseline=concat",
+        "image only": "baseline=image",
+        "text only": "baseline=text",
+        "MVPDR, training-free": "baseline=mvpdr_free",
+        "MVPDR, trained": "baseline=mvpdr",
+        **heads,
+        "cross-attention, bank of descriptions": "text=bank",
+    }

@@ -16,15 +16,15 @@ import fusionjax
 from fusionjax import config as config_lib
 from fusionjax import evaluate, experiment, tasks
 from fusionjax.errors import UserError
-from fusionjax.models import clip, mvpdr, text
+from fusionjax.models import clip, mvpdr
 from fusionjax.models.prototypes import COUNTS
 from fusionjax.pretrained import hub
 from fusionjax.tasks import mvpdr as task_lib
 from fusionjax.train import alignment
-from tests import test_clip, test_text
+from tests import test_clip, tiny_bert
 
 CLASSES = ("blue", "green", "red")
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "leaf", "spot", "dark", "pale", *CLASSES]
+WORDS = ["a", "leaf", "spot", "dark", "pale", *CLASSES]
 DESCRIPTIONS = {
     "blue": ["blue", "a blue leaf"],
     "green": ["a green leaf"],
@@ -45,29 +45,14 @@ def tokens_elsewhere(tmp_path_factory):
         yield
 
 
-def vocabulary(folder):
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(dict(tokenizer_class="BertTokenizer", do_lower_case=True))
-    )
-
-
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bert")
-    module = text.make(test_text.TINY, vocab=len(WORDS))
-    config = dict(model_type="bert", hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-                  vocab_size=len(WORDS), max_position_embeddings=12)  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    vocabulary(folder)
-    tensors = test_text.reference(module, test_text.draw(module))
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    return folder
+    return tiny_bert.write(tmp_path_factory.mktemp("bert"), WORDS, positions=12)
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
+    folder = tiny_bert.write(tmp_path_factory.mktemp("clip"), WORDS)  # its tokenizer stays
     module = clip.make("tiny", **test_clip.TINY, end_token=3)
 
     def tower(sizes):
@@ -81,7 +66,6 @@ def clip_folder(tmp_path_factory):
         text_config=tower(module.text) | dict(vocab_size=30, max_position_embeddings=9, eos_token_id=3),
     )
     (folder / "config.json").write_text(json.dumps(config))
-    vocabulary(folder)
     tensors = test_clip.reference(module, test_clip.draw(module))
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     return folder
