@@ -19,7 +19,7 @@ __all__ = ["ABLATIONS", "check_key", "default", "from_json", "impossible", "pars
 def default() -> ConfigDict:
     """Every field of a run, with its default. Shapes the type checks too: an override keeps the type found here."""
     c = ConfigDict()
-    c.task = "classification"  # classification, reid, fusion
+    c.task = "classification"  # classification, reid, fusion, mvpdr
     c.seed = 0
     c.precision = "float32"  # of the computation; parameters and optimiser state are float32 always
 
@@ -115,6 +115,22 @@ def default() -> ConfigDict:
     c.fusion.bilinear_form = "full"  # full, hadamard
     c.fusion.bottleneck_tokens = 4
     c.fusion.rank = 4  # low_rank
+
+    c.mvpdr = ConfigDict()  # task mvpdr: prototypes in the common space of an image and a text encoder
+    c.mvpdr.clip = ""  # a folder, or hub:<owner>/<name>[@revision]; "" projects model.trunk and text.encoder into a space
+    c.mvpdr.prompts = (
+        "descriptions"  # of the classes, text.descriptions; captions: those of a class's training examples
+    )
+    c.mvpdr.max_prompts = 512  # captions of a class; of more, so many are drawn by `seed`
+    c.mvpdr.per_class = 16  # K: visual prototypes of a class
+    c.mvpdr.alpha = 0.3  # of the visual scores
+    c.mvpdr.beta = 0.5  # of the nearest prompt, and of a visual prototype's distance
+    c.mvpdr.gamma = 0.5  # of the mean over the prompts
+    c.mvpdr.text_weight = 0.1  # of each of the two text losses
+    c.mvpdr.width = 256  # of the common space, and its training, where there is no CLIP
+    c.mvpdr.align_steps = 1000  # at most, where there is a split "val" to choose by
+    c.mvpdr.align_batch = 256
+    c.mvpdr.align_rate = 1e-3
 
     c.text = ConfigDict()
     c.text.kind = (

@@ -41,13 +41,23 @@ VARIANTS = {
     "dukemtmc": ("ablation=sa_pwca",),
     "msmt17": ("sie,train=trainval",),
     "veri776": ("backbone=deit_small",),
-    "openmoji_fusion": ("", "head=bottleneck", "baseline=concat", "text=bank", "runlocal,baseline=text"),
+    "openmoji_fusion": (
+        "",
+        "head=bottleneck",
+        "baseline=concat",
+        "text=bank",
+        "runlocal,baseline=text",
+        "baseline=mvpdr,prompts=descriptions",
+        "runlocal,baseline=mvpdr_free",
+    ),
     "plant_village": (
         "",
         "head=adaptive,loss=focal,balanced",
         "baseline=image,image=efficientnet_b3",
         "data=manifest,text=instance,train_encoders,image=vit_base_patch16_224",
         "runlocal",
+        "baseline=mvpdr",
+        "runlocal,baseline=mvpdr_free,data=manifest,prompts=captions",
     ),
 }
 

@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
 from fusionjax.tasks.fusion import Fusion
+from fusionjax.tasks.mvpdr import MVPDR
 from fusionjax.tasks.reid import ReIdentification
 
-TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion}
+TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion, "mvpdr": MVPDR}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):
