@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -14,8 +15,8 @@ from ml_collections import ConfigDict
 from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
 from fusionjax.data.stream import Example
-from fusionjax.data.transforms import image_shape
-from fusionjax.tasks import building
+from fusionjax.data.transforms import channels, image_shape
+from fusionjax.tasks import building, pixels
 from fusionjax.tasks.inputs import normalise
 
 Array = jax.Array
@@ -54,9 +55,35 @@ class ImageTask:
 
     def init(self, key: Array) -> dict[str, PyTree]:
         """Fresh variables; pure, so it can be jitted or given to `eval_shape`."""
-        images = jnp.zeros((1, *image_shape(self.config.data), 3), jnp.float32)
+        data = self.config.data
+        images = jnp.zeros((1, *image_shape(data), channels(data)), jnp.float32)
         extra = {"camera": jnp.zeros((1,), jnp.int32)} if self.config.model.cameras else {}
-        return self.module.init({"params": key}, images, **extra)
+        variables = self.module.init({"params": key}, images, **extra)
+        if data.modalities:
+            variables[pixels.COLLECTION] = jax.tree.map(jnp.asarray, pixels.unknown(channels(data)))
+        return variables
+
+    def measured(
+        self,
+        variables: dict[str, PyTree],
+        source: Source,
+        *,
+        steps: int,
+        folder: Path,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, PyTree]:
+        """`variables` with what the training data and the length of the run decide: the range, mean and deviation of channels.
+
+        Args:
+            variables: freshly initialised, with pretrained weights.
+            source: the training split.
+            steps: of the whole run.
+            folder: of what is computed once.
+            say: takes a line of progress.
+        """
+        if not self.config.data.modalities:
+            return variables
+        return {**variables, pixels.COLLECTION: pixels.measure(self.config, source, folder=folder, say=say)}
 
     def load_pretrained(
         self, variables: dict[str, PyTree], weights: PyTree | None = None, log=lambda text: None
@@ -76,18 +103,23 @@ class ImageTask:
 
     def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
         """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""
-        images = self.inputs(batch)["images"]
+        images = self.inputs(batch, variables)["images"]
         return self.module.apply(variables, images, method="run_trunk")
 
     def pool(self, variables: dict[str, PyTree], features: Array) -> Array:
         """A row a feature map, (B, C): the convolutional network's mean over the grid, for a reference."""
         return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
 
-    def inputs(self, batch: Batch) -> dict[str, Array]:
-        """What the module takes, from what the host sends."""
+    def inputs(
+        self, batch: Batch, variables: Mapping[str, PyTree] = MappingProxyType({})
+    ) -> dict[str, Array]:
+        """What the module takes, from what the host sends; `variables` where images are not RGB."""
         carried = {"camera": batch["camera"]} if self.config.model.cameras else {}
         if "features" in batch:
             return {"features": batch["features"].astype(self.module.dtype), **carried}
+        if pixels.COLLECTION in variables:
+            known = variables[pixels.COLLECTION]
+            return {"images": pixels.normalise(known, pixels.unit(known, batch["image"])), **carried}
         return {"images": normalise(batch["image"], self.config.data.mean, self.config.data.std), **carried}
 
     def padding(self, sources: Mapping[str, Source]) -> Example:
@@ -118,6 +150,7 @@ class ImageTask:
         Args:
             sources: by split, the training split's under "train".
         """
+        pixels.check(self.config, sources)
 
     @property
     def frozen(self) -> tuple[str, ...]:
