@@ -42,6 +42,9 @@ def section() -> ConfigDict:
         ""  # of data.eval_splits: its labels are what kNN and linear probe know; "" for neither
     )
     c.neighbours = 20  # k of kNN
+    c.probe_c = (
+        0.01  # of the linear probe: inverse strength of its L2 penalty; 0: chosen on held-out rows, slower
+    )
     c.permutations = 999  # of the Mantel test
     c.alignment_examples = 500  # that it and the figures use at most, drawn by the seed
     return c
@@ -63,10 +66,10 @@ def check(config: ConfigDict, default: ConfigDict, fail: Callable[[str, str], No
         fail("data.cache.enabled", "the views of an image are drawn anew at every step, on the device")
     if config.data.per_identity:
         fail("data.per_identity", "a batch is of any images")
-    for part in ("augment",):
-        for key, value in config.data[part].items():
-            if value != default.data[part][key]:
-                fail(f"data.{part}.{key}", "this task augments on the device: see config.spectral")
+    for key, value in config.data.augment.items():
+        want = {"crop": "none", "flip": 0.0}.get(key, default.data.augment[key])
+        if value != want:
+            fail(f"data.augment.{key}", f"{want!r}: this task augments on the device, see config.spectral")
     for key, value in config.loss.items():
         if value != default.loss[key]:
             fail(f"loss.{key}", "this task's losses are in config.spectral")
@@ -124,5 +127,7 @@ def _numbers(config: ConfigDict, fail: Callable[[str, str], None]) -> None:
         fail("spectral.query_heads", f"it must divide spectral.query_width={c.query_width}")
     if c.alignment_examples < 3:
         fail("spectral.alignment_examples", "3 or more")
+    if c.probe_c < 0:
+        fail("spectral.probe_c", "above 0, or 0 to choose it")
     if c.chunk < 0:
         fail("spectral.chunk", "0 or more")

@@ -128,6 +128,7 @@ class Experiment:
             accumulate=c.optim.accumulate,
             shards=shards,
             ema_decay=c.optim.ema_decay,
+            norms=self.task.norms,
         )
 
     def _create_state(self, optimizer: optim.Optimizer, variables: Any) -> state.TrainState:
@@ -249,6 +250,7 @@ class Experiment:
         summary |= {"step": chosen, "seconds": before + time.perf_counter() - began}
         if primary:
             outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
+            self.task.leave(self.folder, jax.device_get(final), judge.outputs, self.eval_sources)
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
         if not c.report.enabled:
             return summary
@@ -298,8 +300,12 @@ class Experiment:
 
     def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[Baseline]:
         """References measured beside the result, with the weights that the run began with."""
-        if not (self.config.evaluation.probe and isinstance(feed, feeds.FeatureFeed)):
+        if not self.config.evaluation.probe:
             return []
+        if not isinstance(feed, feeds.FeatureFeed):
+            return self.task.references(
+                self.weights, variables, feed.evaluation, self.eval_sources, feed.mesh
+            )
         pool = functools.partial(jax.jit(self.task.pool), variables)
         split = self._headline_split()
         train, test = feed.cached["train"], feed.cached[f"eval/{split}"]

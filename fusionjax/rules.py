@@ -118,7 +118,7 @@ class Rules:
                 self.fail(key, "two numbers, 0 < low <= high")
         if c.data.augment.scale[1] > 1:
             self.fail("data.augment.scale", "shares of the area, at most 1")
-        if c.evaluation.probe and not c.data.cache.enabled:
+        if c.evaluation.probe and not c.data.cache.enabled and c.task != "spectral":
             self.fail(
                 "evaluation.probe",
                 "it reads the cached features of a frozen trunk: set data.cache.enabled=True",

@@ -124,7 +124,7 @@ class SpectralEncoder(nn.Module):
     """Embeddings of the modalities of an image.
 
     Attributes:
-        encoder: makes an image backbone without a head, of any number of input channels: an `EfficientNet` or `ResNet` with
+        encoder: number of input channels → an image backbone without a head: an `EfficientNet` or `ResNet` with
             output "tokens", a `Cut`, a `ViT` or `CrossViT` with num_classes 0.
         modalities: (name, indices of its channels) for each; channels that none names are not read.
         fusion: of `FUSIONS`.
@@ -136,7 +136,7 @@ class SpectralEncoder(nn.Module):
         dtype: of the encoders.
     """
 
-    encoder: Callable[[], nn.Module]
+    encoder: Callable[[int], nn.Module]
     modalities: Sequence[tuple[str, Sequence[int]]]
     fusion: str = "separate"
     projection: Sequence[int] = (512, 128)
@@ -168,7 +168,7 @@ class SpectralEncoder(nn.Module):
         return len(self.read) if self.fusion == "concat" else max(len(c) for _, c in self.modalities)
 
     def setup(self) -> None:
-        self.tower = {name: self.encoder() for name in self.towers}
+        self.tower = {name: self.encoder(self.width_of(name)) for name in self.towers}
         if self.fusion == "attention":
             self.query = TokenQuery(self.names, self.query_width, self.query_heads, self.dtype)
         self.head = Projection(tuple(self.projection))

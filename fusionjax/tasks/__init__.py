@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
 from fusionjax.tasks.reid import ReIdentification
+from fusionjax.tasks.spectral import Spectral
 
-TASKS = {"classification": Classification, "reid": ReIdentification}
+TASKS = {"classification": Classification, "reid": ReIdentification, "spectral": Spectral}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

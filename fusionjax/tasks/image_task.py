@@ -1,6 +1,6 @@
 """What tasks on images share: first weights, a frozen trunk's features, normalised inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
 from fusionjax.data.stream import Example
 from fusionjax.data.transforms import channels, image_shape
+from fusionjax.evaluation.probe import Baseline
 from fusionjax.tasks import building, pixels
 from fusionjax.tasks.inputs import normalise
 
@@ -41,6 +43,7 @@ class ImageTask:
         new_parameters: patterns of parameters that no published weights have.
         keep: prefixes of the outputs that `evaluate` needs.
         closed_set: test images are of the training classes.
+        norms: name → how the names of parameters begin whose gradient's norm is logged by that name.
     """
 
     shown: tuple[str, ...] = ()
@@ -49,6 +52,7 @@ class ImageTask:
     new_parameters: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     closed_set: bool = True
+    norms: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str], module: nn.Module):
         self.config, self.class_names, self.module = config, tuple(class_names), module
@@ -151,6 +155,35 @@ class ImageTask:
             sources: by split, the training split's under "train".
         """
         pixels.check(self.config, sources)
+
+    def references(
+        self,
+        weights: PyTree | None,
+        variables: dict[str, PyTree],
+        batches: Callable[[str], Iterable[Any]],
+        sources: Mapping[str, Source],
+        mesh: Mesh,
+    ) -> list[Baseline]:
+        """What published weights reach by themselves, measured beside the result where `evaluation.probe` asks for it and no
+        trunk's features are cached.
+
+        Args:
+            weights: of `building.read_weights`.
+            variables: that the run began with.
+            batches: split → its batches.
+            sources: by split.
+            mesh: of the devices.
+        """
+        return []
+
+    def leave(
+        self,
+        folder: Path,
+        variables: dict[str, PyTree],
+        outputs: Mapping[str, Outputs],
+        sources: Mapping[str, Source],
+    ) -> None:
+        """Writes further files of a finished run into its workdir: `folder`. The rest as in `evaluate`."""
 
     @property
     def frozen(self) -> tuple[str, ...]:
