@@ -6,10 +6,11 @@ from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
+from fusionjax.tasks.fusion import Fusion
 from fusionjax.tasks.reid import ReIdentification
 from fusionjax.tasks.spectral import Spectral
 
-TASKS = {"classification": Classification, "reid": ReIdentification, "spectral": Spectral}
+TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion, "spectral": Spectral}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

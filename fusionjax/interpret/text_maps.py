@@ -1,0 +1,315 @@
+"""Figures of the attention between an image and a text, both ways: the words of its own text, or a bank of descriptions."""
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patheffects import withStroke
+from scipy import ndimage
+
+from fusionjax.interpret.figures import PALETTE, label
+from fusionjax.interpret.rank_list import RIGHT, WRONG
+from fusionjax.interpret.text_attention import (
+    Reading,
+    TextExample,
+    is_aside,
+    is_special,
+    merge_pieces,
+    most_read,
+    pool,
+    regions_to_words,
+    strongest_words,
+    words_to_regions,
+)
+
+__all__ = ("BANK_TEXT", "WORDS_TEXT", "Reading", "TextExample", "bank_figure", "figure", "merge_pieces", "most_read",
+           "pool", "regions_to_words", "strongest_words", "words_to_regions")  # fmt: skip
+
+WORDS_TEXT = (
+    "Attention between image and text, both ways. Small pictures: the words that the image reads most, and the regions that "
+    "each of them reads, yellow the most, black not at all; the number is the strongest region's weight as a multiple of what "
+    "it is where a word reads all regions alike, and such a word is purple all over. Coloured picture: the word that each "
+    "region reads most; the same words have the same colours, all others are grey. Bars: how the regions' attention is shared "
+    "out among the words. Special tokens, such as [CLS], and punctuation come last, are pale and left out of the coloured "
+    "picture. Attention says where information may flow, not what the answer rests on."
+)
+"""What `figure` shows of words, for the text beside it in a report."""
+BANK_TEXT = (
+    "Of the descriptions of all classes those that the image's regions read most, each with its share of their attention; the "
+    "dotted mark is the share that each would have if all were read alike. Right, for the first few, the regions that read "
+    "them, yellow the most, black not at all; the number is the strongest region's weight as a multiple of the mean. "
+    "Attention says where information may flow, not what the answer rests on."
+)
+"""What `bank_figure` shows."""
+
+_INK, _SOFT, _PALE, _OTHER = "#333333", "#6b6b6b", "#cfcfcf", "#999999"
+_BARS = 14  # words that one row holds
+_CELLS = 2.5  # inches, width of the picture with a word in each region
+_OUTLINE = [withStroke(linewidth=2, foreground="white")]  # a text stays legible on whatever is behind it
+
+
+def figure(examples: Sequence[TextExample], title: str = "", *, count: int = 6) -> Figure | None:
+    """One row an example: image and answer; the regions that each of the most read words reads; the word that each region
+    reads most; the share of the regions' attention that each word gets. `WORDS_TEXT` explains it. Examples of a bank of
+    descriptions are drawn by `bank_figure`. Write it with `figures.save`.
+
+    Args:
+        examples: drawn in this order.
+        title: above them.
+        count: words whose regions are shown, each with a colour of its own, 1 to 6; of a bank, descriptions.
+
+    Returns:
+        Figure; None without examples.
+
+    Raises:
+        ValueError: `count` is out of range; some examples are of a bank and some are not.
+    """
+    if any(e.classes is not None for e in examples):
+        return bank_figure(examples, title, count=count)
+    if not 1 <= count <= len(PALETTE):
+        raise ValueError(f"count={count} must be 1 to {len(PALETTE)}, the number of colours")
+    if not examples:
+        return None
+    columns = -(-count // 2) if count > 2 else count
+    widths = [2.1, 1.5 * columns, _CELLS, 2.9]
+    out, parts = _rows(len(examples), sum(widths), 4.0, title)
+    for part, example in zip(parts, examples, strict=True):
+        part.suptitle(_sentence(example), fontsize=9, color=_INK, x=0.01, ha="left")
+        image, words, cells, bars = part.subfigures(1, 4, width_ratios=widths)
+        readings = words_to_regions(example, most_read(example, count))
+        colours = {
+            r.index: _PALE if is_aside(example.words[r.index]) else PALETTE[k] for k, r in enumerate(readings)
+        }
+        _head(image, "image")
+        _image(image.subplots(), example)
+        _head(words, "where each word looks (yellow: most)")
+        names = [_word(example, r.index, 18) for r in readings]
+        grid = words.subplots(-(-count // columns), columns, squeeze=False)
+        _maps(grid, readings, names, [colours[r.index] for r in readings], "even")
+        _head(cells, "the word that each region reads most")
+        _cells(cells.subplots(), example, colours)
+        _head(bars, "share of the regions' attention")
+        _bars(bars.subplots(), example, colours)
+    return out
+
+
+def bank_figure(
+    examples: Sequence[TextExample], title: str = "", *, count: int = 6, maps: int = 3
+) -> Figure | None:
+    """One row an example of a bank of descriptions: image and answer; the descriptions that the regions read most, each with
+    its class; for the first few of them the regions that read them. `BANK_TEXT` explains it.
+
+    Args:
+        examples: with `classes`.
+        title: above them.
+        count: descriptions.
+        maps: of them, those with a map, `count` at most.
+
+    Returns:
+        Figure; None without examples.
+
+    Raises:
+        ValueError: an example without `classes`; `count` or `maps` is below 1.
+    """
+    if any(e.classes is None for e in examples):
+        raise ValueError("a bank needs the class of every description: TextExample.classes")
+    if count < 1 or maps < 1:
+        raise ValueError(f"count={count} and maps={maps} must be 1 or more")
+    if not examples:
+        return None
+    maps = min(maps, count)
+    widths = [2.1, 5.4, 1.6 * maps]
+    out, parts = _rows(len(examples), sum(widths), 0.7 + 0.6 * max(count, 4), title)
+    for part, example in zip(parts, examples, strict=True):
+        shares = example.shares()
+        order = [int(i) for i in np.argsort(-shares, kind="stable")[:count]]
+        image, bars, regions = part.subfigures(1, 3, width_ratios=widths)
+        _head(image, "image")
+        _image(image.subplots(), example, _of_class(example, shares))
+        _head(bars, f"the descriptions that the regions read most, of {len(shares)}")
+        _descriptions(bars.subplots(), example, order, shares)
+        _head(regions, "the regions that read them")
+        readings = regions_to_words(example, order[:maps])
+        names = [
+            textwrap.wrap(f"{k + 1}  {example.classes[i]}", 22, max_lines=2, placeholder="…")
+            for k, i in enumerate(order[:maps])
+        ]
+        grid = regions.subplots(1, maps, squeeze=False)
+        _maps(grid, readings, [_lines(name) for name in names], [_PALE] * len(names), "mean")
+    return out
+
+
+def _rows(n: int, width: float, height: float, title: str) -> tuple[Figure, Sequence[SubFigure]]:
+    """A figure with n rows, and the rows."""
+    head = 0.35 if title else 0
+    out = Figure(figsize=(width + 0.3, n * height + head), layout="constrained")
+    out.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.04)
+    if title:
+        out.suptitle(label(title, 80), fontsize=11, color=_INK)
+    return out, np.atleast_1d(out.subfigures(n, 1))
+
+
+def _maps(
+    grid: np.ndarray, readings: Sequence[Reading], names: Sequence[str], colours: Sequence[str], unit: str
+) -> None:
+    """Maps in the cells of a grid of axes; cells that are left over stay empty."""
+    for axes in grid.flat[len(readings) :]:
+        axes.set_visible(False)
+    for axes, r, name, colour in zip(grid.flat, readings, names, colours, strict=False):
+        _picture(axes, r.picture, colour, 1 if colour == _PALE else 2.5)
+        axes.set_title(name, fontsize=8.5, color=_INK, pad=4)
+        under = f"strongest: {r.peak:.1f} × {unit}" if r.peak >= 1.05 else "all regions alike"
+        axes.set_xlabel(under if r.peak else "no attention", fontsize=7.5, color=_SOFT, labelpad=3)
+
+
+def _head(part: SubFigure, text: str) -> None:
+    part.suptitle(text, fontsize=8.5, color=_SOFT)
+
+
+def _image(axes: Axes, example: TextExample, more: str = "") -> None:
+    right = example.true == example.predicted
+    _picture(axes, example.image, _PALE, 1)
+    if right:
+        lines = [label(example.true, 28)]
+    else:
+        lines = [f"true: {label(example.true, 24)}", f"predicted: {label(example.predicted, 20)}"]
+    probability = f"{100 * example.probability:.0f}\N{NO-BREAK SPACE}%"
+    lines += [f"✓ recognised ({probability})" if right else f"✗ wrong ({probability})"]
+    lines += [label(example.name, 28), *([more] if more else [])]
+    axes.set_xlabel("\n".join(lines), fontsize=8.5, color=_INK, labelpad=5)
+
+
+def _cells(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
+    """Every region in the colour of its word, the word written where it fits, once in each patch of equal ones."""
+    strongest, (h, w) = strongest_words(example), example.grid
+    height, width = example.image.shape[:2]
+    grey = np.asarray(example.image, np.float64) @ (0.299, 0.587, 0.114)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, w, h, 0))
+    tint = np.zeros((h, w, 4))
+    for place, word in np.ndenumerate(strongest):
+        tint[place] = (*to_rgb(colours.get(int(word), _OTHER)), 0.0 if word < 0 else 0.6)
+    axes.imshow(tint, extent=(0, w, h, 0), interpolation="nearest")
+    axes.vlines(np.arange(1, w), 0, h, colors="white", lw=0.4, alpha=0.5)
+    axes.hlines(np.arange(1, h), 0, w, colors="white", lw=0.4, alpha=0.5)
+    axes.set(xticks=[], yticks=[], xlim=(0, w), ylim=(h, 0), aspect=(height / h) / (width / w), anchor="N")
+    axes.spines[:].set_visible(False)
+    inches = _CELLS * 0.92 * min(1.0, width / height)
+    size = min(7.5, 72 * inches * height / width / h * 0.8)
+    for word in np.unique(strongest[strongest >= 0]):
+        for row, start, stop in _longest_runs(strongest == word):
+            room = int((stop - start) * 72 * inches / w / (0.62 * size))
+            text = example.words[word]
+            text = text if len(text) <= room else f"{text[: room - 1]}…" if room >= 5 else ""
+            x, y = (start + stop) / 2, row + 0.5
+            axes.text(x, y, label(text), ha="center", va="center", fontsize=size, path_effects=_OUTLINE)
+
+
+def _longest_runs(mask: np.ndarray) -> list[tuple[int, int, int]]:
+    """(row, start, stop) of the longest horizontal run of each connected patch, the middle one of equals."""
+    patches, n = ndimage.label(mask)
+    out = []
+    for k in range(1, n + 1):
+        runs = []
+        for row in np.flatnonzero((patches == k).any(1)):
+            edges = np.flatnonzero(np.diff(np.r_[0, patches[row] == k, 0]))
+            runs += [(int(row), int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+        longest = max(b - a for _, a, b in runs)
+        runs = [run for run in runs if run[2] - run[1] == longest]
+        out.append(runs[len(runs) // 2])
+    return out
+
+
+def _bars(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
+    shares, words = example.shares(), example.words
+    # Words with a map always have a bar.
+    first = sorted(range(len(words)), key=lambda i: (i not in colours, -shares[i], i))
+    shown = sorted(first[:_BARS])
+    paint = [colours.get(i, _PALE if is_aside(words[i]) else _OTHER) for i in shown]
+    axes.barh(range(len(shown)), shares[shown], color=paint, height=0.7)
+    even = 1 / max(len(shares), 1)
+    most = max(even, shares.max(initial=0))
+    for k, i in enumerate(shown):
+        _number(axes, shares[i], k, even, most, 0.26)
+    axes.set_yticks(range(len(shown)), [_word(example, i, 16) for i in shown], fontsize=8)
+    for tick, i in zip(axes.get_yticklabels(), shown, strict=True):
+        tick.set_color(_SOFT if is_aside(words[i]) else _INK)
+    notes = ["in the order of the text"]
+    if len(shown) < len(words):
+        rest = _percent(shares.sum() - shares[shown].sum())
+        notes.append(f"{len(words) - len(shown)} other words: {rest} together")
+    notes.append(f"dotted: if all were read alike ({_percent(even)})")
+    axes.axvline(even, color=_INK, lw=0.8, ls=":", zorder=0, visible=bool(shown))
+    _share_axes(axes, most, _BARS, notes if shown else ["no text"], "right")
+
+
+def _descriptions(axes: Axes, example: TextExample, order: Sequence[int], shares: np.ndarray) -> None:
+    """Bars, the class above and the text below each."""
+    even = 1 / max(len(shares), 1)
+    most = max(even, shares.max(initial=0))
+    for k, i in enumerate(order):
+        name = example.classes[i]
+        kind = 0 if name == example.true else 1 if name == example.predicted else 2
+        note = ("  ✓ true class", "  ✗ predicted class", "")[kind]
+        axes.text(0, k - 0.4, f"{k + 1}  {label(name, 56)}{note}", va="center", fontsize=8.5, color=_INK)
+        axes.barh(k - 0.17, shares[i], color=(RIGHT, WRONG, _OTHER)[kind], height=0.17)
+        axes.vlines(even, k - 0.29, k - 0.05, color=_INK, lw=1.2, ls=":")
+        _number(axes, shares[i], k - 0.17, even, most, 0.12)
+        text = textwrap.wrap(str(example.words[i]), 88, max_lines=2, placeholder=" …")
+        axes.text(0, k - 0.01, _lines(text), va="top", fontsize=7.5, color=_SOFT, linespacing=1.1)
+    _share_axes(axes, most, len(order), [f"dotted: if all were read alike ({_percent(even)})"], "left")
+    axes.set_yticks([])
+
+
+def _number(axes: Axes, share: float, at: float, even: float, most: float, room: float) -> None:
+    """The share beside its bar, and not on the dotted line; `room` is the text's width as a fraction of `most`."""
+    start = even if share <= even < share + room * most else share
+    axes.text(start + 0.02 * most, at, _percent(share), va="center", fontsize=7.5, color=_INK)
+
+
+def _share_axes(axes: Axes, most: float, slots: int, notes: Sequence[str], loc: str) -> None:
+    axes.set(xlim=(0, most * 1.2), ylim=(slots - 0.4, -0.6), xticks=[])
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.spines["left"].set_color(_PALE)
+    axes.set_xlabel("\n".join(notes), fontsize=7.5, color=_SOFT, loc=loc)
+
+
+def _of_class(example: TextExample, shares: np.ndarray) -> str:
+    own = np.asarray([name == example.true for name in example.classes], bool)
+    if not own.any():
+        return ""
+    got, even = _percent(shares[own].sum()), _percent(own.mean())
+    return f"the true class's descriptions\nget {got} of the attention\n(if all were read alike: {even})"
+
+
+def _sentence(example: TextExample) -> str:
+    words = [w for w in example.words if not is_special(w)]
+    text = re.sub(r"\s+([,.;:!?)%])", r"\1", " ".join(words))
+    if not words:
+        return "no text"
+    return _lines(textwrap.wrap(f"“{text}”", 150, max_lines=2, placeholder=" …”"))
+
+
+def _word(example: TextExample, index: int, limit: int) -> str:
+    """As it may be drawn; a word that came before has its count."""
+    nth = list(example.words[: index + 1]).count(example.words[index])
+    return (label(example.words[index], limit) or "(blank)") + (f" ({nth})" if nth > 1 else "")
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "\n".join(label(text, 1000) for text in texts)
+
+
+def _picture(axes: Axes, image: np.ndarray, colour: str, width: float) -> None:
+    axes.imshow(image)
+    axes.set_anchor("N")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=colour, linewidth=width)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
