@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import feeds, reporting, tasks, workdir
 from fusionjax import mesh as mesh_lib
-from fusionjax.data import cache, order, sources, transforms
+from fusionjax.data import cache, order, pipeline, sources, transforms
 from fusionjax.evaluation import outcomes
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.judge import Judge, check_best_metric
@@ -83,7 +83,8 @@ class Experiment:
         """Shapes of a training batch of images."""
         n, data = self.config.train.batch_size, self.config.data
         row = jax.ShapeDtypeStruct((n,), np.int32)
-        image = jax.ShapeDtypeStruct((n, *transforms.image_shape(data), 3), np.uint8)
+        shape = (n, *transforms.image_shape(data), transforms.channels(data))
+        image = jax.ShapeDtypeStruct(shape, pipeline.dtype_of(self.source))
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
         extra = {
             name: jax.ShapeDtypeStruct((n, *value.shape), value.dtype)
@@ -129,6 +130,7 @@ class Experiment:
             accumulate=c.optim.accumulate,
             shards=shards,
             ema_decay=c.optim.ema_decay,
+            norms=self.task.norms,
         )
 
     def _create_state(self, optimizer: optim.Optimizer, variables: Any) -> state.TrainState:
@@ -137,7 +139,10 @@ class Experiment:
     def _initial_variables(self) -> Any:
         """Fresh weights with the pretrained ones put in, on the host."""
         variables = jax.jit(self.task.init)(jax.random.key(self.config.seed))
-        return self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
+        variables = self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
+        return self.task.measured(
+            variables, self.source, steps=self.steps, folder=self._cache_folder(), say=self._say
+        )
 
     def _feed(self, mesh: Mesh, variables: Any) -> feeds.ImageFeed:
         named = {"train": self.source} | {f"eval/{k}": v for k, v in self.eval_sources.items()}
@@ -255,6 +260,7 @@ class Experiment:
             self._say(line)
         if primary:
             outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
+            self.task.leave(self.folder, jax.device_get(final), judge.outputs, self.eval_sources)
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
         if not c.report.enabled:
             return summary
@@ -308,8 +314,12 @@ class Experiment:
 
     def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[Baseline]:
         """References measured beside the result, with the weights that the run began with."""
-        if not (self.config.evaluation.probe and isinstance(feed, feeds.FeatureFeed)):
+        if not self.config.evaluation.probe:
             return []
+        if not isinstance(feed, feeds.FeatureFeed):
+            return self.task.references(
+                self.weights, variables, feed.evaluation, self.eval_sources, feed.mesh
+            )
         pool = functools.partial(jax.jit(self.task.pool), variables)
         split = self._headline_split()
         train, test = feed.cached["train"], feed.cached[f"eval/{split}"]

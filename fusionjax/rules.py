@@ -94,7 +94,7 @@ class Rules:
         self.within("model.drop_path", 0, 0.999)
         self.within("model.dropout", 0, 0.999)
         self.one_of("loss.branch_weighting", "uncertainty", "sum")
-        self.one_of("optim.name", "adamw", "adam", "sgd")
+        self.one_of("optim.name", "adamw", "adam", "sgd", "lars")
         self.one_of("optim.schedule", "cosine", "constant")
         self.one_of("pretrained.into", "", "trunk")
         for key in ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels",
@@ -114,6 +114,7 @@ class Rules:
             self.within(key, 0)
         self.within("optim.learning_rate", 0, open_low=True)
         self.within("optim.eps", 0, open_low=True)
+        self.within("optim.trust_coefficient", 0, open_low=True)
         for key in ("data.augment.scale", "data.augment.ratio"):
             pair = self.get(key)
             if (
@@ -124,7 +125,7 @@ class Rules:
                 self.fail(key, "two numbers, 0 < low <= high")
         if c.data.augment.scale[1] > 1:
             self.fail("data.augment.scale", "shares of the area, at most 1")
-        if c.evaluation.probe and not c.data.cache.enabled:
+        if c.evaluation.probe and not c.data.cache.enabled and c.task != "spectral":
             self.fail(
                 "evaluation.probe",
                 "it reads the cached features of a frozen trunk: set data.cache.enabled=True",
@@ -167,15 +168,36 @@ class Rules:
             self.fail("model.heads", f"it must divide model.width={c.model.width}")
         if c.pretrained.into == "trunk" and not c.model.trunk:
             self.fail("pretrained.into", "model.trunk names no trunk")
-        for key in ("mean", "std"):
-            if len(c.data[key]) != 3 or not all(isinstance(v, float | int) for v in c.data[key]):
-                self.fail(f"data.{key}", "three numbers, one a channel")
-        if min(c.data.std) <= 0:
-            self.fail("data.std", "three positive numbers")
+        self._channels()
         for rule in c.optim.lr_rules:
             well = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
             if not well or not isinstance(rule[1], float | int) or rule[1] < 0:
                 self.fail("optim.lr_rules", "a tuple of (pattern, factor)")
+
+    def _channels(self) -> None:
+        data = self.config.data
+        for key in ("mean", "std"):
+            if data.modalities and not data[key]:
+                continue
+            if not data.modalities and len(data[key]) != 3:
+                self.fail(f"data.{key}", "three numbers, one a channel")
+            if not all(isinstance(v, float | int) for v in data[key]):
+                self.fail(f"data.{key}", "numbers, one a channel")
+        if data.std and min(data.std) <= 0:
+            self.fail("data.std", f"{'' if data.modalities else 'three '}positive numbers, one a channel")
+        low_high = data.value_range
+        if low_high and (
+            len(low_high) != 2
+            or not all(isinstance(v, float | int) for v in low_high)
+            or low_high[0] >= low_high[1]
+        ):
+            self.fail("data.value_range", "() or two numbers, low < high")
+        if not data.modalities:
+            for key in ("channels", "value_range"):
+                if data[key]:
+                    self.fail(f"data.{key}", "it is of images whose channels data.modalities names")
+        elif self.config.task not in ("spectral", "classification"):
+            self.fail("data.modalities", f"the task {self.config.task!r} reads RGB images")
 
     def _losses(self) -> None:
         c = self.config.loss

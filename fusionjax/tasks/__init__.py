@@ -9,8 +9,15 @@ from fusionjax.tasks.classification import Classification
 from fusionjax.tasks.fusion import Fusion
 from fusionjax.tasks.mvpdr import MVPDR
 from fusionjax.tasks.reid import ReIdentification
+from fusionjax.tasks.spectral import Spectral
 
-TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion, "mvpdr": MVPDR}
+TASKS = {
+    "classification": Classification,
+    "reid": ReIdentification,
+    "fusion": Fusion,
+    "mvpdr": MVPDR,
+    "spectral": Spectral,
+}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):
