@@ -147,7 +147,7 @@ def prototype_model(config: ConfigDict, num_classes: int, *, prompts: int) -> Pr
         raise impossible(
             config, "model.name", "the task mvpdr builds 'mvpdr', from mvpdr, model.trunk and text"
         )
-    _refuse_unused(config, "mvpdr")
+    refuse_unused(config, "mvpdr")
     dtype = jnp.dtype(config.precision).type
     shape = image_shape(config.data)
     if m.clip:
