@@ -67,6 +67,7 @@ def visual_prototypes(
         UserError: the shapes do not fit, or a label is outside [0, C).
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
     if features.ndim != 3 or labels.shape != features.shape[1:2]:
@@ -85,7 +86,9 @@ def visual_prototypes(
         own = features[labels == label]
         different = np.unique(own, axis=0)
         if len(different) > per_class:
-            fitted = KMeans(n_clusters=per_class, n_init=10, random_state=seed).fit(own)
+            # Threads that wait for each other at every one of many small steps cost more than they save.
+            with threadpool_limits(1):
+                fitted = KMeans(n_clusters=per_class, n_init=10, random_state=seed).fit(own)
             different = fitted.cluster_centers_
         centres.append(different)
     return _pad(centres, features.shape[-1])
