@@ -36,6 +36,13 @@ class Labels:
 
 
 VARIANTS = {
+    "spectral": (
+        "",
+        "fusion=concat,labels",
+        "fusion=attention,optimizer=adamw",
+        "modalities=uv,backbone=vit_base_patch16_224",
+    ),
+    "openmoji_spectral": ("", "fusion=concat", "fusion=attention", "modalities=line"),
     "crossvit": ("", "small", "model=crossvit_18_dagger_408"),
     "market1501": ("", "ablation=sa_glca,sie,stride=12,rerank,flip", "backbone=deit_tiny,ablation=sa_only"),
     "dukemtmc": ("ablation=sa_pwca",),
