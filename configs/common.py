@@ -107,6 +107,40 @@ def re_identification_arg(**more: Any) -> dict:
     )
 
 
+FUSION_HEADS = ("concat", "adaptive", "bilinear", "hadamard", "attention", "bottleneck", "low_rank")
+
+
+def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
+    """The argument of image–text configs: `configs/openmoji_fusion.py:head=bottleneck,text=bank,seed=1`."""
+    kinds = ("instance", "bank", "class")
+    return dict(
+        head=FUSION_HEADS,
+        text=(text, *(kind for kind in kinds if kind != text)),
+        baseline=("none", "image", "text", "concat"),
+        encoder=encoder,
+        seed=0,
+        runlocal=False,
+    )
+
+
+def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What image–text runs share: the task, the head or baseline, the text and the optimiser.
+
+    Args:
+        config: to fill in.
+        arg: of `fusion_arg`.
+    """
+    c = config
+    c.task, c.seed = "fusion", arg.seed
+    c.model.name, c.model.ablation = "fusion", "sa_only"
+    c.fusion.mode = "fusion" if arg.baseline == "none" else arg.baseline
+    c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
+    c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
+    c.text.kind, c.text.encoder = arg.text, arg.encoder
+    c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
+    return c
+
+
 def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     """What the runs on OpenMoji share: DCAL on an EfficientNet-Lite0 whose lower half is frozen and computed once.
 

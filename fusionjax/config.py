@@ -19,7 +19,7 @@ __all__ = ["ABLATIONS", "check_key", "default", "from_json", "impossible", "pars
 def default() -> ConfigDict:
     """Every field of a run, with its default. Shapes the type checks too: an override keeps the type found here."""
     c = ConfigDict()
-    c.task = "classification"  # classification, reid
+    c.task = "classification"  # classification, reid, fusion
     c.seed = 0
     c.precision = "float32"  # of the computation; parameters and optimiser state are float32 always
 
@@ -34,6 +34,7 @@ def default() -> ConfigDict:
     c.data.train_split = "train"
     c.data.eval_splits = ("test",)
     c.data.label = "label"  # what is a class: label, or the column identity
+    c.data.selected_classes = ()  # names of the classes to keep, in the order of their labels; () for all
     c.data.carry = ()  # further columns of whole numbers that travel with an image, e.g. ("camera",)
     c.data.per_identity = 0  # K: batches of batch_size / K classes with K images each; 0 for any images
     c.data.renderings = ("color",)  # openmoji: of color and line, an image for each
@@ -108,6 +109,27 @@ def default() -> ConfigDict:
     c.model.crossvit.num_heads = ()
     c.model.crossvit.mlp_ratio = ()
 
+    c.fusion = ConfigDict()  # task fusion: two token sequences and what becomes of them
+    c.fusion.mode = "fusion"  # fusion, concat (no cross-attention), image, text
+    c.fusion.head = "concat"  # concat, adaptive, bilinear, attention, bottleneck, low_rank
+    c.fusion.bilinear_form = "full"  # full, hadamard
+    c.fusion.bottleneck_tokens = 4
+    c.fusion.rank = 4  # low_rank
+
+    c.text = ConfigDict()
+    c.text.kind = (
+        "instance"  # instance: the column caption; bank: descriptions of all classes; class: of the true one
+    )
+    c.text.encoder = (
+        ""  # of BERT's kind, with its tokenizer: a folder, package:<name>, or hub:<owner>/<name>[@revision]
+    )
+    c.text.freeze = True  # the encoder does not train, and runs once a text
+    c.text.max_tokens = 64
+    c.text.descriptions = ""  # bank and class: plant_village, or a JSON file: class → texts
+    c.text.bank_level = "description"  # what a key of the bank is: a description's mean vector, or each token
+    c.text.allow_empty = False  # a caption without a word is masked, not an error
+    c.text.allow_label_leak = False  # class: let evaluation read it; the report says that it measures nothing
+
     c.pretrained = ConfigDict()
     c.pretrained.source = (
         ""  # a .safetensors, .npz or .pth file, package:<name>, or hub:<owner>/<name>[@revision][/file]
@@ -118,6 +140,10 @@ def default() -> ConfigDict:
 
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0
+    c.loss.focal_gamma = 0.0  # focus of the focal loss; 0 for cross-entropy
+    c.loss.focal_alpha = 1.0  # its factor
+    c.loss.class_weights = ()  # a factor for each class
+    c.loss.balanced = False  # the factors are inverse to the classes' numbers of training examples
     c.loss.branch_weighting = "uncertainty"  # uncertainty, sum
     c.loss.uncertainty_init = 0.0
     c.loss.pair_group = (

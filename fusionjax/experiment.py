@@ -255,7 +255,7 @@ class Experiment:
                 baselines=baselines,
                 seconds=summary["seconds"],
                 parameters=reporting.count_parameters(final),
-                warnings=feed.warnings(),
+                warnings=[*self.task.warnings(), *feed.warnings()],
                 fields=made,
             )
             self._say(f"report: {page}")
@@ -286,11 +286,14 @@ class Experiment:
         split = self._headline_split()
         if "probabilities/combined" not in judge.outputs[split]:
             return {}
+        source = self.eval_sources[split]
         right, wrong = reporting.examples(
-            judge.predict, variables, self.eval_sources[split], self.config.data, judge.outputs[split], judge.mesh,
-            self.task.grid, self.config.report.examples,
+            jax.jit(self.task.explain), variables, source, self.config.data, judge.outputs[split], judge.mesh,
+            self.task.grid, self.config.report.examples, keep=self.task.example_keep,
+            extra=judge.feed.extras.get(f"eval/{split}"),
         )  # fmt: skip
-        return {"right": right, "wrong": wrong}
+        page = {"right": [e for e, *_ in right], "wrong": [e for e, *_ in wrong]}
+        return page | self.task.explanations(source, [*right, *wrong])
 
     def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[Baseline]:
         """References measured beside the result, with the weights that the run began with."""

@@ -13,6 +13,7 @@ from fusionjax import mesh as mesh_lib
 from fusionjax import workdir
 from fusionjax.data import pipeline
 from fusionjax.data.cache import Cached
+from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.probe import Baseline
@@ -53,10 +54,14 @@ def _padded(maps: np.ndarray) -> np.ndarray:
     return np.concatenate([maps, np.zeros((_PROBE - len(maps), *maps.shape[1:]), maps.dtype)])
 
 
+Shown = tuple[Example, int, dict[str, np.ndarray]]
+"""An example, its index in the source, and its row of what was kept."""
+
+
 def examples(
     predict: Any, variables: Any, source: Source, data: Any, outputs: Mapping[str, np.ndarray], mesh: Mesh,
-    grid: tuple[int, int], count: int,
-) -> tuple[list[Example], list[Example]]:  # fmt: skip
+    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Extra | None = None,
+) -> tuple[list[Shown], list[Shown]]:  # fmt: skip
     """The right and the wrong answers given with the most confidence, with their maps.
 
     Args:
@@ -68,6 +73,8 @@ def examples(
         mesh: of the devices.
         grid: rows and columns of the patch tokens.
         count: of each kind.
+        keep: prefixes of the outputs to bring along.
+        extra: what travels beside the images.
     """
     p, label, valid = outputs["probabilities/combined"], outputs["label"], outputs["valid"] > 0
     guess, confidence = p.argmax(-1), p.max(-1)
@@ -86,18 +93,23 @@ def examples(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
+        extra=extra and _At(extra, index),
     )
-    maps = collect(predict, variables, batches, mesh, keep=("rollout", "selected"))
+    maps = collect(predict, variables, batches, mesh, keep=keep)
     made = [
-        Example(
-            name=str(source.names[int(i)]),
-            image=images[k],
-            true=source.class_names[label[at]],
-            predicted=source.class_names[guess[at]],
-            probability=float(confidence[at]),
-            rollout=maps["rollout"][k].reshape(grid) if "rollout" in maps else None,
-            selected=maps["selected"][k] if "selected" in maps else None,
-            grid=grid,
+        (
+            Example(
+                name=str(source.names[int(i)]),
+                image=images[k],
+                true=source.class_names[label[at]],
+                predicted=source.class_names[guess[at]],
+                probability=float(confidence[at]),
+                rollout=maps["rollout"][k].reshape(grid) if "rollout" in maps else None,
+                selected=maps["selected"][k] if "selected" in maps else None,
+                grid=grid,
+            ),
+            int(i),
+            {name: maps[name][k] for name in maps if name.startswith(keep)},
         )
         for k, (i, at) in enumerate(zip(index, chosen, strict=True))
     ]
@@ -137,6 +149,16 @@ def write(
 def count_parameters(variables: Any) -> int:
     """Numbers in "params"."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+class _At:
+    """An `Extra` of some chosen examples: row k is that of index[k]."""
+
+    def __init__(self, extra: Extra, index: np.ndarray):
+        self._extra, self._index, self.padding = extra, index, extra.padding
+
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> dict[str, np.ndarray]:
+        return self._extra.row(int(self._index[index]), epoch, repeat)
 
 
 def _spread(ranked: list[int], label: np.ndarray, count: int) -> list[int]:

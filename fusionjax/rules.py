@@ -75,9 +75,15 @@ class Rules:
         self.one_of("evaluation.metric", "cosine", "euclidean")
         self.one_of("evaluation.average_precision", "step", "trapezoid")
         self.within("evaluation.rerank_lambda", 0, 1)
+        self.one_of("fusion.mode", "fusion", "concat", "image", "text")
+        self.one_of("fusion.bilinear_form", "full", "hadamard")
+        self.one_of("text.kind", "instance", "bank", "class")
+        self.one_of("text.bank_level", "description", "token")
         self._shape()
+        self._losses()
         self._identities()
         self.within("data.augment.rand_magnitude", 0, 10)
+        self.within("text.max_tokens", 8, 512)
         self.one_of("model.ablation", *ABLATIONS)
         self.one_of("model.glca_input", "last", "penultimate")
         self.one_of("model.partner_stream", "pwca", "sa")
@@ -92,7 +98,7 @@ class Rules:
         self.one_of("pretrained.into", "", "trunk")
         for key in ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels",
                     "data.cache.passes", "data.cache.batch_size", "optim.accumulate", "train.batch_size",
-                    "evaluation.rerank_k1", "evaluation.rerank_k2",
+                    "evaluation.rerank_k1", "evaluation.rerank_k2", "fusion.bottleneck_tokens", "fusion.rank",
                     "train.log_every", "train.checkpoint_every", "evaluation.batch_size"):  # fmt: skip
             self.within(key, 1)
         for key in ("data.augment.flip", "data.augment.erase", "data.augment.jitter", "loss.label_smoothing",
@@ -168,6 +174,20 @@ class Rules:
             well = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
             if not well or not isinstance(rule[1], float | int) or rule[1] < 0:
                 self.fail("optim.lr_rules", "a tuple of (pattern, factor)")
+
+    def _losses(self) -> None:
+        c = self.config.loss
+        self.within("loss.focal_gamma", 0)
+        self.within("loss.focal_alpha", 0, open_low=True)
+        if c.focal_gamma and c.label_smoothing:
+            self.fail("loss.focal_gamma", "the focal loss has no label smoothing: set loss.label_smoothing=0")
+        if not all(isinstance(v, float | int) and math.isfinite(v) and v >= 0 for v in c.class_weights):
+            self.fail("loss.class_weights", "numbers of at least 0, one a class")
+        if c.class_weights and c.balanced:
+            self.fail("loss.balanced", "loss.class_weights are given already")
+        weighted = c.focal_gamma or c.class_weights or c.balanced
+        if weighted and self.config.task == "reid":
+            self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")
 
     def _shape(self) -> None:
         shape = self.config.data.image_shape

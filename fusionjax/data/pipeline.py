@@ -205,14 +205,18 @@ def array_batches(
     process_index: int = 0,
     process_count: int = 1,
     carried: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    extra: Extra | None = None,
 ) -> Iterator[Example]:
     """Images at hand, all of one shape, uint8, in batches of `size`, of which this process gets its share; padded as above.
-    `carried` has a value an image for each name of `data.carry`."""
-    blank = _example(np.zeros_like(images[0]), 0, 0.0, -1, tuple(carried)) if images else {}
+    `carried` has a value an image for each name of `data.carry`, `extra` a row an image."""
+    blank = (
+        joined(_example(np.zeros_like(images[0]), 0, 0.0, -1, tuple(carried)), extra, None) if images else {}
+    )
     local = order_lib.local_batch_size(size, process_index, process_count)
     for start in range(0, len(images), size):
         rows = [
-            _example(images[i], 0, 1.0, i) | {name: np.int32(values[i]) for name, values in carried.items()}
+            joined(_example(images[i], 0, 1.0, i), extra, None)
+            | {name: np.int32(values[i]) for name, values in carried.items()}
             for i in range(start, min(start + size, len(images)))
         ]
         rows += [blank] * (size - len(rows))

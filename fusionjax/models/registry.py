@@ -45,10 +45,41 @@ TRUNKS: Mapping[str, int] = {
     "efficientnet_lite0": 32,
     "efficientnet_lite1": 32,
     "efficientnet_lite2": 32,
+    "efficientnet_b0": 32,
+    "efficientnet_b3": 32,
+    "efficientnet_b5": 32,
     "resnet50": 32,
+    "resnet101": 32,
     "resnetv2_50_s16": 16,
 }
 """Convolutional trunk → pixels per cell of its feature map."""
+
+
+def tokens(
+    name: str, *, image_size: int | tuple[int, int], features: str = "", dtype: Any = jnp.float32
+) -> tuple[nn.Module, tuple[int, int]]:
+    """An image model as an encoder of tokens: images → (B, h, w, C), and its grid (h, w).
+
+    Args:
+        name: of `TRUNKS`, or a ViT.
+        image_size: of the images, (height, width) or a side.
+        features: an EfficientNet's map, as `trunk_features` of `create`.
+        dtype: of the computation.
+
+    Raises:
+        UserError: a name that is neither, or sizes that do not fit.
+    """
+    sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+    if family(name) == "vit":
+        if features:
+            raise UserError(f"model.trunk_features={features!r}: {name} has one map; leave it empty")
+        module = create(name, num_classes=0, output="tokens", image_size=sides, dtype=dtype)
+        return module, module.grid
+    if name not in TRUNKS:
+        raise UserError(f"model.trunk={name!r} is not known; allowed: {', '.join(TRUNKS)}, and every ViT")
+    fields = {"output": "tokens", "dtype": dtype} | ({"features": features} if features else {})
+    stride = 16 if features == "stride16" else TRUNKS[name]
+    return _construct(name, _BUILDERS[name], fields), tuple(-(-side // stride) for side in sides)
 
 
 def names() -> tuple[str, ...]:

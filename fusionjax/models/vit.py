@@ -104,6 +104,7 @@ class ViT(nn.Module):
         neck: module that goes on from the trunk's features and always trains, its normalisation statistics fixed; or None.
         trunk_norm: batch normalisation, without scale and shift, of the trunk's feature map: the channels of a frozen trunk
             differ in size by orders of magnitude.
+        output: "logits", or "tokens": the patches' normalised features (B, h, w, D), as a trunk of another model gives.
         cameras: rows of a learned embedding that is added to every token of an image from that camera, times `camera_scale`
             (side information embedding; He et al., TransReID, ICCV 2021, equation 3); 0 for none.
         remat: recompute blocks in the backward pass; memory for time.
@@ -127,6 +128,7 @@ class ViT(nn.Module):
     trunk_norm: bool = False
     cameras: int = 0
     camera_scale: float = 3.0
+    output: str = "logits"
     remat: bool = False
     dtype: DType = jnp.float32
 
@@ -182,6 +184,9 @@ class ViT(nn.Module):
         """
         x = self.embed(images, features, camera, train=train)
         x, aux = self.encode(x, attend=attention, train=train, capture=capture)
+        if self.output == "tokens":
+            patches = self.norm(x[:, 1:])
+            return patches.reshape(-1, *self.grid, self.width), aux
         cls = self.norm(x[:, 0])
         aux["features"] = cls
         return self.classify(cls), aux

@@ -72,6 +72,10 @@ class Tokenizer:
         arrays = {key: np.asarray(out[key], np.int32) for key in ("input_ids", "attention_mask")}
         return arrays | {"token_type_ids": np.zeros_like(arrays["input_ids"])}
 
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of some numbers, as the vocabulary writes them."""
+        return self._inner.convert_ids_to_tokens([int(i) for i in ids])
+
 
 def tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer of a source.

@@ -6,9 +6,10 @@ from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
+from fusionjax.tasks.fusion import Fusion
 from fusionjax.tasks.reid import ReIdentification
 
-TASKS = {"classification": Classification, "reid": ReIdentification}
+TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

@@ -15,6 +15,10 @@ from fusionjax.config import ABLATIONS, impossible
 from fusionjax.data.transforms import image_shape
 from fusionjax.errors import UserError
 from fusionjax.models import registry
+from fusionjax.models.fusion import FusionClassifier
+from fusionjax.models.fusion import check as check_fusion
+from fusionjax.models.image_text import ImageText
+from fusionjax.models.text import TextEncoder
 
 PyTree = Any
 
@@ -26,6 +30,18 @@ _FIELDS = {
     "crossvit": ("drop_path", "dropout", "remat", "crossvit"),
     "resnet": ("drop_path", "dropout"),
     "efficientnet": ("drop_path", "dropout"),
+    "fusion": (
+        "width",
+        "depth",
+        "heads",
+        "mlp_ratio",
+        "dropout",
+        "remat",
+        "freeze_trunk",
+        "trunk_norm",
+        "trunk",
+        "trunk_features",
+    ),
 }
 """Fields of `config.model` that a family reads."""
 
@@ -43,6 +59,8 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
             combination.
     """
     c, family = config.model, registry.family(config.model.name)
+    if c.name == "fusion":
+        raise impossible(config, "model.name", "it is built by the task fusion: set task='fusion'")
     if family in ("audio", "text", "clip"):
         raise impossible(
             config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
@@ -66,6 +84,45 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
     if family == "crossvit" and module.sizes[0] != shape:
         raise impossible(config, "model.crossvit.img_size", f"the first must be the images' {shape}")
     return module
+
+
+def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None) -> ImageText:
+    """The module of task fusion.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its classifier.
+        text: the encoder; None for a model that reads no text.
+
+    Raises:
+        UserError: another model's name, no trunk, a field that it does not have, or an impossible combination.
+    """
+    c, f = config.model, config.fusion
+    if c.name != "fusion":
+        raise impossible(
+            config, "model.name", "the task fusion builds 'fusion', from model.trunk, text and fusion"
+        )
+    if not c.trunk:
+        raise impossible(
+            config, "model.trunk", "name the image encoder, e.g. resnet50 or vit_base_patch16_224"
+        )
+    _refuse_unused(config, "fusion")
+    dtype = jnp.dtype(config.precision).type
+    trunk, grid = registry.tokens(
+        c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
+    )
+    options = {"bilinear": {"form": f.bilinear_form}, "bottleneck": {"tokens": f.bottleneck_tokens},
+               "low_rank": {"rank": f.rank}}  # fmt: skip
+    sizes = {key: c[key] for key in ("width", "depth", "heads", "mlp_ratio") if c[key]}
+    fusion = FusionClassifier(
+        grid=grid, num_classes=num_classes, **sizes, dropout=c.dropout, mode=f.mode, head=f.head,
+        head_options=options.get(f.head, {}), remat=c.remat, dtype=dtype,
+    )  # fmt: skip
+    check_fusion(fusion)
+    return ImageText(
+        trunk, fusion, text, freeze_trunk=c.freeze_trunk, freeze_text=config.text.freeze, trunk_norm=c.trunk_norm,
+        dtype=dtype,
+    )  # fmt: skip
 
 
 def read_weights(config: ConfigDict) -> PyTree | None:

@@ -5,22 +5,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
-from fusionjax.evaluation import outcomes as outcomes_lib
-from fusionjax.evaluation.probe import Baseline, logistic_regression
 from fusionjax.models.crossvit import CrossViT
 from fusionjax.models.dcal import DCAL, derangement
 from fusionjax.tasks import building
-from fusionjax.tasks.image_task import Array, Batch, ImageTask, Outputs, PyTree, average
+from fusionjax.tasks.class_task import ClassTask
+from fusionjax.tasks.image_task import Array, Batch, Outputs, PyTree, average
 from fusionjax.train import losses, mix
 
 
-class Classification(ImageTask):
+class Classification(ClassTask):
     """One class an image.
 
     Args:
@@ -32,8 +30,6 @@ class Classification(ImageTask):
     """
 
     shown = ("accuracy", "accuracy_sa", "accuracy_glca")
-    lower_is_better = ("nll", "ece")
-    keep = ("probabilities/",)
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
         super().__init__(config, class_names, building.image_model(config, len(class_names)))
@@ -63,11 +59,11 @@ class Classification(ImageTask):
         (output, aux), new = apply(
             variables, **inputs, train=True, rngs={"dropout": dropout}, mutable=mutable, **extra
         )
-        valid, smoothing = batch["valid"], self.config.loss.label_smoothing
+        valid = batch["valid"]
         label = target if target.ndim == 1 else target.argmax(-1)
 
         def mean_loss(logits: Array) -> Array:
-            return losses.masked_mean(losses.cross_entropy(logits, target, label_smoothing=smoothing), valid)
+            return losses.masked_mean(self.example_losses(logits, target), valid)
 
         metrics = {"accuracy": average(output.argmax(-1) == label, valid)}
         if not self.dcal:
@@ -99,84 +95,6 @@ class Classification(ImageTask):
             last = aux["fusion"][f"stage_{len(self.module.depth) - 1}/fusion_0"]
             out["rollout"] = last[-1, :, :, 0, 1:].mean(1)
         return out
-
-    def evaluate(
-        self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
-    ) -> dict[str, dict[str, classification.Result]]:
-        """Results by split and branch.
-
-        Args:
-            outputs: by split, `predict`'s of all of it, with "label" and "valid".
-            sources: by split; not needed here.
-        """
-        return {split: self._evaluate(rows) for split, rows in outputs.items()}
-
-    def _evaluate(self, rows: Outputs) -> dict[str, classification.Result]:
-        return {
-            b: classification.evaluate(
-                rows[f"probabilities/{b}"],
-                rows["label"],
-                rows["valid"],
-                self.class_names,
-                seed=self.config.seed,
-            )
-            for b in self.branches
-        }
-
-    def scalars(self, results: Mapping[str, dict[str, classification.Result]]) -> dict[str, float]:
-        """Flat names: the answer's bare, a branch's with its name, e.g. test/accuracy and test/accuracy_glca."""
-        flat = {}
-        for split, by_branch in results.items():
-            flat |= {f"{split}/{name}": value for name, value in by_branch["combined"].scalars().items()}
-            flat |= {f"{split}/accuracy_{b}": by_branch[b].accuracy for b in self.branches[:-1]}
-        return flat
-
-    def outcomes(
-        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
-    ) -> dict[str, np.ndarray]:
-        """What happened to each example of the split "test", or else of the last one: see `evaluation.outcomes`.
-
-        Returns:
-            Also "label" and "prediction", class indices; "correct", 0 or 1; "probability", of the true class.
-        """
-        split = "test" if "test" in outputs else list(outputs)[-1]
-        rows = outputs[split]
-        good = np.flatnonzero((rows["valid"] > 0) & (rows["index"] >= 0))
-        good = good[np.argsort(rows["index"][good], kind="stable")]
-        label, p = rows["label"][good], rows["probabilities/combined"][good].astype(np.float32)
-        prediction = p.argmax(-1)
-        return {
-            "name": outcomes_lib.names_of(sources[split], rows["index"][good]),
-            "split": np.array(split),
-            "read": np.array([split]),
-            "label": label.astype(np.int32),
-            "prediction": prediction.astype(np.int32),
-            "correct": (prediction == label).astype(np.uint8),
-            "probability": p[np.arange(len(p)), label] / p.sum(-1),
-        }
-
-    def probe(
-        self,
-        train: np.ndarray,
-        train_labels: np.ndarray,
-        test: np.ndarray,
-        test_rows: np.ndarray,
-        source: Source,
-    ) -> list[Baseline]:
-        """What a linear model makes of the pretrained network's features.
-
-        Args:
-            train, train_labels: (N, D) features of the training images and their classes.
-            test, test_rows: (M, D) features of test images and their indices in `source`.
-            source: the test split.
-        """
-        found = logistic_regression(
-            train, train_labels, test, np.asarray(source.labels)[test_rows], seed=self.config.seed
-        )
-        note = "the pretrained network on the same images, its features averaged over the grid"
-        return [
-            Baseline("logistic_regression", "Logistic regression, frozen features", found["accuracy"], note)
-        ]
 
     def report(
         self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]

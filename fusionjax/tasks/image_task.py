@@ -15,6 +15,7 @@ from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
 from fusionjax.data.stream import Example
 from fusionjax.data.transforms import image_shape
+from fusionjax.interpret import maps
 from fusionjax.tasks import building
 from fusionjax.tasks.inputs import normalise
 
@@ -39,6 +40,7 @@ class ImageTask:
         score_names: names that `scalars` gives, without their split.
         new_parameters: patterns of parameters that no published weights have.
         keep: prefixes of the outputs that `evaluate` needs.
+        example_keep: prefixes of `explain`'s outputs that the report's examples need.
         closed_set: test images are of the training classes.
     """
 
@@ -47,6 +49,7 @@ class ImageTask:
     score_names: tuple[str, ...] = ()
     new_parameters: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    example_keep: tuple[str, ...] = ("rollout", "selected")
     closed_set: bool = True
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str], module: nn.Module):
@@ -109,6 +112,34 @@ class ImageTask:
             variables: the weights that the run begins with; frozen encoders run once, here.
             folder: of what is computed once; None to compute it anew.
             say: takes a line of progress.
+        """
+        return {}
+
+    def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
+        """What travels beside images at hand: a text each; None for a task without texts of examples."""
+        return None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether an example has a text of its own."""
+        return False
+
+    def warnings(self) -> list[str]:
+        """Lines that come before every score."""
+        return []
+
+    def explain(self, variables: dict[str, PyTree], batch: Batch) -> dict[str, Array]:
+        """As `predict`, with what is shown of a few examples only."""
+        return self.predict(variables, batch)
+
+    def explanations(
+        self, source: Source, shown: Sequence[tuple[maps.Example, int, Outputs]]
+    ) -> dict[str, Any]:
+        """Further fields of the report, of the examples that it shows.
+
+        Args:
+            source: the split that they are of.
+            shown: of each the example, its index in `source`, and its row of `explain`, as far as `example_keep` names it.
         """
         return {}
 

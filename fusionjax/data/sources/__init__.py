@@ -4,6 +4,7 @@ import difflib
 import importlib
 from typing import Any
 
+from fusionjax.data.selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source
 from fusionjax.errors import UserError
 
@@ -34,4 +35,6 @@ def create(data: Any, split: str, *, seed: int) -> Source:
             f"config.data.source={data.source!r} is not known; allowed are {', '.join(SOURCES)}{hint}"
         )
     source = importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
+    if data.selected_classes:
+        source = SelectedClasses(source, data.selected_classes)
     return ByIdentity(source) if data.label == "identity" else source

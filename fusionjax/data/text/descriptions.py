@@ -12,7 +12,7 @@ from fusionjax.data import names as names_lib
 from fusionjax.data.text.tokens import check_text
 from fusionjax.errors import UserError
 
-BUILT_IN = ("plant_village",)
+BUILT_IN = ("openmoji", "plant_village")
 """Files that come with the package, by name."""
 MAX_BYTES = 16 * 2**20
 _FOLDER = Path(__file__).parent.parent / "descriptions"

@@ -1,0 +1,67 @@
+r"""Plant disease from a leaf's photograph and the descriptions of all diseases: PlantVillage, or a user's own pictures.
+
+    python -m fusionjax.main --config=configs/plant_village.py --workdir=runs/plant_village
+    python -m fusionjax.main --config=configs/plant_village.py:data=folder,root=PlantWild,descriptions=plantwild.json --workdir=…
+    python -m fusionjax.main --config=configs/plant_village.py:data=manifest,root=leaves.csv,text=instance --workdir=runs/leaves
+
+PlantVillage has no captions: its text is the bank, the descriptions of all 38 classes, the same for every image. A manifest with a
+column caption takes text=instance. The recipe is METHODS.md section 2's: d 768, 4 layers, 12 heads, dropout 0.1, AdamW 1e-4,
+decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits 70/15/15. Arguments: data=tfds|folder|manifest, root=,
+image=<trunk>, weights=<its file>, encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, baseline=, loss=ce|focal,
+balanced, train_encoders, seed=, runlocal. `sweep()` is the grid of METHODS.md.
+"""
+
+from configs import common
+from fusionjax import config as base
+
+
+def get_config(arg=None):
+    """The run; see the module's text."""
+    arg = base.parse_arg(
+        arg,
+        **common.fusion_arg(text="bank", encoder="hub:google-bert/bert-base-uncased"),
+        data=("tfds", "folder", "manifest"),
+        root="",
+        image="resnet50",
+        weights="",
+        descriptions="plant_village",
+        loss=("ce", "focal"),
+        balanced=False,
+        train_encoders=False,
+        cache="",
+    )
+    c = common.image_text(base.default(), arg)
+    c.data.source, c.data.root = arg.data, arg.root
+    if arg.data == "tfds":
+        c.data.builder = "plant_village"
+    c.data.fractions = (0.7, 0.15, 0.15)
+    c.data.train_split, c.data.eval_splits = "train", ("val", "test")
+    c.data.resize, c.data.image_size = 256, 224
+    c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
+    c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
+    c.model.trunk, c.model.freeze_trunk, c.text.freeze = (
+        arg.image,
+        not arg.train_encoders,
+        not arg.train_encoders,
+    )
+    c.model.width, c.model.depth, c.model.heads, c.model.dropout = 768, 4, 12, 0.1
+    if arg.weights:
+        c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
+    c.text.descriptions, c.text.max_tokens = arg.descriptions, 128
+    c.text.allow_label_leak = arg.text == "class"
+    c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay = 1e-4, 1e-6, 1e-2
+    c.train.batch_size, c.train.epochs, c.train.best_metric = 32, 30.0, "val/accuracy"
+    if arg.loss == "focal":
+        c.loss.focal_gamma, c.loss.focal_alpha = 2.0, 1.0
+    else:
+        c.loss.label_smoothing = 0.1
+    c.loss.balanced = arg.balanced
+    if not arg.runlocal:
+        return c
+    c.data.cache.enabled, c.data.threads = False, 2
+    c.data.resize, c.data.image_size, c.model.trunk, c.pretrained.source = 72, 64, "efficientnet_lite0", ""
+    c.pretrained.into = ""
+    c.model.width, c.model.depth, c.model.heads = 32, 1, 4
+    c.train.batch_size, c.train.steps, c.evaluation.batch_size, c.train.best_metric = 4, 2, 4, ""
+    c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
+    return c

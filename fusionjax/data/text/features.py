@@ -1,0 +1,71 @@
+"""A frozen text encoder's outputs, computed once a text and kept on disk."""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fusionjax.data.text.texts import Texts
+
+Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_BATCH = 64
+
+
+def text_features(
+    texts: Texts,
+    encode: Encode,
+    *,
+    weights: str,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
+    """Token vectors of all texts.
+
+    Args:
+        texts: M of them, T tokens each.
+        encode: tokens (B, T) int32 and mask (B, T) bool → (B, T, C), compiled by the caller; B is always the same.
+        weights: digest of the encoder's weights.
+        folder: of the files, each named by what it depends on; None to keep nothing.
+        say: takes a line of progress.
+
+    Returns:
+        (M, T, C) float16, 0 at padding; a read-only memory map where there is a folder.
+    """
+    if folder is None:
+        return _computed(texts, encode)
+    path = Path(folder) / f"text-{_key(texts, weights)}.npy"
+    if not path.exists():
+        began = time.perf_counter()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _computed(texts, encode)
+        with tempfile.TemporaryDirectory(dir=path.parent) as made:  # whole or absent, whoever else writes it
+            np.save(Path(made) / path.name, found)
+            os.replace(Path(made) / path.name, path)
+        say(
+            f"features of {len(found)} texts in {time.perf_counter() - began:.0f} s, {found.nbytes / 2**20:.0f} MiB"
+        )
+    return np.load(path, mmap_mode="r")
+
+
+def _computed(texts: Texts, encode: Encode) -> np.ndarray:
+    """Batch by batch; the last one is filled up, so that there is one program to compile."""
+    count = len(texts.tokens)
+    rows = np.arange(-(-count // _BATCH) * _BATCH) % count
+    parts = []
+    for start in range(0, len(rows), _BATCH):
+        chosen = rows[start : start + _BATCH]
+        mask = texts.mask[chosen]
+        features = np.asarray(encode(texts.tokens[chosen], mask), np.float32)
+        parts.append(np.where(mask[..., None], features, 0).astype(np.float16))
+    return np.concatenate(parts)[:count]
+
+
+def _key(texts: Texts, weights: str) -> str:
+    total = hashlib.sha256(f"fusionjax text features 1 {weights} {texts.tokens.shape}".encode())
+    total.update(np.ascontiguousarray(texts.tokens).tobytes())
+    total.update(np.ascontiguousarray(texts.mask).tobytes())
+    return total.hexdigest()[:16]
