@@ -153,8 +153,8 @@ def _stamps(source: Source) -> list[Any]:
         return [source.digest] * len(source)
     if not isinstance(source, FileSource):
         return []
-    stats = [(source.root / name).stat() for name in source.names]
-    return [(s.st_size, s.st_mtime_ns) for s in stats]
+    stats = [path and path.stat() for path in map(source.file, range(len(source)))]
+    return [s and (s.st_size, s.st_mtime_ns) for s in stats]
 
 
 def digest(tree: Any) -> str:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fusionjax.data import splits
 from fusionjax.errors import UserError
 
 PICTURES = (".png", ".svg")
@@ -101,7 +102,9 @@ def stamps(root: Path) -> tuple[Stamp, ...]:
     captions = {name: _captions(root / f"{name}.txt") for name in pictures}
     names = sorted(pictures)
     heard = {name: [*descriptions[name].values(), *effects[name].values()] for name in names}
-    groups = _groups(names, _shared_keys(names, pictures, captions, heard))
+    place = {name: i for i, name in enumerate(names)}
+    keys = _shared_keys(names, pictures, captions, heard)
+    groups = splits.linked(len(names), ((place[name], key) for name, key in keys)).tolist()
     return tuple(
         Stamp(name, pictures[name], captions[name], descriptions[name], effects[name], group)
         for name, group in zip(names, groups, strict=True)
@@ -187,20 +190,3 @@ def _same_bytes(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Hashab
         by_size.setdefault(path.stat().st_size, []).append((name, path))
     for name, path in itertools.chain.from_iterable(f for f in by_size.values() if len(f) > 1):
         yield name, ("bytes", hashlib.sha256(path.read_bytes()).digest())
-
-
-def _groups(names: Sequence[str], shared: Iterable[tuple[str, Hashable]]) -> list[int]:
-    """Of each name, the place of the first name that it is linked to."""
-    place = {name: i for i, name in enumerate(names)}
-    parent = list(range(len(names)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    first: dict[Hashable, int] = {}
-    for name, key in shared:
-        a, b = find(place[name]), find(first.setdefault(key, place[name]))
-        parent[max(a, b)] = min(a, b)
-    return [find(i) for i in range(len(names))]
