@@ -197,3 +197,77 @@ def run_local(c: ConfigDict, *, name: str = "", image_size: int = 64) -> ConfigD
     c.precision = "float32"
     c.report.examples = 2
     return c
+
+
+MODALITIES = ("all", "image", "audio", "text", "image_audio", "image_text", "audio_text")
+
+
+def trimodal_arg(**more: Any) -> dict:
+    """The argument of configs of image, audio and text: `configs/stamps_trimodal.py:modalities=image_text,seed=1`."""
+    return dict(
+        modalities=MODALITIES,
+        pairings=("default", "all", "none"),
+        dropout=0.3,
+        root="",
+        seed=0,
+        runlocal=False,
+        **more,
+    )
+
+
+def trimodal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on image, audio and text share: the task, what it reads, who reads whom, and the optimiser.
+
+    Args:
+        config: to fill in.
+        arg: of `trimodal_arg`.
+    """
+    c = config
+    c.task, c.seed, c.data.root = "trimodal", arg.seed, arg.root
+    c.model.name, c.model.ablation = "trimodal", "sa_only"
+    kinds = ("image", "audio", "text")
+    c.trimodal.modalities = kinds if arg.modalities == "all" else tuple(arg.modalities.split("_"))
+    everyone = tuple(f"{to}_from_{of}" for to in kinds for of in kinds if to != of)
+    c.trimodal.pairings = {"default": c.trimodal.pairings, "all": everyone, "none": ()}[arg.pairings]
+    c.trimodal.modality_dropout = arg.dropout if len(c.trimodal.modalities) > 1 else 0.0
+    c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
+    c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
+    return c
+
+
+def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on Tux Paint's stamps share: a frozen EfficientNet-Lite0 whose features are cached, and the recipe.
+
+    Args:
+        config: to fill in, with `trimodal.modalities`.
+        arg: with `cache`.
+    """
+    c = config
+    c.data.source, c.data.fractions, c.data.eval_splits = "stamps", (0.7, 0.1, 0.2), ("val", "test")
+    c.data.resize, c.data.image_size = 192, 160
+    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # what these weights were trained with
+    c.data.augment.crop = "random_resized"
+    c.data.augment.scale, c.data.augment.ratio = (0.6, 1.0), (0.8, 1.25)
+    c.data.cache.passes, c.data.cache.folder = 4, arg.cache
+    if "image" in c.trimodal.modalities:
+        c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "head"
+        c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
+        c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
+    else:  # pictures are read all the same, so that all runs have the same examples
+        c.data.resize = c.data.image_size = 32
+    c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
+    c.audio.seconds = 3.0
+    c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
+    c.optim.warmup_epochs = 1.0
+    c.loss.label_smoothing = 0.1
+    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 30.0, 10.0, 20
+    return c
+
+
+def run_local_stamps(c: ConfigDict) -> ConfigDict:
+    """Four steps of such a run on small pictures."""
+    c.data.check_counts, c.data.cache.passes = False, 1
+    c.data.resize = c.data.image_size = 64
+    c.train.steps, c.train.log_every, c.train.batch_size, c.evaluation.batch_size = 4, 1, 8, 8
+    c.report.examples = 2
+    return c

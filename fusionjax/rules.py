@@ -81,6 +81,7 @@ class Rules:
         self.one_of("text.bank_level", "description", "token")
         self._shape()
         self._losses()
+        self._audio()
         self._identities()
         self.within("data.augment.rand_magnitude", 0, 10)
         self.within("text.max_tokens", 8, 512)
@@ -188,6 +189,26 @@ class Rules:
         weighted = c.focal_gamma or c.class_weights or c.balanced
         if weighted and self.config.task == "reid":
             self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")
+
+    def _audio(self) -> None:
+        c = self.config
+        self.one_of("audio.encoder", "mel", "wav2vec2_base")
+        self.within("audio.seconds", 0, 600, open_low=True)
+        self.within("trimodal.modality_dropout", 0, 0.999)
+        self.within("audio.dropout", 0, 0.999)
+        for key in ("audio.width", "audio.heads", "trimodal.hidden"):
+            self.within(key, 1)
+        for key in ("audio.depth", "audio.gain", "audio.shift", "audio.memory"):
+            self.within(key, 0)
+        for key in ("audio.noise", "audio.hide_frames", "audio.hide_bands"):
+            self.within(key, 0, 1)
+        if c.audio.encoder == "mel" and c.audio.source:
+            self.fail("audio.source", "there are no weights of mel: choose audio.encoder='wav2vec2_base'")
+        heard, read = ("audio" in c.trimodal.modalities, "text" in c.trimodal.modalities)
+        if c.task == "audiovisual" and (read or not heard):
+            self.fail("trimodal.modalities", "the task audiovisual reads image and audio, or audio alone")
+        if c.task == "trimodal" and read and c.text.kind != "instance":
+            self.fail("text.kind", "the task trimodal reads the example's own caption: instance")
 
     def _shape(self) -> None:
         shape = self.config.data.image_shape

@@ -8,8 +8,10 @@ from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
 from fusionjax.tasks.fusion import Fusion
 from fusionjax.tasks.reid import ReIdentification
+from fusionjax.tasks.trimodal import AudioVisual, Trimodal
 
-TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion}
+TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion,
+         "trimodal": Trimodal, "audiovisual": AudioVisual}  # fmt: skip
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

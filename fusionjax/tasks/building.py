@@ -18,7 +18,9 @@ from fusionjax.models import registry
 from fusionjax.models.fusion import FusionClassifier
 from fusionjax.models.fusion import check as check_fusion
 from fusionjax.models.image_text import ImageText
+from fusionjax.models.multimodal import Multimodal
 from fusionjax.models.text import TextEncoder
+from fusionjax.models.trimodal import TrimodalClassifier, possible
 
 PyTree = Any
 
@@ -35,6 +37,16 @@ _FIELDS = {
         "depth",
         "heads",
         "mlp_ratio",
+        "dropout",
+        "remat",
+        "freeze_trunk",
+        "trunk_norm",
+        "trunk",
+        "trunk_features",
+    ),
+    "trimodal": (
+        "width",
+        "heads",
         "dropout",
         "remat",
         "freeze_trunk",
@@ -59,8 +71,8 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
             combination.
     """
     c, family = config.model, registry.family(config.model.name)
-    if c.name == "fusion":
-        raise impossible(config, "model.name", "it is built by the task fusion: set task='fusion'")
+    if c.name in ("fusion", "trimodal"):
+        raise impossible(config, "model.name", f"it is built by a task of its own: set task={c.name!r}")
     if family in ("audio", "text", "clip"):
         raise impossible(
             config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
@@ -123,6 +135,55 @@ def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None)
         trunk, fusion, text, freeze_trunk=c.freeze_trunk, freeze_text=config.text.freeze, trunk_norm=c.trunk_norm,
         dtype=dtype,
     )  # fmt: skip
+
+
+def trimodal_model(
+    config: ConfigDict, num_classes: int, audio: nn.Module | None, text: TextEncoder | None
+) -> Multimodal:
+    """The module of the tasks trimodal and audiovisual.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its classifier.
+        audio, text: the encoders; None for a modality that is not read.
+
+    Raises:
+        UserError: as `fusion_model`.
+    """
+    c, t = config.model, config.trimodal
+    if c.name != "trimodal":
+        raise impossible(config, "model.name", f"the task {config.task} builds 'trimodal'")
+    seen = "image" in t.modalities
+    if seen != bool(c.trunk):
+        words = (
+            "name the image encoder, e.g. resnet50"
+            if seen
+            else "trimodal.modalities has no image: set it to ''"
+        )
+        raise impossible(config, "model.trunk", words)
+    _refuse_unused(config, "trimodal")
+    dtype, trunk, grid = jnp.dtype(config.precision).type, None, (1, 1)
+    if seen:
+        trunk, grid = registry.tokens(
+            c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
+        )
+    sizes = {key: c[key] for key in ("width", "heads") if c[key]}
+    fusion = TrimodalClassifier(
+        num_classes, tuple(t.modalities), possible(t.pairings, t.modalities), **sizes, hidden=t.hidden,
+        dropout=c.dropout, modality_dropout=t.modality_dropout, dtype=dtype,
+    )  # fmt: skip
+    return Multimodal(
+        trunk,
+        fusion,
+        text,
+        c.freeze_trunk,
+        config.text.freeze,
+        c.trunk_norm,
+        dtype,
+        audio,
+        config.audio.freeze,
+        grid,
+    )
 
 
 def read_weights(config: ConfigDict) -> PyTree | None:

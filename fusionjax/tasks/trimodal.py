@@ -1,0 +1,232 @@
+"""One label for an image, a sound and a text, any of which may be missing (METHODS.md section 5)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fusionjax.data.extras import Extra
+from fusionjax.data.source import Source
+from fusionjax.data.stream import Example
+from fusionjax.data.transforms import image_shape
+from fusionjax.evaluation import classification
+from fusionjax.models.multimodal import subsets
+from fusionjax.tasks import building
+from fusionjax.tasks.audio_side import AudioSide
+from fusionjax.tasks.class_task import ClassTask
+from fusionjax.tasks.image_task import Array, Batch, Outputs, PyTree, average
+from fusionjax.tasks.text_side import TextSide
+from fusionjax.train import losses
+
+
+class Trimodal(ClassTask):
+    """Classification by up to three modalities. Also scored with every subset of them, the others missing.
+
+    Args:
+        config: of the whole run, validated.
+        class_names: one a class.
+
+    Attributes:
+        modalities: that the model reads.
+    """
+
+    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
+        self.modalities = tuple(config.trimodal.modalities)
+        self.sound = AudioSide(config) if "audio" in self.modalities else None
+        self.side = TextSide(config, class_names) if "text" in self.modalities else None
+        audio, text = (side and side.module for side in (self.sound, self.side))
+        super().__init__(config, class_names, building.trimodal_model(config, len(class_names), audio, text))
+        self.subsets = subsets(self.modalities)
+        self.branches = (*("_".join(s) for s in self.subsets[:-1]), "combined")
+        self.score_names = (*ClassTask.score_names, *(f"accuracy_{b}" for b in self.branches[:-1]))
+        self.example_keep = (*(f"reads/{p}" for p in self.module.fusion.pairings), "mask/")
+        self._sounds: dict[str, Any] = {}
+
+    # -- weights ----------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Array) -> dict[str, PyTree]:
+        """Fresh variables."""
+        images = jnp.zeros((1, *image_shape(self.config.data), 3), jnp.float32)
+        given = {} if self.sound is None else self.sound.inputs({"label": jnp.zeros(1)})
+        if self.side is not None:
+            given |= {"tokens": jnp.zeros((1, 8), jnp.int32), "text_mask": jnp.ones((1, 8), bool)}
+        return self.module.init({"params": key}, images, **given)
+
+    def load_pretrained(
+        self, variables: dict[str, PyTree], weights: PyTree | None = None, log=lambda text: None
+    ) -> dict[str, PyTree]:
+        """As every image task; also the published weights of the encoders of text and sound."""
+        variables = super().load_pretrained(variables, weights, log)
+        found = {
+            "text": self.side and self.side.weights(),
+            "audio": self.sound and self.sound.weights(),
+        }
+        return {
+            **variables,
+            "params": variables["params"] | {k: v for k, v in found.items() if v is not None},
+        }
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that must not move, weight decay included."""
+        c = self.config
+        still = {
+            "^trunk/": "image" in self.modalities and c.model.freeze_trunk,
+            "^audio/": self.sound is not None and c.audio.freeze,
+            "^text/": self.side is not None and self.side.freeze,
+        }
+        return tuple(pattern for pattern, frozen in still.items() if frozen)
+
+    # -- data -------------------------------------------------------------------------------------------------------------
+
+    def check(self, sources: Mapping[str, Source]) -> None:
+        """Also makes the texts of every split."""
+        super().check(sources)
+        for source in sources.values():
+            if self.side is not None:
+                self.side.texts(source)
+            if self.sound is not None:
+                self.sound.rows(source)
+
+    def padding(self, sources: Mapping[str, Source]) -> Example:
+        """See `ImageTask`."""
+        words = {} if self.side is None else self.side.padding(next(iter(sources.values())))
+        return words | ({} if self.sound is None else self.sound.padding())
+
+    def extras(
+        self,
+        sources: Mapping[str, Source],
+        variables: dict[str, PyTree],
+        *,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Extra]:
+        """See `ImageTask`."""
+        found: dict[str, Extra] = {}
+        for name, source in sources.items():
+            parts: list[Extra] = []
+            if self.side is not None:
+                texts = self.side.texts(source)
+                parts.append(self.side.rows(texts, variables["params"]["text"], folder=folder, say=say))
+            if self.sound is not None:
+                self._sounds[name] = self.sound.rows(source)
+                parts.append(self._sounds[name])
+            if parts:
+                found[name] = Both(*parts)
+        return found
+
+    def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
+        """See `ImageTask`."""
+        return (
+            None if self.side is None else self.side.rows(self.side.given(texts), variables["params"]["text"])
+        )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether an example has a text of its own."""
+        return self.side is not None
+
+    def warnings(self) -> list[str]:
+        """Sounds that cannot be heard, and what there is to say of the texts."""
+        lines = []
+        for name, rows in self._sounds.items():
+            if rows.bad.count:
+                lines.append(
+                    f"{rows.bad.count} sounds of {name.removeprefix('eval/')} cannot be heard, their examples were taken as "
+                    f"without sound: {'; '.join(rows.bad.messages)}"
+                )
+        made = [] if self.side is None else [texts for _, texts in self.side.made()]
+        return [*lines, *dict.fromkeys(line for texts in made for line in texts.warnings)]
+
+    # -- steps ------------------------------------------------------------------------------------------------------------
+
+    def inputs(self, batch: Batch) -> dict[str, Array]:
+        """What the module takes, from what the host sends."""
+        found = super().inputs(batch) if "image" in self.modalities else {}
+        if self.sound is not None:
+            found |= self.sound.inputs(batch)
+        if self.side is not None:
+            found |= {key: batch[key] for key in ("text", "tokens", "text_mask") if key in batch}
+        return found
+
+    def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
+        """Loss, metrics and updated collections of one (micro-)batch.
+
+        Args:
+            variables: of the model.
+            batch: `image` or `features`; what `extras` adds; `label`, `valid`.
+            key: for dropout and modality dropout.
+            groups: not read.
+        """
+        mutable = [name for name in variables if name != "params"]
+        (output, _), new = self.module.apply(
+            variables, **self.inputs(batch), train=True, rngs={"dropout": key}, mutable=mutable
+        )
+        valid, label = batch["valid"], batch["label"]
+        loss = losses.masked_mean(self.example_losses(output, label), valid)
+        return loss, ({"accuracy": average(output.argmax(-1) == label, valid)}, new)
+
+    def predict(self, variables: dict[str, PyTree], batch: Batch) -> dict[str, Array]:
+        """What is known of every example: "probabilities/<subset>" (B, C), of all modalities "probabilities/combined"."""
+        found = self.module.apply(variables, **self.inputs(batch), method="by_subset")
+        return {
+            f"probabilities/{name}": jax.nn.softmax(found[subset])
+            for name, subset in zip(self.branches, self.subsets, strict=True)
+        }
+
+    def explain(self, variables: dict[str, PyTree], batch: Batch) -> dict[str, Array]:
+        """The answer and, mean of the heads, "reads/<pairing>" (B, N_to, N_of); "mask/<modality>", the tokens that count."""
+        output, aux = self.module.apply(variables, **self.inputs(batch), train=False, capture=("attention",))
+        out = {"probabilities/combined": jax.nn.softmax(output)}
+        out |= {f"reads/{pairing}": maps.mean(1) for pairing, maps in aux["attention"].items()}
+        return out | {f"mask/{m}": mask for m, mask in aux["mask"].items()}
+
+    # -- report -----------------------------------------------------------------------------------------------------------
+
+    def report(
+        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    ) -> dict[str, Any]:
+        """Fields of `interpret.report.ReportContent` that are this task's."""
+        rows = []
+        for split, by_branch in results.items():
+            for name, subset in zip(self.branches, self.subsets, strict=True):
+                found: classification.Result = by_branch[name]
+                low, high = found.accuracy_interval
+                rows.append(
+                    (split, " + ".join(subset), found.accuracy, f"{100 * low:.1f} – {100 * high:.1f} %")
+                )
+        pairings = ", ".join(p.replace("_from_", " ← ") for p in self.module.fusion.pairings) or "none"
+        return {
+            "task": f"One of {len(self.class_names)} classes by {', '.join(self.modalities)}. Who reads whom: {pairings}.",
+            "results": results,
+            "tables": [
+                (
+                    "Accuracy by the modalities at test, the others missing",
+                    ("split", "modalities", "accuracy", "95 %"),
+                    rows,
+                )
+            ],
+        }
+
+
+class AudioVisual(Trimodal):
+    """Classification of what is seen and heard; `Trimodal` without text."""
+
+
+class Both:
+    """Several `Extra`s as one.
+
+    Args:
+        *parts: with different names.
+    """
+
+    def __init__(self, *parts: Extra):
+        self._parts = parts
+        self.padding = {k: v for part in parts for k, v in part.padding.items()}
+
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
+        """See `Extra`."""
+        return {k: v for part in self._parts for k, v in part.row(index, epoch, repeat).items()}
