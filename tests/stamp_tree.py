@@ -13,7 +13,7 @@ CAPTIONS = {"de": "Ein Ding {0}.", "fr": "Une chose {0}.", "zh_CN": "东西 {0}"
 
 def stamps(root: Path) -> Path:
     """Two classes of ten stamps, each with a captions in four languages, French speech, English for every other one."""
-    for k, folder in enumerate(("animals/dogs", "vehicles")):
+    for k, folder in enumerate(("animals/mammals/dogs", "vehicles")):
         for i in range(10):
             stamp(
                 root,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fusionjax import config
-from fusionjax.data import audio, sources
+from fusionjax.data import audio, questions, sources
 from fusionjax.data.decode import DecodeError
 from fusionjax.data.source import Source, Subset
-from fusionjax.data.sources import stamp_files
+from fusionjax.data.sources import stamp_files, stamp_words
 from fusionjax.data.sources import stamps as stamps_lib
 from fusionjax.data.text import translations
 from fusionjax.errors import UserError
@@ -50,12 +50,14 @@ def test_splits_are_whole_and_stratified(tree):
 
 def test_captions_and_folders(tree):
     every = everything(tree, languages=("en", "de", "zh_CN"))
-    i = every.names.index("animals/dogs/cthing")
+    i = every.names.index("animals/mammals/dogs/cthing")
     assert every.captions[i] == every.columns["caption"][i] == "A dog, kind 02."
     assert translations(every)[i] == ("A dog, kind 02.", "Ein Ding 2.", "东西 2")
-    assert every.columns["folder"][i] == every.columns["subfolder"][i] == "dogs"
+    assert (every.columns["folder"][i], every.columns["subfolder"][i]) == ("mammals/dogs", "mammals")
     car = every.names.index("vehicles/athing")
     assert every.columns["folder"][car] == every.columns["subfolder"][car] == ""
+    assert [every.columns[k][i] for k in ("category", "kind")] == ["an animal", "dog"]
+    assert [every.columns[k][car] for k in ("category", "kind")] == ["a vehicle", ""]
     german = everything(tree, languages=("de", "en"))
     assert german.captions[i] == "Ein Ding 2." and translations(german)[i][1] == "A dog, kind 02."
     assert translations(everything(tree))[i] == ("A dog, kind 02.",)
@@ -65,7 +67,7 @@ def test_captions_and_folders(tree):
 
 def test_the_picture_is_on_a_white_square(tree):
     every = everything(tree)
-    i = every.names.index("animals/dogs/jthing")
+    i = every.names.index("animals/mammals/dogs/jthing")
     image = every.load(i)
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
     assert image[16, 16].tolist() == [255, 0, 0]
@@ -87,6 +89,30 @@ def test_an_svg_is_drawn_whole_and_a_png_comes_before_it(tmp_path):
         every.load(0)
 
 
+def test_questions_about_stamps_never_seen(tree):
+    parts = {s: open_split(tree, s) for s in ("train", "test")}
+    asked = {
+        s: questions.generate(p.columns["category"], p.columns["kind"], p.captions, seed=0)
+        for s, p in parts.items()
+    }
+    words = questions.vocabulary(asked["train"])
+    assert {"animal", "vehicle", "dog", "car", "yes", "no"} == set(words)
+    share = questions.answerable(asked["test"], words)
+    assert share[""][1] == 1 and share["is_it"][0] == 2 * min(np.bincount(parts["test"].labels)) * 2
+    source = questions.Asked(parts["test"], asked["test"], words)
+    assert "group" in source.columns and "kind" not in source.columns and source.load(0).shape == (32, 32, 3)
+
+
+def test_words_for_folders():
+    assert stamp_words.kind(("animals", "mammals", "dogs")) == "dog"
+    assert stamp_words.kind(("animals", "mammals", "bears", "toys")) == "bear"
+    assert stamp_words.kind(("symbols", "alphabets", "german", "filled", "lowercase")) == "letter"
+    assert (
+        stamp_words.kind(("animals",)) == stamp_words.kind(("town", "cartoon")) == stamp_words.kind(()) == ""
+    )
+    assert all(key.split("/")[0] in stamp_words.NOUNS for key in stamp_words.KINDS)
+
+
 def heard(source, i):
     return source.columns["audio"][i].split("|")
 
@@ -94,16 +120,19 @@ def heard(source, i):
 def test_sounds_by_language_and_kind(tree):
     i, odd = 2, 3  # the third has a sound and English speech, the fourth French speech only
     french = everything(tree)
-    assert heard(french, i) == ["animals/dogs/cthing_desc_fr.ogg"]
-    assert french.audio(i) == french.root / "animals/dogs/cthing_desc_fr.ogg"
+    assert heard(french, i) == ["animals/mammals/dogs/cthing_desc_fr.ogg"]
+    assert french.audio(i) == french.root / "animals/mammals/dogs/cthing_desc_fr.ogg"
     assert len(audio.read(french.audio(i))) == 3_200
     both = everything(tree, audio_languages=("fr", "en"))
-    assert heard(both, i) == ["animals/dogs/cthing_desc_fr.ogg", "animals/dogs/cthing_desc.ogg"]
-    assert heard(both, odd) == ["animals/dogs/dthing_desc_fr.ogg"]
+    assert heard(both, i) == [
+        "animals/mammals/dogs/cthing_desc_fr.ogg",
+        "animals/mammals/dogs/cthing_desc.ogg",
+    ]
+    assert heard(both, odd) == ["animals/mammals/dogs/dthing_desc_fr.ogg"]
     effect = everything(tree, sound="effect")
-    assert heard(effect, i) == ["animals/dogs/cthing.ogg"] and effect.audio(odd) is None
+    assert heard(effect, i) == ["animals/mammals/dogs/cthing.ogg"] and effect.audio(odd) is None
     mixed = everything(tree, sound="any", audio_languages=("fr", "en"))
-    assert heard(mixed, i) == ["animals/dogs/cthing.ogg"] and heard(mixed, odd) == heard(both, odd)
+    assert heard(mixed, i) == ["animals/mammals/dogs/cthing.ogg"] and heard(mixed, odd) == heard(both, odd)
 
 
 def test_the_language_of_a_test_is_fixed(tree):

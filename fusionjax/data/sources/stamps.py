@@ -23,20 +23,13 @@ from fusionjax.data import splits, transforms
 from fusionjax.data.decode import DecodeError, decode
 from fusionjax.data.sources import checks
 from fusionjax.data.sources.stamp_files import Stamp, stamps
+from fusionjax.data.sources.stamp_words import NOUNS, kind
 from fusionjax.errors import UserError
 
 ROOT = "/usr/share/tuxpaint/stamps"
 STAMPS = 956
 SOUNDS = ("description", "effect", "any")
 INSTALL = "apt-get install tuxpaint-stamps-default"
-NOUNS = {
-    "animals": "an animal", "cartoon": "a cartoon", "clothes": "clothing", "food": "food", "hobbies": "a hobby",
-    "household": "a household item", "medical": "a medical item", "military": "a military item",
-    "naturalforces": "a force of nature", "people": "a person", "plants": "a plant", "seasonal": "a seasonal item",
-    "space": "a thing in space", "sports": "a sports item", "symbols": "a symbol", "town": "a part of a town",
-    "vehicles": "a vehicle",
-}  # fmt: skip
-"""What a stamp of a class is, in words, for questions."""
 _DPI = 96
 
 
@@ -47,6 +40,7 @@ class StampsSource:
         group: int64, stamps that must stay together.
         folder: all folders below the class, "mammals/dogs", or "".
         subfolder: the first of them.
+        category, kind: what it is, in words, for `data.questions.generate`: "an animal", "bird" or "".
         caption: as `captions`.
         translations: a line for each different caption in `languages`, the test's first; "" where a stamp lacks that one.
             `data.text.translations` reads them.
@@ -92,6 +86,8 @@ class StampsSource:
             "group": np.asarray([s.group for s in items], np.int64),
             "folder": np.asarray(["/".join(folders) for folders in below], object),
             "subfolder": np.asarray([folders[0] if folders else "" for folders in below], object),
+            "category": np.asarray([NOUNS.get(s.folders[0], f"of {s.folders[0]}") for s in items], object),
+            "kind": np.asarray([kind(s.folders) for s in items], object),
             "caption": np.asarray(self.captions, object),
             "translations": np.asarray(translations, object),
             "audio": np.asarray(
