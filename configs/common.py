@@ -256,11 +256,11 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     else:  # pictures are read all the same, so that all runs have the same examples
         c.data.resize = c.data.image_size = 32
     c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
-    c.audio.seconds = 3.0
+    c.audio.seconds = 2.5
     c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
     c.optim.warmup_epochs = 1.0
     c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 30.0, 10.0, 20
+    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 20.0, 5.0, 20
     return c
 
 

@@ -45,7 +45,7 @@ class MelEncoder(nn.Module):
     depth: int = 2
     heads: int = 4
     mlp_ratio: float = 2.0
-    channels: Sequence[int] = (16, 32, 64)
+    channels: Sequence[int] = (8, 16, 32)
     dropout: float = 0.0
     dtype: DType = jnp.float32
 
