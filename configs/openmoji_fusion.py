@@ -4,8 +4,8 @@ r"""Image–text fusion on OpenMoji drawings and their names, offline, a minute 
 
 Which of nine categories does an emoji belong to that was never seen in training, from its drawing and its name? EfficientNet-
 Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
-Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the label
-and says so), baseline=none|image|text|concat, seed=<n>, cache=<folder that runs share>, encoder=<text encoder>, runlocal.
+Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
+label and says so), baseline=none|image|text|concat, seed=<n>, cache=<shared folder>, encoder=<text encoder>, runlocal.
 """
 
 from configs import common
@@ -36,3 +36,15 @@ def get_config(arg=None):
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 10.0, 5.0, 20
     c.evaluation.probe = True
     return common.run_local_openmoji(c) if arg.runlocal else c
+
+
+def table():
+    """Rows of `python -m fusionjax.table`: what each side knows alone, and what joining them adds."""
+    heads = {f"cross-attention, {head} head": f"head={head}" for head in common.FUSION_HEADS}
+    return {
+        "concat without cross-attention": "baseline=concat",
+        "image only": "baseline=image",
+        "text only": "baseline=text",
+        **heads,
+        "cross-attention, bank of descriptions": "text=bank",
+    }

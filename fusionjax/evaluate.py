@@ -1,5 +1,6 @@
 """The numbers of a run again, from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -20,7 +21,10 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.run import load
 
     run = load(WORKDIR.value)
-    for name, value in run.task.scalars(run.evaluate(SPLITS.value)).items():
+    found = run.evaluate(SPLITS.value)
+    for line in run.task.warnings():
+        print(line, file=sys.stderr)
+    for name, value in run.task.scalars(found).items():
         print(f"{name} {value:.4f}")
 
 

@@ -243,6 +243,8 @@ class Experiment:
         baselines = self._baselines(feed, variables)
         summary = {**scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
         summary |= {"step": chosen, "seconds": before + time.perf_counter() - began}
+        for line in self.task.warnings():
+            self._say(line)
         if primary:
             outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))

@@ -14,6 +14,9 @@ from fusionjax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 TOP = flags.DEFINE_integer("top", 5, "Classes, or images of a gallery, to name.", lower_bound=1)
+TEXT = flags.DEFINE_multi_string(
+    "text", None, "Text of an image, once for each; of a run that reads an image's own text."
+)
 OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>/predictions by default.")
 
 
@@ -27,11 +30,15 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.run import load
 
     run = load(WORKDIR.value)
+    if run.task.reads_text and len(TEXT.value or ()) != len(rest):
+        raise UserError(
+            f"the run reads a text of each image: give --text {len(rest)} times, one for each image"
+        )
     if "embedding" in run.task.keep:
         _rank(run, rest)
         return
     folder = Path(OUT.value) if OUT.value else run.folder / "predictions"
-    for i, found in enumerate(run.predict(rest, top=TOP.value)):
+    for i, found in enumerate(run.predict(rest, texts=TEXT.value, top=TOP.value)):
         print(found.name)
         for name, p in zip(found.classes, found.probabilities, strict=True):
             print(f"  {100 * p:5.1f} %  {name}")

@@ -15,6 +15,7 @@ from fusionjax import tasks, workdir
 from fusionjax.data import pipeline, sources, transforms
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.decode import DecodeError, decode
+from fusionjax.data.extras import Extra
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
 from fusionjax.interpret.maps import Example
@@ -140,19 +141,32 @@ class Run:
         _, _, out = self._apply(images, keep=("embedding",), cameras=cameras)
         return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
 
-    def predict(self, images: Sequence[Image], *, top: int = 5) -> list[Prediction]:
+    def predict(
+        self, images: Sequence[Image], *, texts: Sequence[str] | None = None, top: int = 5
+    ) -> list[Prediction]:
         """Classes and maps of some images.
 
         Args:
             images: file names, encoded bytes, or uint8 RGB arrays (h, w, 3) of any size.
+            texts: one an image, for a run that reads a text of each; None for a run that does not.
             top: classes to name.
 
         Raises:
-            UserError: an image that is missing or does not decode, a run of re-identification.
+            UserError: an image that is missing or does not decode, texts that are missing or too many, a run of
+                re-identification.
         """
         if "embedding" in self.task.keep:
             raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
-        names, pixels, out = self._apply(images, keep=("probabilities/combined", "rollout", "selected"))
+        if self.task.reads_text and (texts is None or len(texts) != len(images)):
+            raise UserError(
+                f"{self.folder} reads a text of each image: give {len(images)}, one an image, as texts"
+            )
+        if texts is not None and not self.task.reads_text:
+            raise UserError(f"{self.folder} reads no text of an image: leave texts out")
+        extra = self.task.given(texts, self.variables) if texts and images else None
+        names, pixels, out = self._apply(
+            images, keep=("probabilities/combined", "rollout", "selected"), extra=extra
+        )
         found = []
         for i, name in enumerate(names):
             p = out["probabilities/combined"][i]
@@ -170,7 +184,12 @@ class Run:
         return found
 
     def _apply(
-        self, images: Sequence[Image], *, keep: tuple[str, ...], cameras: Sequence[int] | None = None
+        self,
+        images: Sequence[Image],
+        *,
+        keep: tuple[str, ...],
+        cameras: Sequence[int] | None = None,
+        extra: Extra | None = None,
     ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
         """Names, the pixels that the model saw, and the outputs that `keep` names."""
         n = self.config.model.cameras
@@ -194,6 +213,7 @@ class Run:
             carried={
                 name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
             },
+            extra=extra,
         )
         return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
 

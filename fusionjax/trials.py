@@ -97,7 +97,10 @@ class Sweep:
                 "--metric is missing, and config.train.best_metric is empty: name what to choose by, e.g. val/accuracy"
             )
         sweeping.check_metric(self.metric, base, allow_test=allow_test)
-        self.base = sweeping.fill(base, {"train.best_metric": self.metric, "report.enabled": reports})
+        shared = {"train.best_metric": self.metric, "report.enabled": reports}
+        if base.data.cache.enabled and not base.data.cache.folder:
+            shared["data.cache.folder"] = str(Path(folder) / "features")  # a frozen encoder runs once a sweep
+        self.base = sweeping.fill(base, shared)
         task = tasks.create(self.base, ["a", "b"])
         check_best_metric(self.base, task)
         lowest = self.metric.partition("/")[2] in task.lower_is_better

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HEIGHT = {"errors": 0, "_version": 0, "types": 0, "rules": 1, "mesh": 1, "config": 2, "models": 3, "data": 3, "pretrained": 4,
           "train": 4, "evaluation": 4, "interpret": 4, "tasks": 5, "workdir": 5, "feeds": 5, "judge": 6, "reporting": 6,
           "comparing": 6, "experiment": 7, "run": 7, "cli": 7, "main": 8, "evaluate": 8, "predict": 8, "prepare": 8,
-          "compare": 8, "sweeping": 3, "leaderboard": 5, "trials": 8, "sweep": 9}  # fmt: skip
+          "compare": 8, "tabling": 8, "table": 9, "sweeping": 3, "leaderboard": 5, "trials": 8, "sweep": 9}  # fmt: skip
 BESIDE = {("interpret", "evaluation")}
 
 
@@ -56,7 +56,7 @@ def test_files_stay_small(path):
 
 
 def test_every_command_is_thin_and_starts():
-    for command in ("main", "evaluate", "predict", "prepare", "compare", "sweep"):
+    for command in ("main", "evaluate", "predict", "prepare", "compare", "sweep", "table"):
         assert len((PACKAGE / f"{command}.py").read_text().splitlines()) < 100
         done = subprocess.run(
             [sys.executable, "-m", f"fusionjax.{command}"], capture_output=True, text=True, cwd=ROOT

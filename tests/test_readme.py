@@ -17,16 +17,19 @@ import pytest
 
 from fusionjax import config as config_lib
 from fusionjax import experiment, tasks
+from fusionjax.data.text import descriptions
+from tests import tiny_bert
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 
 
 class Labels:
-    """A source of which only the length is needed."""
+    """A source of which only the length, the labels and the captions are needed."""
 
     def __init__(self, size):
-        self.size = size
+        self.size, self.labels = size, np.arange(size, dtype=np.int32) % 2
+        self.names, self.columns = [str(i) for i in range(size)], {"caption": ["a leaf"] * size}
 
     def __len__(self):
         return self.size
@@ -38,19 +41,41 @@ VARIANTS = {
     "dukemtmc": ("ablation=sa_pwca",),
     "msmt17": ("sie,train=trainval",),
     "veri776": ("backbone=deit_small",),
+    "openmoji_fusion": ("", "head=bottleneck", "baseline=concat", "text=bank", "runlocal,baseline=text"),
+    "plant_village": (
+        "",
+        "head=adaptive,loss=focal,balanced",
+        "baseline=image,image=efficientnet_b3",
+        "data=manifest,text=instance,train_encoders,image=vit_base_patch16_224",
+        "runlocal",
+    ),
 }
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """In place of an encoder that would come from the network."""
+    return tiny_bert.write(tmp_path_factory.mktemp("bert"), ["leaf"], positions=128)
+
+
 ABLATIONS = tuple(f"ablation={name}" for name in config_lib.ABLATIONS)
 
 
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, arg) for name in CONFIGS for arg in VARIANTS.get(name, ABLATIONS)]
 )
-def test_every_config_shapes_a_step(name, argument):
+def test_every_config_shapes_a_step(name, argument, bert):
     """The published size, no data, nothing computed."""
     config = config_lib.validate(importlib.import_module(f"configs.{name}").get_config(argument or None))
     run = object.__new__(experiment.Experiment)
     run.config, run.steps, run.steps_per_epoch = config, 100, 10.0
-    run.task = tasks.create(config, [str(i) for i in range(200)])
+    run.source, names = Labels(20), [str(i) for i in range(200)]
+    if config.task == "fusion":
+        if config.text.encoder.startswith("hub:"):
+            config.text.encoder = str(bert)
+        if config.text.kind != "instance":
+            names = list(descriptions.read(config.text.descriptions))
+    run.task = tasks.create(config, names)
     optimizer = run.optimizer()
     current = jax.eval_shape(functools.partial(run._create_state, optimizer), run.abstract_variables())
     after, metrics = jax.eval_shape(run.train_step(optimizer, 1), current, run.abstract_batch())

@@ -84,8 +84,7 @@ class FeatureCache:
     def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
         began = time.perf_counter()
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")  # another run may compute the same
         valid = np.zeros((passes, len(source)), np.float32)
         out = None
         for k in range(passes):

@@ -1,211 +1,315 @@
-"""Attention between an image and a text, both ways, as pictures: the regions that a word reads, the words that a region
-reads. Pure functions of arrays; `text_figures` draws them.
-
-A region is a cell of the grid of image tokens, counted row by row from 0.
-"""
+"""Figures of the attention between an image and a text, both ways: the words of its own text, or a bank of descriptions."""
 
 import re
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patheffects import withStroke
+from scipy import ndimage
 
-from fusionjax.interpret.maps import overlay, upsample
+from fusionjax.interpret.figures import PALETTE, label
+from fusionjax.interpret.rank_list import RIGHT, WRONG
+from fusionjax.interpret.text_attention import (
+    Reading,
+    TextExample,
+    is_aside,
+    is_special,
+    merge_pieces,
+    most_read,
+    pool,
+    regions_to_words,
+    strongest_words,
+    words_to_regions,
+)
 
-_SPECIAL = re.compile(r"\[[A-Z]+\d*\]|</?[^<>\s]+>")  # [CLS], <s>, <|endoftext|>
+__all__ = ("BANK_TEXT", "WORDS_TEXT", "Reading", "TextExample", "bank_figure", "figure", "merge_pieces", "most_read",
+           "pool", "regions_to_words", "strongest_words", "words_to_regions")  # fmt: skip
 
+WORDS_TEXT = (
+    "Attention between image and text, both ways. Small pictures: the words that the image reads most, and the regions that "
+    "each of them reads, yellow the most, black not at all; the number is the strongest region's weight as a multiple of what "
+    "it is where a word reads all regions alike, and such a word is purple all over. Coloured picture: the word that each "
+    "region reads most; the same words have the same colours, all others are grey. Bars: how the regions' attention is shared "
+    "out among the words. Special tokens, such as [CLS], and punctuation come last, are pale and left out of the coloured "
+    "picture. Attention says where information may flow, not what the answer rests on."
+)
+"""What `figure` shows of words, for the text beside it in a report."""
+BANK_TEXT = (
+    "Of the descriptions of all classes those that the image's regions read most, each with its share of their attention; the "
+    "dotted mark is the share that each would have if all were read alike. Right, for the first few, the regions that read "
+    "them, yellow the most, black not at all; the number is the strongest region's weight as a multiple of the mean. "
+    "Attention says where information may flow, not what the answer rests on."
+)
+"""What `bank_figure` shows."""
 
-@dataclass(frozen=True, eq=False)
-class TextExample:
-    """One image, its text, and how they read each other; the mean over heads (and layers) of the attention maps.
-
-    Attributes:
-        name: file name or other identifier; shown, never used as a path.
-        image: (H, W, 3) uint8, as the model saw it.
-        words: T words, tokens or whole descriptions, those alone that count (no padding).
-        image_to_text: (h·w, T) float, each region's weights over the words; a row sums to 1 at most.
-        text_to_image: (T, h·w) float, each word's weights over the regions.
-        grid: (h, w) regions.
-        true, predicted: class names.
-        probability: of the predicted class, 0 … 1.
-        classes: of a bank of descriptions, the class that each of the T describes; None where `words` are words.
-
-    Raises:
-        ValueError: sizes that do not agree, a weight that is negative or not finite, rows of image_to_text above 1.
-    """
-
-    name: str
-    image: np.ndarray
-    words: Sequence[str]
-    image_to_text: np.ndarray
-    text_to_image: np.ndarray
-    grid: tuple[int, int]
-    true: str
-    predicted: str
-    probability: float
-    classes: Sequence[str] | None = None
-
-    def __post_init__(self):
-        image, n, t = np.asarray(self.image), self.grid[0] * self.grid[1], len(self.words)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-        for what, shape in (("image_to_text", (n, t)), ("text_to_image", (t, n))):
-            weights = np.asarray(getattr(self, what))
-            if weights.shape != shape:
-                raise ValueError(f"{what} {weights.shape} is not {shape}: {n} regions and {t} words")
-            if not np.isfinite(weights).all() or weights.min(initial=0) < 0:
-                raise ValueError(f"{what} has weights that are negative or not finite")
-        if (
-            t and np.asarray(self.image_to_text, np.float64).sum(1).max(initial=0) > 1.01
-        ):  # bfloat16 adds up to it
-            raise ValueError(
-                "a row of image_to_text sums to more than 1: each region's weights over the words"
-            )
-        if self.classes is not None and len(self.classes) != t:
-            raise ValueError(f"{len(self.classes)} classes for {t} descriptions")
-
-    def shares(self) -> np.ndarray:
-        """(T,) float64, the share of all regions' attention that each word gets: the mean of image_to_text's rows."""
-        return np.asarray(self.image_to_text, np.float64).mean(0)
+_INK, _SOFT, _PALE, _OTHER = "#333333", "#6b6b6b", "#cfcfcf", "#999999"
+_BARS = 14  # words that one row holds
+_CELLS = 2.5  # inches, width of the picture with a word in each region
+_OUTLINE = [withStroke(linewidth=2, foreground="white")]  # a text stays legible on whatever is behind it
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What one word or description is in a figure.
-
-    Attributes:
-        index: in `words`.
-        picture: (H, W, 3) uint8, the map over the image.
-        peak: the largest weight over the mean weight; 0 where all are 0.
-    """
-
-    index: int
-    picture: np.ndarray
-    peak: float
-
-
-def pool(
-    rows: Sequence[int] | np.ndarray, image_to_text: np.ndarray, text_to_image: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens put together to M words or descriptions: what they get is summed, what they read is averaged.
+def figure(examples: Sequence[TextExample], title: str = "", *, count: int = 6) -> Figure | None:
+    """One row an example: image and answer; the regions that each of the most read words reads; the word that each region
+    reads most; the share of the regions' attention that each word gets. `WORDS_TEXT` explains it. Examples of a bank of
+    descriptions are drawn by `bank_figure`. Write it with `figures.save`.
 
     Args:
-        rows: (T,) int, the one that each token belongs to, 0 … M − 1, each with a token at least.
-        image_to_text: (N, T) float.
-        text_to_image: (T, N) float.
+        examples: drawn in this order.
+        title: above them.
+        count: words whose regions are shown, each with a colour of its own, 1 to 6; of a bank, descriptions.
 
     Returns:
-        (N, M) and (M, N) float64.
+        Figure; None without examples.
 
     Raises:
-        ValueError: sizes that do not agree, or one without a token.
+        ValueError: `count` is out of range; some examples are of a bank and some are not.
     """
-    rows = np.asarray(rows, np.int64)
-    got, read = np.asarray(image_to_text, np.float64).T, np.asarray(text_to_image, np.float64)
-    if rows.ndim != 1 or got.shape != read.shape or len(got) != len(rows):
-        raise ValueError(
-            f"image_to_text {got.T.shape} and text_to_image {read.shape} do not fit {rows.size} tokens"
-        )
-    sizes = np.bincount(rows)
-    if not sizes.all():
-        raise ValueError(f"no token belongs to number {int(np.argmin(sizes))}")
-    sums = np.zeros((2, len(sizes), got.shape[1]))
-    np.add.at(sums[0], rows, got)
-    np.add.at(sums[1], rows, read)
-    return sums[0].T, sums[1] / sizes[:, None]
+    if any(e.classes is not None for e in examples):
+        return bank_figure(examples, title, count=count)
+    if not 1 <= count <= len(PALETTE):
+        raise ValueError(f"count={count} must be 1 to {len(PALETTE)}, the number of colours")
+    if not examples:
+        return None
+    columns = -(-count // 2) if count > 2 else count
+    widths = [2.1, 1.5 * columns, _CELLS, 2.9]
+    out, parts = _rows(len(examples), sum(widths), 4.0, title)
+    for part, example in zip(parts, examples, strict=True):
+        part.suptitle(_sentence(example), fontsize=9, color=_INK, x=0.01, ha="left")
+        image, words, cells, bars = part.subfigures(1, 4, width_ratios=widths)
+        readings = words_to_regions(example, most_read(example, count))
+        colours = {
+            r.index: _PALE if is_aside(example.words[r.index]) else PALETTE[k] for k, r in enumerate(readings)
+        }
+        _head(image, "image")
+        _image(image.subplots(), example)
+        _head(words, "where each word looks (yellow: most)")
+        names = [_word(example, r.index, 18) for r in readings]
+        grid = words.subplots(-(-count // columns), columns, squeeze=False)
+        _maps(grid, readings, names, [colours[r.index] for r in readings], "even")
+        _head(cells, "the word that each region reads most")
+        _cells(cells.subplots(), example, colours)
+        _head(bars, "share of the regions' attention")
+        _bars(bars.subplots(), example, colours)
+    return out
 
 
-def merge_pieces(
-    tokens: Sequence[str], image_to_text: np.ndarray, text_to_image: np.ndarray
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """WordPiece's tokens as words: "##ing" joins the token before it, unless that is a special one.
+def bank_figure(
+    examples: Sequence[TextExample], title: str = "", *, count: int = 6, maps: int = 3
+) -> Figure | None:
+    """One row an example of a bank of descriptions: image and answer; the descriptions that the regions read most, each with
+    its class; for the first few of them the regions that read them. `BANK_TEXT` explains it.
 
     Args:
-        tokens: T tokens.
-        image_to_text: (N, T) float; the weights of a word's pieces are summed.
-        text_to_image: (T, N) float; theirs are averaged.
+        examples: with `classes`.
+        title: above them.
+        count: descriptions.
+        maps: of them, those with a map, `count` at most.
 
     Returns:
-        M words, (N, M) and (M, N) float64.
+        Figure; None without examples.
 
     Raises:
-        ValueError: sizes that do not agree.
-
-    Example:
-        >>> words, _, _ = merge_pieces(["a", "mil", "##dew"], np.ones((4, 3)) / 3, np.ones((3, 4)) / 4)
-        >>> words
-        ['a', 'mildew']
+        ValueError: an example without `classes`; `count` or `maps` is below 1.
     """
-    words: list[str] = []
-    rows = []
-    for token in tokens:
-        piece = token.startswith("##") and len(token) > 2
-        if piece and words and not _SPECIAL.fullmatch(words[-1]):
-            words[-1] += token[2:]
-        else:
-            words.append(token[2:] if piece else token)
-        rows.append(len(words) - 1)
-    return words, *pool(rows, image_to_text, text_to_image)
+    if any(e.classes is None for e in examples):
+        raise ValueError("a bank needs the class of every description: TextExample.classes")
+    if count < 1 or maps < 1:
+        raise ValueError(f"count={count} and maps={maps} must be 1 or more")
+    if not examples:
+        return None
+    maps = min(maps, count)
+    widths = [2.1, 5.4, 1.6 * maps]
+    out, parts = _rows(len(examples), sum(widths), 0.7 + 0.6 * max(count, 4), title)
+    for part, example in zip(parts, examples, strict=True):
+        shares = example.shares()
+        order = [int(i) for i in np.argsort(-shares, kind="stable")[:count]]
+        image, bars, regions = part.subfigures(1, 3, width_ratios=widths)
+        _head(image, "image")
+        _image(image.subplots(), example, _of_class(example, shares))
+        _head(bars, f"the descriptions that the regions read most, of {len(shares)}")
+        _descriptions(bars.subplots(), example, order, shares)
+        _head(regions, "the regions that read them")
+        readings = regions_to_words(example, order[:maps])
+        names = [
+            textwrap.wrap(f"{k + 1}  {example.classes[i]}", 22, max_lines=2, placeholder="…")
+            for k, i in enumerate(order[:maps])
+        ]
+        grid = regions.subplots(1, maps, squeeze=False)
+        _maps(grid, readings, [_lines(name) for name in names], [_PALE] * len(names), "mean")
+    return out
 
 
-def is_aside(word: str) -> bool:
-    """Whether it is a special token, such as [CLS], or nothing but punctuation and signs."""
-    kinds = {unicodedata.category(c) for c in word}
-    return bool(_SPECIAL.fullmatch(word)) or all(k[0] in "PZCM" or k in ("Sc", "Sk", "Sm") for k in kinds)
+def _rows(n: int, width: float, height: float, title: str) -> tuple[Figure, Sequence[SubFigure]]:
+    """A figure with n rows, and the rows."""
+    head = 0.35 if title else 0
+    out = Figure(figsize=(width + 0.3, n * height + head), layout="constrained")
+    out.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.04)
+    if title:
+        out.suptitle(label(title, 80), fontsize=11, color=_INK)
+    return out, np.atleast_1d(out.subfigures(n, 1))
 
 
-def most_read(example: TextExample, count: int = 6) -> list[int]:
-    """Indices of the words that the image reads most, most first; special tokens and punctuation after all others."""
-    shares = example.shares()
-    order = sorted(
-        range(len(shares)), key=lambda i: (is_aside(example.words[i]), -shares[i])
-    )  # stable: of equals the first
-    return order[:count]
+def _maps(
+    grid: np.ndarray, readings: Sequence[Reading], names: Sequence[str], colours: Sequence[str], unit: str
+) -> None:
+    """Maps in the cells of a grid of axes; cells that are left over stay empty."""
+    for axes in grid.flat[len(readings) :]:
+        axes.set_visible(False)
+    for axes, r, name, colour in zip(grid.flat, readings, names, colours, strict=False):
+        _picture(axes, r.picture, colour, 1 if colour == _PALE else 2.5)
+        axes.set_title(name, fontsize=8.5, color=_INK, pad=4)
+        under = f"strongest: {r.peak:.1f} × {unit}" if r.peak >= 1.05 else "all regions alike"
+        axes.set_xlabel(under if r.peak else "no attention", fontsize=7.5, color=_SOFT, labelpad=3)
 
 
-def words_to_regions(example: TextExample, indices: Sequence[int] | None = None) -> list[Reading]:
-    """The regions that words read, text_to_image over the image.
-
-    Black is no weight. Yellow is the word's strongest region, if that has twice the even weight or more: a word that reads all
-    regions alike is not made to look as if it preferred some.
-
-    Args:
-        example: with T words.
-        indices: of the words; None for the six that are read most, special tokens and punctuation left out.
-
-    Returns:
-        One for each index.
-    """
-    if indices is None:
-        indices = [i for i in most_read(example) if not is_aside(example.words[i])]
-    return [_reading(example, i, np.asarray(example.text_to_image)[i]) for i in indices]
+def _head(part: SubFigure, text: str) -> None:
+    part.suptitle(text, fontsize=8.5, color=_SOFT)
 
 
-def regions_to_words(example: TextExample, indices: Sequence[int]) -> list[Reading]:
-    """The regions that read words (or descriptions), columns of image_to_text over the image; colours as in
-    `words_to_regions`."""
-    return [_reading(example, i, np.asarray(example.image_to_text)[:, i]) for i in indices]
+def _image(axes: Axes, example: TextExample, more: str = "") -> None:
+    right = example.true == example.predicted
+    _picture(axes, example.image, _PALE, 1)
+    if right:
+        lines = [label(example.true, 28)]
+    else:
+        lines = [f"true: {label(example.true, 24)}", f"predicted: {label(example.predicted, 20)}"]
+    probability = f"{100 * example.probability:.0f}\N{NO-BREAK SPACE}%"
+    lines += [f"✓ recognised ({probability})" if right else f"✗ wrong ({probability})"]
+    lines += [label(example.name, 28), *([more] if more else [])]
+    axes.set_xlabel("\n".join(lines), fontsize=8.5, color=_INK, labelpad=5)
 
 
-def strongest_words(example: TextExample) -> np.ndarray:
-    """(h, w) int, the word that each region reads most; special tokens and punctuation count only where there is nothing else.
-    −1 for a region that reads all alike, or none."""
-    weights = np.asarray(example.image_to_text, np.float64)
-    if not weights.size:
-        return np.full(example.grid, -1)
-    words = [i for i, word in enumerate(example.words) if not is_aside(word)] or [*range(len(example.words))]
-    weights = weights[:, words]
-    most, least = weights.max(1), weights.min(1)
-    decided = (most > 0) & ((most - least > 1e-6 * most) | (len(words) == 1))
-    return np.where(decided, np.asarray(words)[weights.argmax(1)], -1).reshape(example.grid)
+def _cells(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
+    """Every region in the colour of its word, the word written where it fits, once in each patch of equal ones."""
+    strongest, (h, w) = strongest_words(example), example.grid
+    height, width = example.image.shape[:2]
+    grey = np.asarray(example.image, np.float64) @ (0.299, 0.587, 0.114)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, w, h, 0))
+    tint = np.zeros((h, w, 4))
+    for place, word in np.ndenumerate(strongest):
+        tint[place] = (*to_rgb(colours.get(int(word), _OTHER)), 0.0 if word < 0 else 0.6)
+    axes.imshow(tint, extent=(0, w, h, 0), interpolation="nearest")
+    axes.vlines(np.arange(1, w), 0, h, colors="white", lw=0.4, alpha=0.5)
+    axes.hlines(np.arange(1, h), 0, w, colors="white", lw=0.4, alpha=0.5)
+    axes.set(xticks=[], yticks=[], xlim=(0, w), ylim=(h, 0), aspect=(height / h) / (width / w), anchor="N")
+    axes.spines[:].set_visible(False)
+    inches = _CELLS * 0.92 * min(1.0, width / height)
+    size = min(7.5, 72 * inches * height / width / h * 0.8)
+    for word in np.unique(strongest[strongest >= 0]):
+        for row, start, stop in _longest_runs(strongest == word):
+            room = int((stop - start) * 72 * inches / w / (0.62 * size))
+            text = example.words[word]
+            text = text if len(text) <= room else f"{text[: room - 1]}…" if room >= 5 else ""
+            x, y = (start + stop) / 2, row + 0.5
+            axes.text(x, y, label(text), ha="center", va="center", fontsize=size, path_effects=_OUTLINE)
 
 
-def _reading(example: TextExample, index: int, weights: np.ndarray) -> Reading:
-    weights = np.asarray(weights, np.float64)
-    mean = weights.mean()
-    times = (weights / mean if mean else weights).reshape(example.grid)
-    low, high = times.min(), times.max()
-    # Back from its own range to multiples of the mean: a map that is nearly even must look so.
-    level = (low + upsample(times, example.image.shape[:2]) * (high - low)) / max(2.0, high)
-    return Reading(index, overlay(example.image, level), float(high))
+def _longest_runs(mask: np.ndarray) -> list[tuple[int, int, int]]:
+    """(row, start, stop) of the longest horizontal run of each connected patch, the middle one of equals."""
+    patches, n = ndimage.label(mask)
+    out = []
+    for k in range(1, n + 1):
+        runs = []
+        for row in np.flatnonzero((patches == k).any(1)):
+            edges = np.flatnonzero(np.diff(np.r_[0, patches[row] == k, 0]))
+            runs += [(int(row), int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+        longest = max(b - a for _, a, b in runs)
+        runs = [run for run in runs if run[2] - run[1] == longest]
+        out.append(runs[len(runs) // 2])
+    return out
+
+
+def _bars(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
+    shares, words = example.shares(), example.words
+    # Words with a map always have a bar.
+    first = sorted(range(len(words)), key=lambda i: (i not in colours, -shares[i], i))
+    shown = sorted(first[:_BARS])
+    paint = [colours.get(i, _PALE if is_aside(words[i]) else _OTHER) for i in shown]
+    axes.barh(range(len(shown)), shares[shown], color=paint, height=0.7)
+    even = 1 / max(len(shares), 1)
+    most = max(even, shares.max(initial=0))
+    for k, i in enumerate(shown):
+        _number(axes, shares[i], k, even, most, 0.26)
+    axes.set_yticks(range(len(shown)), [_word(example, i, 16) for i in shown], fontsize=8)
+    for tick, i in zip(axes.get_yticklabels(), shown, strict=True):
+        tick.set_color(_SOFT if is_aside(words[i]) else _INK)
+    notes = ["in the order of the text"]
+    if len(shown) < len(words):
+        rest = _percent(shares.sum() - shares[shown].sum())
+        notes.append(f"{len(words) - len(shown)} other words: {rest} together")
+    notes.append(f"dotted: if all were read alike ({_percent(even)})")
+    axes.axvline(even, color=_INK, lw=0.8, ls=":", zorder=0, visible=bool(shown))
+    _share_axes(axes, most, _BARS, notes if shown else ["no text"], "right")
+
+
+def _descriptions(axes: Axes, example: TextExample, order: Sequence[int], shares: np.ndarray) -> None:
+    """Bars, the class above and the text below each."""
+    even = 1 / max(len(shares), 1)
+    most = max(even, shares.max(initial=0))
+    for k, i in enumerate(order):
+        name = example.classes[i]
+        kind = 0 if name == example.true else 1 if name == example.predicted else 2
+        note = ("  ✓ true class", "  ✗ predicted class", "")[kind]
+        axes.text(0, k - 0.4, f"{k + 1}  {label(name, 56)}{note}", va="center", fontsize=8.5, color=_INK)
+        axes.barh(k - 0.17, shares[i], color=(RIGHT, WRONG, _OTHER)[kind], height=0.17)
+        axes.vlines(even, k - 0.29, k - 0.05, color=_INK, lw=1.2, ls=":")
+        _number(axes, shares[i], k - 0.17, even, most, 0.12)
+        text = textwrap.wrap(str(example.words[i]), 88, max_lines=2, placeholder=" …")
+        axes.text(0, k - 0.01, _lines(text), va="top", fontsize=7.5, color=_SOFT, linespacing=1.1)
+    _share_axes(axes, most, len(order), [f"dotted: if all were read alike ({_percent(even)})"], "left")
+    axes.set_yticks([])
+
+
+def _number(axes: Axes, share: float, at: float, even: float, most: float, room: float) -> None:
+    """The share beside its bar, and not on the dotted line; `room` is the text's width as a fraction of `most`."""
+    start = even if share <= even < share + room * most else share
+    axes.text(start + 0.02 * most, at, _percent(share), va="center", fontsize=7.5, color=_INK)
+
+
+def _share_axes(axes: Axes, most: float, slots: int, notes: Sequence[str], loc: str) -> None:
+    axes.set(xlim=(0, most * 1.2), ylim=(slots - 0.4, -0.6), xticks=[])
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.spines["left"].set_color(_PALE)
+    axes.set_xlabel("\n".join(notes), fontsize=7.5, color=_SOFT, loc=loc)
+
+
+def _of_class(example: TextExample, shares: np.ndarray) -> str:
+    own = np.asarray([name == example.true for name in example.classes], bool)
+    if not own.any():
+        return ""
+    got, even = _percent(shares[own].sum()), _percent(own.mean())
+    return f"the true class's descriptions\nget {got} of the attention\n(if all were read alike: {even})"
+
+
+def _sentence(example: TextExample) -> str:
+    words = [w for w in example.words if not is_special(w)]
+    text = re.sub(r"\s+([,.;:!?)%])", r"\1", " ".join(words))
+    if not words:
+        return "no text"
+    return _lines(textwrap.wrap(f"“{text}”", 150, max_lines=2, placeholder=" …”"))
+
+
+def _word(example: TextExample, index: int, limit: int) -> str:
+    """As it may be drawn; a word that came before has its count."""
+    nth = list(example.words[: index + 1]).count(example.words[index])
+    return (label(example.words[index], limit) or "(blank)") + (f" ({nth})" if nth > 1 else "")
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "\n".join(label(text, 1000) for text in texts)
+
+
+def _picture(axes: Axes, image: np.ndarray, colour: str, width: float) -> None:
+    axes.imshow(image)
+    axes.set_anchor("N")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=colour, linewidth=width)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"

@@ -222,26 +222,37 @@ class Fusion(ClassTask):
         """Figures of what regions and words read of each other; see `ImageTask`."""
         if self.config.fusion.mode != "fusion" or not shown:
             return {}
+        shown = _spread(shown)
         made = [self._explained(source, *one) for one in shown]
-        text = "Left: which regions a word reads. Right: which words the regions read. Last layer, mean of the heads."
+        text = text_maps.BANK_TEXT if self.side.kind == "bank" else text_maps.WORDS_TEXT
         return {"figures": [("Attention between image and text", text, text_maps.figure(made))]}
 
     def _explained(
         self, source: Source, example: maps_lib.Example, index: int, found: Mapping[str, np.ndarray]
-    ) -> Any:
-        texts = self.side.texts(source)
+    ) -> text_maps.TextExample:
+        to_text, to_image = found["image_to_text"], found["text_to_image"]
+        texts, classes = self.side.texts(source), None
         if self.side.kind == "bank":
-            keep = np.flatnonzero(self.side.bank_mask()[0])
-            names = [self.class_names[k] for k in texts.classes]
-            words = names if self.config.text.bank_level == "description" else self._bank_words(texts)
+            words, classes = self.side.bank_words(), [self.class_names[k] for k in texts.classes]
+            if self.config.text.bank_level == "token":
+                keep = texts.mask.ravel()
+                rows = np.repeat(np.arange(len(texts.mask)), texts.mask.shape[1])[keep]
+                to_text, to_image = text_maps.pool(rows, to_text[:, keep], to_image[keep])
         else:
             row = texts.row(None, index)
-            keep, words = np.flatnonzero(texts.mask[row]), self.side.words(texts, row)
-        to_text, to_image = found["image_to_text"][:, keep], found["text_to_image"][keep]
+            keep = texts.mask[row]
+            words, to_text, to_image = text_maps.merge_pieces(
+                self.side.words(texts, row), to_text[:, keep], to_image[keep]
+            )
         return text_maps.TextExample(
             name=example.name, image=example.image, words=words, image_to_text=to_text, text_to_image=to_image,
             grid=self.grid, true=example.true, predicted=example.predicted, probability=example.probability,
+            classes=classes,
         )  # fmt: skip
 
-    def _bank_words(self, texts: Any) -> list[str]:
-        return [word for row in range(len(texts.tokens)) for word in self.side.words(texts, row)]
+
+def _spread(shown: Sequence[Any], count: int = 6) -> Sequence[Any]:
+    """Of the right ones and the wrong ones, which come in that order, as many as a page needs."""
+    return (
+        shown if len(shown) <= count else [shown[i * (len(shown) - 1) // (count - 1)] for i in range(count)]
+    )

@@ -117,6 +117,10 @@ class TextSide:
         """The tokens of one text, as they are written."""
         return self.tokenizer.words(texts.tokens[row][texts.mask[row]])
 
+    def bank_words(self) -> list[str]:
+        """The descriptions of all classes, in the order of the bank."""
+        return [text for own in self._descriptions().texts for text in own]
+
     def _make(self, source: Source, labels: np.ndarray) -> Texts:
         c = self.config.text
         if c.kind == "bank":
@@ -137,7 +141,7 @@ class TextSide:
         c = self.config
         if not c.text.descriptions:
             raise impossible(
-                c, "text.descriptions", f"text.kind={c.text.kind!r} needs plant_village or a JSON file"
+                c, "text.descriptions", f"text.kind={c.text.kind!r} needs a built-in name or a JSON file"
             )
         # Of classes that were left out the file may speak.
         also = tuple(descriptions.read(c.text.descriptions)) if c.data.selected_classes else ()

@@ -1,0 +1,63 @@
+"""Variants of a config, several seeds each, as one table: python -m fusionjax.table --config=configs/x.py --workdir=runs/x
+
+The rows are what the config's `table()` says. The same command again goes on where it was.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from fusionjax import cli
+from fusionjax.errors import UserError
+
+CONFIG = flags.DEFINE_string("config", None, "Config file with a table(); after a colon what all rows share.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the table.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.")
+ROWS = flags.DEFINE_list(
+    "rows", [], "Titles of the rows to train, the first is the reference; all by default."
+)
+REPORTS = flags.DEFINE_boolean("reports", False, "Let every run write its report.")
+
+
+def main(rest: Sequence[str]) -> None:
+    """Trains, prints the table, writes table.md."""
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}")
+    if not CONFIG.value:
+        raise UserError("--config is missing: name a config file with a table()")
+    if not WORKDIR.value:
+        raise UserError("--workdir is missing: name a folder for the table, e.g. --workdir=runs/table")
+    path, _, shared = CONFIG.value.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={path} cannot be read: no such file")
+    if (
+        not all(s.isdigit() for s in SEEDS.value)
+        or len(set(SEEDS.value)) < len(SEEDS.value)
+        or not SEEDS.value
+    ):
+        raise UserError(f"--seeds={','.join(SEEDS.value)}: whole numbers, each once")
+    from fusionjax import experiment, tabling
+
+    configured, rows = tabling.load(path)
+    unknown = [title for title in ROWS.value if title not in rows]
+    if unknown:
+        raise UserError(f"--rows: {unknown[0]!r} is no row of the table; it has {', '.join(rows)}")
+    rows = {title: rows[title] for title in (ROWS.value or rows)}
+    experiment.enable_compilation_cache()
+    folder = Path(WORKDIR.value)
+    made = tabling.train(
+        folder,
+        rows,
+        [int(s) for s in SEEDS.value],
+        lambda argument: configured(",".join(filter(None, (shared, argument)))),
+        reports=REPORTS.value,
+        say=lambda line: print(line, flush=True),
+    )
+    text = tabling.markdown(*tabling.measure(made))
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n{folder / 'table.md'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
