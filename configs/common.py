@@ -215,22 +215,46 @@ def trimodal_arg(**more: Any) -> dict:
     )
 
 
-def trimodal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+def audiovisual_arg(**more: Any) -> dict:
+    """As `trimodal_arg`, without text."""
+    return trimodal_arg(**more) | dict(modalities=("all", "image", "audio"))
+
+
+def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> ConfigDict:
     """What runs on image, audio and text share: the task, what it reads, who reads whom, and the optimiser.
 
     Args:
         config: to fill in.
-        arg: of `trimodal_arg`.
+        arg: of `trimodal_arg` or `audiovisual_arg`.
+        task: trimodal or audiovisual.
     """
     c = config
-    c.task, c.seed, c.data.root = "trimodal", arg.seed, arg.root
+    c.task, c.seed, c.data.root = task, arg.seed, arg.root
     c.model.name, c.model.ablation = "trimodal", "sa_only"
-    kinds = ("image", "audio", "text")
+    kinds = ("image", "audio", "text") if task == "trimodal" else ("image", "audio")
     c.trimodal.modalities = kinds if arg.modalities == "all" else tuple(arg.modalities.split("_"))
     everyone = tuple(f"{to}_from_{of}" for to in kinds for of in kinds if to != of)
     c.trimodal.pairings = {"default": c.trimodal.pairings, "all": everyone, "none": ()}[arg.pairings]
     c.trimodal.modality_dropout = arg.dropout if len(c.trimodal.modalities) > 1 else 0.0
     c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
+    c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
+    return c
+
+
+def vqa(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on questions share: image–text fusion whose text is the question.
+
+    Args:
+        config: to fill in.
+        arg: of `fusion_arg` without "text", with `root`.
+    """
+    c = config
+    c.task, c.seed, c.data.root = "vqa", arg.seed, arg.root
+    c.model.name, c.model.ablation = "fusion", "sa_only"
+    c.fusion.mode = "fusion" if arg.baseline == "none" else arg.baseline
+    c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
+    c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
+    c.text.encoder, c.text.max_tokens = arg.encoder, 32
     c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
     return c
 
@@ -249,18 +273,20 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.6, 1.0), (0.8, 1.25)
     c.data.cache.passes, c.data.cache.folder = 4, arg.cache
-    if "image" in c.trimodal.modalities:
+    if c.task == "vqa" or "image" in c.trimodal.modalities:
         c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "head"
         c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
         c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
     else:  # pictures are read all the same, so that all runs have the same examples
         c.data.resize = c.data.image_size = 32
     c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
+    if c.task == "vqa":
+        c.model.depth, c.model.mlp_ratio = 2, 2.0
     c.audio.seconds = 2.5
     c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
     c.optim.warmup_epochs = 1.0
     c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 20.0, 5.0, 20
+    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 12.0, 4.0, 20
     return c
 
 

@@ -5,10 +5,10 @@ r"""Image, text and sound of Tux Paint's stamps together, offline, minutes on tw
 
 Which of 17 folders does a stamp belong to that was never seen in training, by its picture, its English caption and its spoken
 French description? EfficientNet-Lite0 (ImageNet) and MiniLM, from their packages, are frozen and run once; a small encoder of
-log-mel frames learns from scratch. The report has the accuracy with every subset of the modalities at test.
-Arguments: modalities=all|image|audio|text|image_audio|image_text|audio_text (what the model reads at all),
-pairings=default|all|none, dropout=<probability that training hides a modality>, root=<folder of stamps>, cache=<folder that runs
-share>, seed=<n>, runlocal.
+log-mel frames learns from scratch. The report has the accuracy with every subset of the modalities at test. Arguments:
+modalities=all|image|audio|text|image_audio|image_text|audio_text (what the model reads at all), pairings=default|all|none,
+dropout=<probability that training hides a modality>, root=<folder of stamps>, cache=<folder that runs share>, seed=<n>,
+runlocal.
 """
 
 from configs import common

@@ -38,9 +38,15 @@ def default() -> ConfigDict:
     c.data.carry = ()  # further columns of whole numbers that travel with an image, e.g. ("camera",)
     c.data.per_identity = 0  # K: batches of batch_size / K classes with K images each; 0 for any images
     c.data.renderings = ("color",)  # openmoji: of color and line, an image for each
-    c.data.languages = ("en",)  # stamps: of the captions; training draws one an epoch, the first is the test's
+    c.data.languages = (
+        "en",
+    )  # stamps: of the captions; training draws one an epoch, the first is the test's
     c.data.audio_languages = ("fr",)  # stamps: of the spoken descriptions, likewise
     c.data.sound = "description"  # stamps: description, effect, any
+    c.data.questions = ""  # vqa: made from captions (stamps), or a manifest's own columns; "" for none
+    c.data.question_types = ()  # of those that are made: category, is_it, which, what; () for all
+    c.data.answers = 1000  # vqa: answers at most, the most frequent in training
+    c.data.answer_pictures = 3  # vqa: pictures that an answer must belong to
     c.data.fractions = (
         0.7,
         0.15,

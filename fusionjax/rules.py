@@ -192,6 +192,18 @@ class Rules:
 
     def _audio(self) -> None:
         c = self.config
+        self.one_of("data.questions", "", "captions", "columns")
+        self.one_of("data.sound", "description", "effect", "any")
+        self.within("data.answers", 2)
+        self.within("data.answer_pictures", 1)
+        if (c.task == "vqa") != bool(c.data.questions):
+            self.fail(
+                "data.questions", "the task vqa asks questions, captions or columns; no other task does"
+            )
+        if c.task == "vqa" and (c.text.kind != "instance" or c.loss.focal_gamma or c.loss.balanced):
+            self.fail(
+                "task", "vqa reads its questions as text.kind='instance' and has no focal or balanced loss"
+            )
         self.one_of("audio.encoder", "mel", "wav2vec2_base")
         self.within("audio.seconds", 0, 600, open_low=True)
         self.within("trimodal.modality_dropout", 0, 0.999)

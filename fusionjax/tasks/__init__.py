@@ -9,9 +9,10 @@ from fusionjax.tasks.classification import Classification
 from fusionjax.tasks.fusion import Fusion
 from fusionjax.tasks.reid import ReIdentification
 from fusionjax.tasks.trimodal import AudioVisual, Trimodal
+from fusionjax.tasks.vqa import VQA
 
 TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion,
-         "trimodal": Trimodal, "audiovisual": AudioVisual}  # fmt: skip
+         "trimodal": Trimodal, "audiovisual": AudioVisual, "vqa": VQA}  # fmt: skip
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

@@ -44,9 +44,10 @@ class Fusion(ClassTask):
     """
 
     example_keep = ("image_to_text", "text_to_image")
+    text_side = TextSide
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.side = None if config.fusion.mode == "image" else TextSide(config, class_names)
+        self.side = None if config.fusion.mode == "image" else self.text_side(config, class_names)
         encoder = self.side.module if self.side else None
         super().__init__(config, class_names, building.fusion_model(config, len(class_names), encoder))
         self.leaking: dict[str, bool] = {}

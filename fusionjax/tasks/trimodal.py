@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax.data.extras import Extra
+from fusionjax.data.extras import Both, Extra, Rows
 from fusionjax.data.source import Source
+from fusionjax.data.sources.manifest import HAS_IMAGE
 from fusionjax.data.stream import Example
 from fusionjax.data.transforms import image_shape
 from fusionjax.evaluation import classification
@@ -93,8 +95,11 @@ class Trimodal(ClassTask):
 
     def padding(self, sources: Mapping[str, Source]) -> Example:
         """See `ImageTask`."""
-        words = {} if self.side is None else self.side.padding(next(iter(sources.values())))
-        return words | ({} if self.sound is None else self.sound.padding())
+        source = next(iter(sources.values()))
+        words = {} if self.side is None else self.side.padding(source)
+        sound = {} if self.sound is None else self.sound.padding()
+        seen = "image" in self.modalities and HAS_IMAGE in source.columns
+        return words | sound | ({"image_present": np.zeros((), np.int32)} if seen else {})
 
     def extras(
         self,
@@ -114,6 +119,9 @@ class Trimodal(ClassTask):
             if self.sound is not None:
                 self._sounds[name] = self.sound.rows(source)
                 parts.append(self._sounds[name])
+            if "image" in self.modalities and HAS_IMAGE in source.columns:
+                there = np.asarray(source.columns[HAS_IMAGE], np.int32)
+                parts.append(Rows(lambda index, epoch: index, image_present=there))
             if parts:
                 found[name] = Both(*parts)
         return found
@@ -146,6 +154,8 @@ class Trimodal(ClassTask):
     def inputs(self, batch: Batch) -> dict[str, Array]:
         """What the module takes, from what the host sends."""
         found = super().inputs(batch) if "image" in self.modalities else {}
+        if "image_present" in batch:
+            found["present"] = {"image": batch["image_present"]}
         if self.sound is not None:
             found |= self.sound.inputs(batch)
         if self.side is not None:
@@ -214,19 +224,3 @@ class Trimodal(ClassTask):
 
 class AudioVisual(Trimodal):
     """Classification of what is seen and heard; `Trimodal` without text."""
-
-
-class Both:
-    """Several `Extra`s as one.
-
-    Args:
-        *parts: with different names.
-    """
-
-    def __init__(self, *parts: Extra):
-        self._parts = parts
-        self.padding = {k: v for part in parts for k, v in part.padding.items()}
-
-    def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """See `Extra`."""
-        return {k: v for part in self._parts for k, v in part.row(index, epoch, repeat).items()}

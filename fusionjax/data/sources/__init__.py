@@ -4,6 +4,7 @@ import difflib
 import importlib
 from typing import Any
 
+from fusionjax.data import asking
 from fusionjax.data.selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source
 from fusionjax.errors import UserError
@@ -37,4 +38,13 @@ def create(data: Any, split: str, *, seed: int) -> Source:
     source = importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
     if data.selected_classes:
         source = SelectedClasses(source, data.selected_classes)
+    if data.questions:
+        return asking.asked(source, lambda: _pictures(data, seed), data, seed=seed)
     return ByIdentity(source) if data.label == "identity" else source
+
+
+def _pictures(data: Any, seed: int) -> Source:
+    """The training split, whose answers the questions of all splits share, before it is asked."""
+    with data.copy_and_resolve_references().unlocked() as plain:
+        plain.questions = ""
+    return create(plain, data.train_split, seed=seed)
