@@ -244,14 +244,17 @@ def _opened(source: SoundFile, data: bytes | None, use: Callable[[Any, Header], 
 
 def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
     """(S, channels) → their mean (S,), if it is sound."""
-    finite = np.isfinite(samples).all(axis=1)
-    if not finite.all():
-        first = int(np.argmin(finite))
+    # Column by column: NumPy's sum over so short an axis takes ten times as long.
+    total = samples[:, 0].copy()
+    for channel in samples.T[1:]:
+        total += channel
+    total *= np.float32(1 / samples.shape[1])
+    if not np.isfinite(total).all():
+        first = int(np.argmin(np.isfinite(total)))
         raise DecodeError(f"sample {first} ({first / rate:.3f} s) is not a finite number")
-    samples = samples.mean(axis=1, dtype=np.float32)
-    if np.ptp(samples) < SILENCE:
-        raise SilentError(f"it is silent: {len(samples) / rate:.2f} s without a sound")
-    return samples
+    if np.ptp(total) < SILENCE:
+        raise SilentError(f"it is silent: {len(total) / rate:.2f} s without a sound")
+    return total
 
 
 def _guarded(work: Callable[[], Any]) -> Any:
