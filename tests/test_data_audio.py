@@ -134,6 +134,23 @@ def test_a_damaged_page_of_an_ogg_file_is_named(rng):
         audio.read(bytes(flac))
 
 
+def test_whatever_the_damage_it_is_one_line(rng, capfd):
+    """Random bytes, most of them in the header: an error of one line or samples that are numbers, and nothing on stderr."""
+    kinds = (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("AIFF", "PCM_24"), ("CAF", "PCM_16"))
+    whole = [encoded(sine(440, 0.2), format=f, subtype=s) for f, s in kinds]
+    refused = 0
+    for k in range(200):
+        data = bytearray(whole[k % len(whole)])
+        for _ in range(rng.integers(1, 6)):
+            data[rng.integers(80 if rng.random() < 0.5 else len(data))] = rng.integers(256)
+        try:
+            assert np.isfinite(audio.read(bytes(data))).all()
+        except DecodeError as e:
+            refused += 1
+            assert str(e) and "\n" not in str(e)
+    assert refused > 50 and capfd.readouterr().err == ""
+
+
 def test_a_wav_file_of_unknown_size_is_read():
     data = bytearray(encoded(sine(440)))
     data[4:8] = struct.pack("<I", 0xFFFFFFFF)  # as a program writes that does not know the end yet

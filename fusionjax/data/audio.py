@@ -222,6 +222,16 @@ def package(name: str) -> Any:
         raise UserError(f'sound needs the package {name}: pip install "fusionjax[audio]"') from None
 
 
+class _Bytes(io.BytesIO):
+    """Bytes that libsndfile may seek before the start of, as a damaged header makes it do, without a traceback on stderr."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def _bytes(source: SoundFile) -> bytes:
     data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else Path(source).read_bytes()
     if not data:
@@ -235,7 +245,7 @@ def _opened(source: SoundFile, data: bytes | None, use: Callable[[Any, Header], 
     by_path = isinstance(source, str | PathLike)
     if by_path and data is None and not Path(source).stat().st_size:
         raise DecodeError("the file is empty")
-    with soundfile.SoundFile(str(source) if by_path else io.BytesIO(data or _bytes(source))) as file:
+    with soundfile.SoundFile(str(source) if by_path else _Bytes(data or _bytes(source))) as file:
         found = Header(int(file.frames), int(file.samplerate), int(file.channels))
         if not _RATES[0] <= found.rate <= _RATES[1]:
             raise DecodeError(f"its rate of {found.rate} Hz is not within {_RATES[0]:,} to {_RATES[1]:,}")
