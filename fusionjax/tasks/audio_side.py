@@ -90,9 +90,7 @@ class AudioSide:
         Args:
             batch: what `rows` gives; a batch without "audio", as of photographs at hand, is one without sound.
         """
-        size = len(next(iter(batch.values())))
-        if "audio" not in batch:
-            batch = {k: jnp.zeros((size, *v.shape), v.dtype) for k, v in self.padding().items()}
+        batch = self._heard(batch)
         audio, mask = batch["audio"], batch["audio_mask"]
         if not self.log_mel:
             return {"audio": audio, "audio_mask": mask, "masked_frames": batch["hidden_frames"]}
@@ -101,6 +99,22 @@ class AudioSide:
         # The mean is 0: what is hidden is the mean, as in SpecAugment.
         hidden = batch["hidden_frames"][:, :, None] | batch["hidden_bands"][:, None]
         return {"audio": jnp.where(hidden, 0, mel), "audio_mask": own}
+
+    def spectrogram(self, batch: dict[str, Array]) -> tuple[Array, Array]:
+        """What is shown of a sound: its log-mel frames (B, T, F), and which are the clip's own, bool (B, T)."""
+        batch = self._heard(batch)
+        return mel_lib.log_mel(batch["audio"], batch["audio_mask"])
+
+    def seconds(self, frames: int) -> float:
+        """Length of a clip with so many frames in `spectrogram`."""
+        return ((frames - 1) * mel_lib.HOP + mel_lib.WINDOW) / audio_lib.RATE if frames else 0.0
+
+    def _heard(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """The batch; with sounds that are missing where it has none."""
+        if "audio" in batch:
+            return batch
+        size = len(next(iter(batch.values())))
+        return {k: jnp.zeros((size, *v.shape), v.dtype) for k, v in self.padding().items()}
 
 
 def standardised(mel: Array, mask: Array) -> Array:

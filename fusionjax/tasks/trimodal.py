@@ -15,10 +15,13 @@ from fusionjax.data.sources.manifest import HAS_IMAGE
 from fusionjax.data.stream import Example
 from fusionjax.data.transforms import image_shape
 from fusionjax.evaluation import classification
+from fusionjax.interpret import maps as maps_lib
+from fusionjax.interpret import modality_maps
 from fusionjax.models.multimodal import subsets
 from fusionjax.tasks import building
 from fusionjax.tasks.audio_side import AudioSide
 from fusionjax.tasks.class_task import ClassTask
+from fusionjax.tasks.fusion import spread
 from fusionjax.tasks.image_task import Array, Batch, Outputs, PyTree, average
 from fusionjax.tasks.text_side import TextSide
 from fusionjax.train import losses
@@ -44,7 +47,7 @@ class Trimodal(ClassTask):
         self.subsets = subsets(self.modalities)
         self.branches = (*("_".join(s) for s in self.subsets[:-1]), "combined")
         self.score_names = (*ClassTask.score_names, *(f"accuracy_{b}" for b in self.branches[:-1]))
-        self.example_keep = (*(f"reads/{p}" for p in self.module.fusion.pairings), "mask/")
+        self.example_keep = (*(f"reads/{p}" for p in self.module.fusion.pairings), "mask/", "sound/")
         self._sounds: dict[str, Any] = {}
 
     # -- weights ----------------------------------------------------------------------------------------------------------
@@ -192,7 +195,10 @@ class Trimodal(ClassTask):
         output, aux = self.module.apply(variables, **self.inputs(batch), train=False, capture=("attention",))
         out = {"probabilities/combined": jax.nn.softmax(output)}
         out |= {f"reads/{pairing}": maps.mean(1) for pairing, maps in aux["attention"].items()}
-        return out | {f"mask/{m}": mask for m, mask in aux["mask"].items()}
+        out |= {f"mask/{m}": mask for m, mask in aux["mask"].items()}
+        if self.sound is not None:
+            out["sound/mel"], out["sound/own"] = self.sound.spectrogram(batch)
+        return out
 
     # -- report -----------------------------------------------------------------------------------------------------------
 
@@ -220,6 +226,35 @@ class Trimodal(ClassTask):
                 )
             ],
         }
+
+    def explanations(
+        self, source: Source, shown: Sequence[tuple[maps_lib.Example, int, Mapping[str, np.ndarray]]]
+    ) -> dict[str, Any]:
+        """A figure of what the modalities read of each other; see `ImageTask`."""
+        made = modality_maps.figure([self._explained(source, *one) for one in spread(shown)])
+        title = "Attention between " + ", ".join(self.modalities)
+        return {} if made is None else {"figures": [(title, modality_maps.TEXT, made)]}
+
+    def _explained(
+        self, source: Source, example: maps_lib.Example, index: int, found: Mapping[str, np.ndarray]
+    ) -> modality_maps.ModalityExample:
+        words, sound, kept = [], None, {}
+        if self.side is not None:
+            texts = self.side.texts(source)
+            words = self.side.words(texts, texts.row(None, index))
+            kept["text"] = found["mask/text"] > 0
+        if self.sound is not None:
+            kept["audio"], sound = found["mask/audio"] > 0, found["sound/mel"][found["sound/own"] > 0]
+        maps = {}
+        for pairing in self.module.fusion.pairings:
+            map = found[f"reads/{pairing}"]
+            to, of = (kept.get(kind, slice(None)) for kind in pairing.split("_from_"))
+            maps[pairing] = map[to][:, of]
+        return modality_maps.ModalityExample(
+            name=example.name, true=example.true, predicted=example.predicted, probability=example.probability,
+            image=example.image if "image" in self.modalities else None, grid=self.grid, words=words, sound=sound,
+            seconds=0.0 if sound is None else self.sound.seconds(len(sound)), maps=maps,
+        )  # fmt: skip
 
 
 class AudioVisual(Trimodal):
