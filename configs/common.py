@@ -290,6 +290,79 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     return c
 
 
+def own_encoders(image: str, encoder: str = "") -> dict:
+    """The arguments of a user's own encoders: of pictures, texts and sounds, and whether they train."""
+    text = {"encoder": encoder} if encoder else {}
+    return dict(image=image, weights="", **text, train_encoders=False, cache="")
+
+
+HEARING = dict(hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False)
+"""The arguments of a user's own sounds."""
+
+
+def hearing(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """The encoder of a user's own sounds: Wav2Vec2 with its published weights, or a small one from scratch.
+
+    Args:
+        config: of `own_data`.
+        arg: with the names of `HEARING`.
+    """
+    c = config
+    c.audio.seconds = arg.seconds
+    if "audio" in c.trimodal.modalities and arg.hearing != "mel":
+        c.audio.encoder, c.audio.freeze = arg.hearing, not arg.train_encoders
+        c.audio.source = arg.hearing_weights or "hub:facebook/wav2vec2-base"
+    if arg.partial:
+        c.data.carry = ("has_image",)
+    c.train.best_metric = "val/accuracy"
+    return c
+
+
+def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on a user's manifest of several modalities share: its encoders, AdamW 1e-4 and a choice by validation.
+
+    Args:
+        config: of `trimodal` or `vqa`.
+        arg: with the names of `own_encoders`.
+    """
+    c = config
+    c.data.source, c.data.fractions, c.data.eval_splits = "manifest", (0.7, 0.15, 0.15), ("val", "test")
+    c.data.resize, c.data.image_size = 256, 224
+    c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
+    if arg.image.startswith("vit_"):
+        c.data.mean = c.data.std = (0.5, 0.5, 0.5)
+    if c.task == "vqa" or "image" in c.trimodal.modalities:
+        c.model.trunk, c.model.freeze_trunk = arg.image, not arg.train_encoders
+        c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
+        if arg.weights:
+            c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
+    if "encoder" in arg:
+        c.text.encoder, c.text.freeze, c.text.max_tokens = arg.encoder, not arg.train_encoders, 64
+    c.model.dropout = 0.1
+    c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay, c.optim.warmup_epochs = (
+        1e-4,
+        1e-6,
+        1e-2,
+        1.0,
+    )
+    c.loss.label_smoothing = 0.1
+    c.train.batch_size, c.train.epochs = 32, 30.0
+    return c
+
+
+def run_local_manifest(c: ConfigDict) -> ConfigDict:
+    """Two steps of such a run with small encoders."""
+    c.data.cache.enabled, c.data.threads = False, 2
+    c.data.resize, c.data.image_size, c.pretrained.source, c.pretrained.into = 72, 64, "", ""
+    c.model.trunk = "efficientnet_lite0" if c.model.trunk else ""
+    c.model.width, c.model.heads, c.trimodal.hidden = 32, 4, 32
+    c.audio.encoder, c.audio.source, c.audio.freeze, c.audio.seconds = "mel", "", False, 1.0
+    c.optim.warmup_epochs, c.train.best_metric = 0.0, ""
+    c.train.batch_size, c.train.steps, c.evaluation.batch_size = 4, 2, 4
+    c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
+    return c
+
+
 def run_local_stamps(c: ConfigDict) -> ConfigDict:
     """Four steps of such a run on small pictures."""
     c.data.check_counts, c.data.cache.passes = False, 1
