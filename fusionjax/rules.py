@@ -81,6 +81,7 @@ class Rules:
         self.one_of("text.bank_level", "description", "token")
         self._shape()
         self._losses()
+        self._audio()
         self._identities()
         self._mvpdr()
         self.within("data.augment.rand_magnitude", 0, 10)
@@ -212,6 +213,38 @@ class Rules:
         weighted = c.focal_gamma or c.class_weights or c.balanced
         if weighted and self.config.task in ("reid", "mvpdr"):
             self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")
+
+    def _audio(self) -> None:
+        c = self.config
+        self.one_of("data.questions", "", "captions", "columns")
+        self.one_of("data.sound", "description", "effect", "any")
+        self.within("data.answers", 2)
+        self.within("data.answer_pictures", 1)
+        if (c.task == "vqa") != bool(c.data.questions):
+            self.fail(
+                "data.questions", "the task vqa asks questions, captions or columns; no other task does"
+            )
+        if c.task == "vqa" and (c.text.kind != "instance" or c.loss.focal_gamma or c.loss.balanced):
+            self.fail(
+                "task", "vqa reads its questions as text.kind='instance' and has no focal or balanced loss"
+            )
+        self.one_of("audio.encoder", "mel", "wav2vec2_base")
+        self.within("audio.seconds", 0, 600, open_low=True)
+        self.within("trimodal.modality_dropout", 0, 0.999)
+        self.within("audio.dropout", 0, 0.999)
+        for key in ("audio.width", "audio.heads", "trimodal.hidden"):
+            self.within(key, 1)
+        for key in ("audio.depth", "audio.gain", "audio.shift", "audio.memory"):
+            self.within(key, 0)
+        for key in ("audio.noise", "audio.hide_frames", "audio.hide_bands"):
+            self.within(key, 0, 1)
+        if c.audio.encoder == "mel" and c.audio.source:
+            self.fail("audio.source", "there are no weights of mel: choose audio.encoder='wav2vec2_base'")
+        read = "text" in c.trimodal.modalities
+        if c.task == "audiovisual" and read:
+            self.fail("trimodal.modalities", "the task audiovisual reads image and audio, or one of them")
+        if c.task == "trimodal" and read and c.text.kind != "instance":
+            self.fail("text.kind", "the task trimodal reads the example's own caption: instance")
 
     def _shape(self) -> None:
         shape = self.config.data.image_shape

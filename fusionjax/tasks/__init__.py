@@ -10,6 +10,8 @@ from fusionjax.tasks.fusion import Fusion
 from fusionjax.tasks.mvpdr import MVPDR
 from fusionjax.tasks.reid import ReIdentification
 from fusionjax.tasks.spectral import Spectral
+from fusionjax.tasks.trimodal import AudioVisual, Trimodal
+from fusionjax.tasks.vqa import VQA
 
 TASKS = {
     "classification": Classification,
@@ -17,6 +19,9 @@ TASKS = {
     "fusion": Fusion,
     "mvpdr": MVPDR,
     "spectral": Spectral,
+    "trimodal": Trimodal,
+    "audiovisual": AudioVisual,
+    "vqa": VQA,
 }
 
 

@@ -19,12 +19,12 @@ from fusionjax.data.text import (
     Texts,
     Tokenise,
     bank_texts,
-    captions,
     class_texts,
     depends_on_labels,
     descriptions,
     fingerprint,
     instance_texts,
+    translations,
 )
 from fusionjax.data.text.features import text_features
 from fusionjax.models import text as text_models
@@ -134,8 +134,9 @@ class TextSide:
                 allow_label_leak=c.allow_label_leak,
             )
         return instance_texts(
-            captions(source), source.names, self.tokenise, labels=labels, allow_empty=c.allow_empty
-        )
+            translations(source), source.names, self.tokenise, labels=labels, allow_empty=c.allow_empty,
+            seed=self.config.seed,
+        )  # fmt: skip
 
     def _descriptions(self) -> descriptions.Descriptions:
         c = self.config
