@@ -47,3 +47,8 @@ def get_config(arg=None):
         c.train.steps, c.train.batch_size, c.train.log_every = 2, 8, 1
         c.data.resize, c.data.image_size = 32, 32
     return c
+
+
+def table():
+    """Rows of `python -m fusionjax.table`: the strategies of fusion."""
+    return {name: f"fusion={name}" for name in ("separate", "concat", "attention")}

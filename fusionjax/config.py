@@ -20,7 +20,7 @@ __all__ = ["ABLATIONS", "check_key", "default", "from_json", "impossible", "pars
 def default() -> ConfigDict:
     """Every field of a run, with its default. Shapes the type checks too: an override keeps the type found here."""
     c = ConfigDict()
-    c.task = "classification"  # classification, reid, fusion, spectral
+    c.task = "classification"  # classification, reid, fusion, mvpdr, spectral, vqa, trimodal, audiovisual
     c.seed = 0
     c.precision = "float32"  # of the computation; parameters and optimiser state are float32 always
 
@@ -42,6 +42,15 @@ def default() -> ConfigDict:
     c.data.carry = ()  # further columns of whole numbers that travel with an image, e.g. ("camera",)
     c.data.per_identity = 0  # K: batches of batch_size / K classes with K images each; 0 for any images
     c.data.renderings = ("color",)  # openmoji: of color and line, an image for each
+    c.data.languages = (
+        "en",
+    )  # stamps: of the captions; training draws one an epoch, the first is the test's
+    c.data.audio_languages = ("fr",)  # stamps: of the spoken descriptions, likewise
+    c.data.sound = "description"  # stamps: description, effect, any
+    c.data.questions = ""  # vqa: made from captions (stamps), or a manifest's own columns; "" for none
+    c.data.question_types = ()  # of those that are made: category, is_it, which, what; () for all
+    c.data.answers = 1000  # vqa: answers at most, the most frequent in training
+    c.data.answer_pictures = 3  # vqa: pictures that an answer must belong to
     c.data.fractions = (
         0.7,
         0.15,
@@ -124,6 +133,22 @@ def default() -> ConfigDict:
     c.fusion.bottleneck_tokens = 4
     c.fusion.rank = 4  # low_rank
 
+    c.mvpdr = ConfigDict()  # task mvpdr: prototypes in the common space of an image and a text encoder
+    c.mvpdr.clip = ""  # a folder, or hub:<owner>/<name>[@revision]; "" projects model.trunk and text.encoder into a space
+    c.mvpdr.prompts = (
+        "descriptions"  # of the classes, text.descriptions; captions: those of a class's training examples
+    )
+    c.mvpdr.max_prompts = 512  # captions of a class; of more, so many are drawn by `seed`
+    c.mvpdr.per_class = 16  # K: visual prototypes of a class
+    c.mvpdr.alpha = 0.3  # of the visual scores
+    c.mvpdr.beta = 0.5  # of the nearest prompt, and of a visual prototype's distance
+    c.mvpdr.gamma = 0.5  # of the mean over the prompts
+    c.mvpdr.text_weight = 0.1  # of each of the two text losses
+    c.mvpdr.width = 256  # of the common space, and its training, where there is no CLIP
+    c.mvpdr.align_steps = 1000  # at most, where there is a split "val" to choose by
+    c.mvpdr.align_batch = 256
+    c.mvpdr.align_rate = 1e-3
+
     c.text = ConfigDict()
     c.text.kind = (
         "instance"  # instance: the column caption; bank: descriptions of all classes; class: of the true one
@@ -137,6 +162,25 @@ def default() -> ConfigDict:
     c.text.bank_level = "description"  # what a key of the bank is: a description's mean vector, or each token
     c.text.allow_empty = False  # a caption without a word is masked, not an error
     c.text.allow_label_leak = False  # class: let evaluation read it; the report says that it measures nothing
+
+    c.trimodal = ConfigDict()  # tasks trimodal and audiovisual
+    c.trimodal.modalities = ("image", "audio", "text")  # what the model reads
+    c.trimodal.pairings = ("image_from_audio", "audio_from_image", "text_from_image")  # who reads whom
+    c.trimodal.hidden = 256  # of the classifier
+    c.trimodal.modality_dropout = 0.0  # probability that training hides a modality of an example
+
+    c.audio = ConfigDict()
+    c.audio.encoder = "mel"  # mel, a small one over log-mel frames, from scratch; wav2vec2_base
+    c.audio.source = ""  # its weights, as pretrained.source
+    c.audio.freeze = False  # the encoder does not train
+    c.audio.seconds = 4.0  # of a clip: a longer sound is cut, a shorter one masked
+    c.audio.width, c.audio.depth, c.audio.heads = 128, 2, 4  # mel
+    c.audio.dropout = 0.1
+    c.audio.gain = 6.0  # decibels, ±
+    c.audio.noise = 0.5  # probability of noise, 15 to 40 dB below the sound
+    c.audio.shift = 0.1  # seconds, ±
+    c.audio.hide_frames = c.audio.hide_bands = 0.1  # SpecAugment: share of frames and of mel bands
+    c.audio.memory = 256  # MiB of decoded sounds that a split keeps
 
     c.pretrained = ConfigDict()
     c.pretrained.source = (

@@ -69,7 +69,9 @@ class Experiment:
         sampled = feeds.train_order(self.source, config)
         size, batch = sampled.size if sampled else len(self.source), config.train.batch_size
         self.steps_per_epoch = order.steps_per_epoch(size, batch)
-        self.steps = config.train.steps or order.total_steps(size, batch, config.train.epochs)
+        self.steps = config.train.steps
+        if not self.steps and config.train.epochs:
+            self.steps = order.total_steps(size, batch, config.train.epochs)
 
     # -- shapes, without computing --------------------------------------------------------------------------------------
 
@@ -197,7 +199,11 @@ class Experiment:
         began, c = time.perf_counter(), self.config
         variables = self._initial_variables()
         feed = self._feed(mesh, variables)
-        batches, keeper = feed.train(), checkpoint.Checkpointer(self.folder / "checkpoints")
+        keeper = checkpoint.Checkpointer(self.folder / "checkpoints")
+        fresh = not keeper.steps()
+        if fresh:
+            variables = self.task.start(variables, feed, folder=self._cache_folder(), say=self._say)
+        batches = feed.train()
         where = mesh_lib.replicated(mesh)
         current = jax.jit(functools.partial(self._create_state, optimizer), out_shardings=where)(
             mesh_lib.put_replicated(variables, mesh)
@@ -219,6 +225,8 @@ class Experiment:
                       steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before,
                       on_scores=on_scores)  # fmt: skip
         try:
+            if fresh and not self.steps:  # nothing trains: the start is the result
+                judge.run(0, current)
             current = loop.fit(
                 current,
                 jax.jit(
@@ -235,7 +243,7 @@ class Experiment:
             keeper.wait()
             final, chosen = self._chosen(keeper, current)
             scalars, results = judge.evaluate(final)
-            if writer is not None and not c.train.best_metric and start < self.steps:
+            if writer is not None and not c.train.best_metric and (start < self.steps or fresh):
                 writer.write(
                     self.steps, scalars
                 )  # with a best metric these numbers stand at their step already
@@ -257,6 +265,7 @@ class Experiment:
         if not c.report.enabled:
             return summary
         made = self.task.report(results, judge.outputs, self.eval_sources) | self._examples(final, judge)
+        made["tables"] = [*made.get("tables", ()), *self.task.tables(final)]
         if primary:
             page = reporting.write(
                 self.folder,

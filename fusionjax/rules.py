@@ -81,7 +81,9 @@ class Rules:
         self.one_of("text.bank_level", "description", "token")
         self._shape()
         self._losses()
+        self._audio()
         self._identities()
+        self._mvpdr()
         self.within("data.augment.rand_magnitude", 0, 10)
         self.within("text.max_tokens", 8, 512)
         self.one_of("model.ablation", *ABLATIONS)
@@ -135,7 +137,7 @@ class Rules:
         self.within("optim.ema_decay", 0, 0.999999)
         for key in ("optim.b1", "optim.b2", "optim.momentum"):
             self.within(key, 0, 0.999999)
-        if c.train.epochs == 0 and c.train.steps == 0:
+        if c.train.epochs == 0 and c.train.steps == 0 and c.task != "mvpdr":
             self.fail("train.epochs", "set train.epochs or train.steps")
         if (
             c.data.image_size > c.data.resize
@@ -156,9 +158,10 @@ class Rules:
                 "train.best_metric",
                 f"it is <split>/<metric>, and a split of data.eval_splits={c.data.eval_splits} is reported as {names}",
             )
-        if c.data.cache.enabled and not c.model.trunk:
+        frozen_pair = c.task == "mvpdr" and c.mvpdr.clip
+        if c.data.cache.enabled and not c.model.trunk and not frozen_pair:
             self.fail("data.cache.enabled", "only the outputs of a frozen model.trunk are cached")
-        if c.data.cache.enabled and not c.model.freeze_trunk:
+        if c.data.cache.enabled and not c.model.freeze_trunk and not frozen_pair:
             self.fail(
                 "data.cache.enabled", "it needs a trunk that does not train: set model.freeze_trunk=True"
             )
@@ -214,8 +217,40 @@ class Rules:
         if c.class_weights and c.balanced:
             self.fail("loss.balanced", "loss.class_weights are given already")
         weighted = c.focal_gamma or c.class_weights or c.balanced
-        if weighted and self.config.task == "reid":
+        if weighted and self.config.task in ("reid", "mvpdr"):
             self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")
+
+    def _audio(self) -> None:
+        c = self.config
+        self.one_of("data.questions", "", "captions", "columns")
+        self.one_of("data.sound", "description", "effect", "any")
+        self.within("data.answers", 2)
+        self.within("data.answer_pictures", 1)
+        if (c.task == "vqa") != bool(c.data.questions):
+            self.fail(
+                "data.questions", "the task vqa asks questions, captions or columns; no other task does"
+            )
+        if c.task == "vqa" and (c.text.kind != "instance" or c.loss.focal_gamma or c.loss.balanced):
+            self.fail(
+                "task", "vqa reads its questions as text.kind='instance' and has no focal or balanced loss"
+            )
+        self.one_of("audio.encoder", "mel", "wav2vec2_base")
+        self.within("audio.seconds", 0, 600, open_low=True)
+        self.within("trimodal.modality_dropout", 0, 0.999)
+        self.within("audio.dropout", 0, 0.999)
+        for key in ("audio.width", "audio.heads", "trimodal.hidden"):
+            self.within(key, 1)
+        for key in ("audio.depth", "audio.gain", "audio.shift", "audio.memory"):
+            self.within(key, 0)
+        for key in ("audio.noise", "audio.hide_frames", "audio.hide_bands"):
+            self.within(key, 0, 1)
+        if c.audio.encoder == "mel" and c.audio.source:
+            self.fail("audio.source", "there are no weights of mel: choose audio.encoder='wav2vec2_base'")
+        read = "text" in c.trimodal.modalities
+        if c.task == "audiovisual" and read:
+            self.fail("trimodal.modalities", "the task audiovisual reads image and audio, or one of them")
+        if c.task == "trimodal" and read and c.text.kind != "instance":
+            self.fail("text.kind", "the task trimodal reads the example's own caption: instance")
 
     def _shape(self) -> None:
         shape = self.config.data.image_shape
@@ -257,6 +292,29 @@ class Rules:
             self.fail("evaluation.flip", "cached features have no mirror image: set data.cache.enabled=False")
         if c.evaluation.probe and "query" in splits:
             self.fail("evaluation.probe", "it needs a split that is its own gallery")
+
+    def _mvpdr(self) -> None:
+        c = self.config
+        self.one_of("mvpdr.prompts", "descriptions", "captions")
+        for key in ("max_prompts", "per_class", "width", "align_steps"):
+            self.within(f"mvpdr.{key}", 1)
+        self.within("mvpdr.align_batch", 2)
+        self.within("mvpdr.align_rate", 0, open_low=True)
+        for key in ("alpha", "beta", "gamma", "text_weight"):
+            self.within(f"mvpdr.{key}", 0)
+        if c.task != "mvpdr":
+            return
+        if not c.data.cache.enabled:
+            self.fail("data.cache.enabled", "mvpdr makes its prototypes of cached features: set True")
+        if c.loss.label_smoothing:
+            self.fail("loss.label_smoothing", "the loss of mvpdr has none: set 0")
+        if c.mvpdr.clip:
+            if c.model.trunk:
+                self.fail("model.trunk", "mvpdr.clip brings its own image encoder: leave it empty")
+            if c.pretrained.source:
+                self.fail("pretrained.source", "mvpdr.clip brings its own weights: leave it empty")
+        elif not c.text.freeze:
+            self.fail("text.freeze", "mvpdr works on frozen encoders: set True")
 
     def _fractions(self) -> None:
         f = self.config.data.fractions

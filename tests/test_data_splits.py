@@ -52,3 +52,10 @@ def test_pick():
         splits.pick("d", parts, "val")
     with pytest.raises(UserError, match="allowed are train, val, test"):
         splits.pick("d", parts, "dev")
+
+
+def test_linked_examples_are_one_group_through_others_too():
+    shared = [(0, "a"), (3, "a"), (3, "b"), (5, "b"), (1, "c"), (4, "d"), (2, "d")]
+    assert splits.linked(6, shared).tolist() == [0, 1, 2, 0, 2, 0]
+    assert splits.linked(6, reversed(shared)).tolist() == [0, 1, 2, 0, 2, 0]
+    assert splits.linked(3, []).tolist() == [0, 1, 2]

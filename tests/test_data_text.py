@@ -39,6 +39,37 @@ def test_instance_takes_numpy_texts():
     assert [read_back(texts, r) for r in texts.rows(None, [1, 0])] == [expected("blue"), expected("red")]
 
 
+def test_training_draws_among_texts_that_say_the_same():
+    captions = [
+        ("red", "rot", "rouge"),
+        "blue",
+        ("rot",),
+        ("red", "rot", "rouge"),
+        ["red", "", " "],
+        ("", "vert"),
+    ]
+    texts = text.instance_texts(captions, "abcdef", plain(), allow_empty=True, seed=3)
+    first = [read_back(texts, r) for r in texts.rows(None, range(6))]
+    assert first == [expected("red"), expected("blue"), expected("rot"), expected("red"), expected("red"), []]
+    assert texts.choices.tolist() == [3, 1, 1, 3, 1, 1] and texts.index[0] == texts.index[3]
+    drawn = Counter(tuple(read_back(texts, texts.row(e, 0))) for e in range(300))
+    assert set(drawn) == {tuple(expected(t)) for t in captions[0]} and min(drawn.values()) > 70
+    for i in (1, 2, 4, 5):
+        assert all(read_back(texts, texts.row(e, i)) == first[i] for e in range(20))
+    again = text.instance_texts(captions, "abcdef", plain(), allow_empty=True, seed=4)
+    assert [texts.row(e, 0) for e in range(50)] != [again.row(e, 0) for e in range(50)]
+    assert [texts.row(e, 0) for e in range(50)] != [texts.row(e, 3) for e in range(50)]
+
+
+def test_translations_of_a_source():
+    lines = np.asarray(["a\nb", "c", "", "d", "e", "f", "g", "h\ni\nj"], object)
+    found = text.translations(Subset(trees_of(columns={"translations": lines}), [7, 2, 1]))
+    assert found == [("h", "i", "j"), ("",), ("c",)]
+    captions = np.asarray(list("abcdefgh"), object)
+    assert text.translations(trees_of(columns={"caption": captions}))[:2] == [("a",), ("b",)]
+    fails("Trees has no column caption", text.translations, trees_of())
+
+
 def test_captions_of_a_source():
     source = trees_of(columns={"identity": np.arange(8), "caption": np.asarray(list("abcdefgh"), object)})
     assert list(text.captions(Subset(source, np.array([3, 1])))) == ["d", "b"]

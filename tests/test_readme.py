@@ -25,11 +25,17 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not i
 
 
 class Labels:
-    """A source of which only the length, the labels and the captions are needed."""
+    """A source of which only the length, the labels and the texts are needed."""
 
     def __init__(self, size):
         self.size, self.labels = size, np.arange(size, dtype=np.int32) % 2
-        self.names, self.columns = [str(i) for i in range(size)], {"caption": ["a leaf"] * size}
+        self.names, self.columns = (
+            [str(i) for i in range(size)],
+            {
+                "caption": ["a leaf"] * size,
+                "question": ["a leaf"] * size,
+            },
+        )
 
     def __len__(self):
         return self.size
@@ -48,13 +54,29 @@ VARIANTS = {
     "dukemtmc": ("ablation=sa_pwca",),
     "msmt17": ("sie,train=trainval",),
     "veri776": ("backbone=deit_small",),
-    "openmoji_fusion": ("", "head=bottleneck", "baseline=concat", "text=bank", "runlocal,baseline=text"),
+    "openmoji_fusion": (
+        "",
+        "head=bottleneck",
+        "baseline=concat",
+        "text=bank",
+        "runlocal,baseline=text",
+        "baseline=mvpdr,prompts=descriptions",
+        "runlocal,baseline=mvpdr_free",
+    ),
+    "stamps_trimodal": ("", "modalities=audio", "modalities=image_text,pairings=all", "runlocal"),
+    "stamps_audiovisual": ("", "modalities=image", "sound=any,pairings=none,runlocal"),
+    "stamps_vqa": ("", "baseline=image", "baseline=text", "runlocal"),
+    "trimodal": ("", "modalities=audio_text,train_encoders", "hearing=mel,pairings=all,partial", "runlocal"),
+    "audiovisual": ("", "modalities=audio", "runlocal,hearing=mel"),
+    "vqa": ("", "baseline=text", "head=bottleneck,train_encoders", "runlocal"),
     "plant_village": (
         "",
         "head=adaptive,loss=focal,balanced",
         "baseline=image,image=efficientnet_b3",
         "data=manifest,text=instance,train_encoders,image=vit_base_patch16_224",
         "runlocal",
+        "baseline=mvpdr",
+        "runlocal,baseline=mvpdr_free,data=manifest,prompts=captions",
     ),
 }
 
@@ -77,11 +99,10 @@ def test_every_config_shapes_a_step(name, argument, bert):
     run = object.__new__(experiment.Experiment)
     run.config, run.steps, run.steps_per_epoch = config, 100, 10.0
     run.source, names = Labels(20), [str(i) for i in range(200)]
-    if config.task == "fusion":
-        if config.text.encoder.startswith("hub:"):
-            config.text.encoder = str(bert)
-        if config.text.kind != "instance":
-            names = list(descriptions.read(config.text.descriptions))
+    if config.text.encoder.startswith("hub:"):
+        config.text.encoder = str(bert)
+    if config.task == "fusion" and config.text.kind != "instance":
+        names = list(descriptions.read(config.text.descriptions))
     run.task = tasks.create(config, names)
     optimizer = run.optimizer()
     current = jax.eval_shape(functools.partial(run._create_state, optimizer), run.abstract_variables())

@@ -84,7 +84,7 @@ class Run:
 def measured(monkeypatch, runs):
     monkeypatch.setattr(tabling.comparing, "load", runs.get)
     titles = dict.fromkeys(key[0] for key in runs)
-    return tabling.measure({title: [key for key in runs if key[0] == title] for title in titles})
+    return tabling.measures({title: [key for key in runs if key[0] == title] for title in titles})
 
 
 def test_differences_are_paired_within_a_seed(monkeypatch):
@@ -92,13 +92,14 @@ def test_differences_are_paired_within_a_seed(monkeypatch):
         ("a", 0): Run("a0", "xyz", [1, 0, 0]), ("a", 1): Run("a1", "wxy", [1, 1, 0]),
         ("b", 0): Run("b0", "xyz", [1, 1, 0]), ("b", 1): Run("b1", "wxy", [0, 1, 1]),
     }  # fmt: skip
-    name, (first, second) = measured(monkeypatch, runs)
-    assert name == "accuracy" and first.difference is None
+    found = measured(monkeypatch, runs)
+    first, second = found["accuracy"]
+    assert list(found) == ["accuracy"] and first.difference is None
     assert first.scores == pytest.approx((1 / 3, 2 / 3)) and second.scores == pytest.approx((2 / 3, 2 / 3))
     assert second.difference == pytest.approx(1 / 6) and second.better == 1
     low, high = second.interval
     assert low <= 1 / 6 <= high and 0 < second.p <= 1
-    assert "| b | 66.7 | 66.7, 66.7 | +16.7 |" in tabling.markdown(name, [first, second])
+    assert "| b | 66.7 | 66.7, 66.7 | +16.7 |" in tabling.markdown(found)
 
 
 def test_an_example_of_several_seeds_is_drawn_as_one(monkeypatch):
@@ -109,7 +110,7 @@ def test_an_example_of_several_seeds_is_drawn_as_one(monkeypatch):
     widths = []
     for seeds in (1, 4):
         runs = {(t, s): Run(t, names, x) for t, x in (("a", a), ("b", b)) for s in range(seeds)}
-        low, high = measured(monkeypatch, runs)[1][1].interval
+        low, high = measured(monkeypatch, runs)["accuracy"][1].interval
         widths.append(high - low)
     assert widths[0] == pytest.approx(widths[1], rel=1e-9)
 

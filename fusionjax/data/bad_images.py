@@ -1,4 +1,4 @@
-"""A record of the images that could not be read: each is named once, and too many stop the run."""
+"""A record of the images, or sounds, that could not be read: each is named once, and too many stop the run."""
 
 import logging
 import threading
@@ -11,9 +11,14 @@ _SHOWN = 3
 
 
 class BadImages:
-    """Unreadable images of one source. Safe to use from many threads."""
+    """Unreadable images of one source. Safe to use from many threads.
 
-    def __init__(self) -> None:
+    Args:
+        what: they are, in a message.
+    """
+
+    def __init__(self, what: str = "image") -> None:
+        self._what = what
         self._lock = threading.Lock()
         self._reasons: dict[str, str] = {}
 
@@ -23,7 +28,7 @@ class BadImages:
             if name in self._reasons:
                 return
             self._reasons[name] = reason
-        log.warning("unreadable image %s: %s", name, reason)
+        log.warning("unreadable %s %s: %s", self._what, name, reason)
 
     @property
     def count(self) -> int:
@@ -60,7 +65,7 @@ class BadImages:
         """
         if self.count > max_fraction * epoch_size:
             raise UserError(
-                f"{self.count} of {epoch_size} images are unreadable, more than "
+                f"{self.count} of {epoch_size} {self._what}s are unreadable, more than "
                 f"config.data.max_bad_fraction={max_fraction:g} allows: {'; '.join(self.messages)}"
                 f"{' …' if self.count > _SHOWN else ''}; mend or remove them"
             )

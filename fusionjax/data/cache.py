@@ -24,7 +24,7 @@ class Cached:
     """Features of a split.
 
     Attributes:
-        features: (passes, N, h, w, C) float16, a read-only memory map; pass 0 is not augmented.
+        features: (passes, N, h, w, C) float16, a read-only memory map, or a view of one; pass 0 is not augmented.
         valid: (passes, N) float32, 0 where an image could not be read.
         labels: (N,) int32.
     """
@@ -32,6 +32,31 @@ class Cached:
     features: np.ndarray
     valid: np.ndarray
     labels: np.ndarray
+
+
+class Taken:
+    """Rows of an array at some indices, taken when they are asked for: nothing is copied before.
+
+    Args:
+        array: (passes, M, ...), or (M, ...) as `self[k]` has it.
+        indices: (N,) into M.
+        axis: of M, 1 or 0.
+    """
+
+    def __init__(self, array: np.ndarray, indices: np.ndarray, axis: int = 1):
+        self._array, self._indices, self._axis = array, indices, axis
+        self.shape = (*array.shape[:axis], len(indices), *array.shape[axis + 1 :])
+        self.ndim, self.dtype = array.ndim, array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        if not self._axis:
+            return self._array[self._indices[key]]
+        if isinstance(key, tuple):
+            return self._array[key[0], self._indices[key[1]]]
+        return Taken(self._array[key], self._indices, 0)
 
 
 class FeatureCache:
@@ -70,6 +95,11 @@ class FeatureCache:
         return self._open(source, 1)
 
     def _open(self, source: Source, passes: int) -> Cached:
+        if isinstance(source, Subset) and len(np.unique(source.indices)) < len(source):
+            # Several questions about a picture: its features are computed once.
+            whole, at = self._open(source.source, passes), source.indices
+            labels = np.asarray(source.labels, np.int32)
+            return Cached(Taken(whole.features, at), whole.valid[:, at], labels)
         path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
         marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
         if not (path.exists() and marks.exists() and reasons.exists()):
@@ -117,7 +147,8 @@ class FeatureCache:
     def _key(self, source: Source, passes: int) -> str:
         """Digest of everything that the features are a function of."""
         data = json.loads(self._data.to_json_best_effort())
-        for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits"):
+        for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits", "languages", "audio_languages",
+                      "sound", "questions", "question_types", "answers", "answer_pictures"):  # fmt: skip
             data.pop(field)
         parts = [
             self._weights,
@@ -152,8 +183,8 @@ def stamps(source: Source) -> list[Any]:
         return [source.digest] * len(source)
     if not isinstance(source, FileSource):
         return []
-    stats = [(source.root / name).stat() for name in source.names]
-    return [(s.st_size, s.st_mtime_ns) for s in stats]
+    stats = [path and path.stat() for path in map(source.file, range(len(source)))]
+    return [s and (s.st_size, s.st_mtime_ns) for s in stats]
 
 
 def digest(tree: Any) -> str:

@@ -49,6 +49,22 @@ class Rows:
         return {name: array[i] for name, array in self._arrays.items()}
 
 
+class Both:
+    """Several `Extra`s as one.
+
+    Args:
+        *parts: with different names.
+    """
+
+    def __init__(self, *parts: Extra):
+        self._parts = parts
+        self.padding = {k: v for part in parts for k, v in part.padding.items()}
+
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
+        """See `Extra`."""
+        return {k: v for part in self._parts for k, v in part.row(index, epoch, repeat).items()}
+
+
 def joined(example: Example, extra: Extra | None, epoch: int | None, repeat: int = 0) -> Example:
     """The example with what stands beside it."""
     if extra is None:

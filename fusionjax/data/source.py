@@ -62,7 +62,11 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.names)
 
-    def load(self, i: int) -> bytes:
+    def file(self, i: int) -> Path | None:
+        """Where example `i` is read from; None for one that has no image."""
+        return self.root / self.names[i]
+
+    def load(self, i: int) -> bytes | np.ndarray:
         """The file's bytes, undecoded."""
         return (self.root / self.names[i]).read_bytes()
 

@@ -1,6 +1,6 @@
 """Seeded splits, stratified by class, for data without an official one."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -69,6 +69,33 @@ def pick(name: str, parts: dict[str, np.ndarray], split: str) -> np.ndarray:
             f"split {split!r} of {name} is empty: give it a larger share in data.fractions, or more images"
         )
     return parts[split]
+
+
+def linked(count: int, shared: Iterable[tuple[int, Hashable]]) -> np.ndarray:
+    """Groups of examples that have something in common, directly or through others: `groups` of `stratified`.
+
+    Args:
+        count: examples N.
+        shared: pairs of an example, 0 to N − 1, and something that it has.
+
+    Returns:
+        int64 (N,), of each example the first one of its group.
+
+    >>> linked(4, [(0, "a"), (2, "a"), (2, "b"), (3, "b")]).tolist()
+    [0, 1, 0, 0]
+    """
+    parent = list(range(count))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    first: dict[Hashable, int] = {}
+    for i, key in shared:
+        a, b = find(i), find(first.setdefault(key, i))
+        parent[max(a, b)] = min(a, b)
+    return np.asarray([find(i) for i in range(count)], np.int64)
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:

@@ -18,7 +18,11 @@ from fusionjax.models import registry
 from fusionjax.models.fusion import FusionClassifier
 from fusionjax.models.fusion import check as check_fusion
 from fusionjax.models.image_text import ImageText
+from fusionjax.models.multimodal import Multimodal
+from fusionjax.models.prototypes import PrototypeClassifier
 from fusionjax.models.text import TextEncoder
+from fusionjax.models.trimodal import TrimodalClassifier, possible
+from fusionjax.pretrained import hub
 from fusionjax.pretrained.merge import HEAD
 
 PyTree = Any
@@ -43,6 +47,17 @@ _FIELDS = {
         "trunk",
         "trunk_features",
     ),
+    "mvpdr": ("freeze_trunk", "trunk", "trunk_features"),
+    "trimodal": (
+        "width",
+        "heads",
+        "dropout",
+        "remat",
+        "freeze_trunk",
+        "trunk_norm",
+        "trunk",
+        "trunk_features",
+    ),
 }
 """Fields of `config.model` that a family reads."""
 
@@ -60,8 +75,8 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
             combination.
     """
     c, family = config.model, registry.family(config.model.name)
-    if c.name == "fusion":
-        raise impossible(config, "model.name", "it is built by the task fusion: set task='fusion'")
+    if c.name in ("fusion", "mvpdr", "trimodal"):
+        raise impossible(config, "model.name", f"it is built by a task of its own: set task={c.name!r}")
     if family in ("audio", "text", "clip"):
         raise impossible(
             config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
@@ -126,6 +141,92 @@ def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None)
         trunk, fusion, text, freeze_trunk=c.freeze_trunk, freeze_text=config.text.freeze, trunk_norm=c.trunk_norm,
         dtype=dtype,
     )  # fmt: skip
+
+
+def prototype_model(config: ConfigDict, num_classes: int, *, prompts: int) -> PrototypeClassifier:
+    """The module of task mvpdr.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C.
+        prompts: room for the prompts of a class.
+
+    Raises:
+        UserError: another model's name, no trunk, a field that it does not have, or images of another size than CLIP's.
+    """
+    c, m = config.model, config.mvpdr
+    if c.name != "mvpdr":
+        raise impossible(
+            config, "model.name", "the task mvpdr builds 'mvpdr', from mvpdr, model.trunk and text"
+        )
+    refuse_unused(config, "mvpdr")
+    dtype = jnp.dtype(config.precision).type
+    shape = image_shape(config.data)
+    if m.clip:
+        trunk = hub.clip_model(m.clip, dtype=dtype)
+        if shape != (trunk.image_size,) * 2:
+            raise impossible(config, "data.image_size", f"the CLIP takes {trunk.image_size} pixels a side")
+        width = trunk.projection
+    elif not c.trunk:
+        raise impossible(
+            config, "model.trunk", "name the image encoder, e.g. resnet50, or a pair by mvpdr.clip"
+        )
+    else:
+        trunk, _ = registry.tokens(c.trunk, image_size=shape, features=c.trunk_features, dtype=dtype)
+        width = m.width
+    return PrototypeClassifier(
+        trunk, num_classes=num_classes, visual=m.per_class, text=prompts, width=width, project=not m.clip,
+        alpha=m.alpha, beta=m.beta, gamma=m.gamma, dtype=dtype,
+    )  # fmt: skip
+
+
+def trimodal_model(
+    config: ConfigDict, num_classes: int, audio: nn.Module | None, text: TextEncoder | None
+) -> Multimodal:
+    """The module of the tasks trimodal and audiovisual.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its classifier.
+        audio, text: the encoders; None for a modality that is not read.
+
+    Raises:
+        UserError: as `fusion_model`.
+    """
+    c, t = config.model, config.trimodal
+    if c.name != "trimodal":
+        raise impossible(config, "model.name", f"the task {config.task} builds 'trimodal'")
+    seen = "image" in t.modalities
+    if seen != bool(c.trunk):
+        words = (
+            "name the image encoder, e.g. resnet50"
+            if seen
+            else "trimodal.modalities has no image: set it to ''"
+        )
+        raise impossible(config, "model.trunk", words)
+    refuse_unused(config, "trimodal")
+    dtype, trunk, grid = jnp.dtype(config.precision).type, None, (1, 1)
+    if seen:
+        trunk, grid = registry.tokens(
+            c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
+        )
+    sizes = {key: c[key] for key in ("width", "heads") if c[key]}
+    fusion = TrimodalClassifier(
+        num_classes, tuple(t.modalities), possible(t.pairings, t.modalities), **sizes, hidden=t.hidden,
+        dropout=c.dropout, modality_dropout=t.modality_dropout, dtype=dtype,
+    )  # fmt: skip
+    return Multimodal(
+        trunk,
+        fusion,
+        text,
+        c.freeze_trunk,
+        config.text.freeze,
+        c.trunk_norm,
+        dtype,
+        audio,
+        config.audio.freeze,
+        grid,
+    )
 
 
 def read_weights(config: ConfigDict) -> PyTree | None:

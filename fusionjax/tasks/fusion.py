@@ -44,9 +44,10 @@ class Fusion(ClassTask):
     """
 
     example_keep = ("image_to_text", "text_to_image")
+    text_side = TextSide
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.side = None if config.fusion.mode == "image" else TextSide(config, class_names)
+        self.side = None if config.fusion.mode == "image" else self.text_side(config, class_names)
         encoder = self.side.module if self.side else None
         super().__init__(config, class_names, building.fusion_model(config, len(class_names), encoder))
         self.leaking: dict[str, bool] = {}
@@ -222,7 +223,7 @@ class Fusion(ClassTask):
         """Figures of what regions and words read of each other; see `ImageTask`."""
         if self.config.fusion.mode != "fusion" or not shown:
             return {}
-        shown = _spread(shown)
+        shown = spread(shown)
         made = [self._explained(source, *one) for one in shown]
         text = text_maps.BANK_TEXT if self.side.kind == "bank" else text_maps.WORDS_TEXT
         return {"figures": [("Attention between image and text", text, text_maps.figure(made))]}
@@ -251,7 +252,7 @@ class Fusion(ClassTask):
         )  # fmt: skip
 
 
-def _spread(shown: Sequence[Any], count: int = 6) -> Sequence[Any]:
+def spread(shown: Sequence[Any], count: int = 6) -> Sequence[Any]:
     """Of the right ones and the wrong ones, which come in that order, as many as a page needs."""
     return (
         shown if len(shown) <= count else [shown[i * (len(shown) - 1) // (count - 1)] for i in range(count)]

@@ -151,6 +151,30 @@ class ImageTask:
         """
         return {}
 
+    def start(
+        self,
+        variables: dict[str, PyTree],
+        feed: Any,
+        *,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, PyTree]:
+        """The weights that a run begins with, where they follow from its data; not called when a run goes on.
+
+        Args:
+            variables: with pretrained weights, on the host.
+            feed: what the run reads, see `feeds`.
+            folder, say: as for `extras`.
+
+        Returns:
+            Of the same shapes and dtypes as `init` gives, which must be known without the data.
+        """
+        return variables
+
+    def tables(self, variables: dict[str, PyTree]) -> list[tuple[str, Sequence[str], list[list[Any]]]]:
+        """Tables of the report that tell of the weights; see `interpret.report.ReportContent`."""
+        return []
+
     def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
         """What travels beside images at hand: a text each; None for a task without texts of examples."""
         return None

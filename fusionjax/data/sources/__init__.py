@@ -4,11 +4,12 @@ import difflib
 import importlib
 from typing import Any
 
+from fusionjax.data import asking
 from fusionjax.data.selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source
 from fusionjax.errors import UserError
 
-SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "market1501", "dukemtmc", "msmt17",
+SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "stamps", "market1501", "dukemtmc", "msmt17",
            "veri776", "prepared", "multispectral", "openmoji_pair")  # fmt: skip
 """Values of `data.source`; each is a module of this package with a function `create`."""
 
@@ -37,4 +38,13 @@ def create(data: Any, split: str, *, seed: int) -> Source:
     source = importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
     if data.selected_classes:
         source = SelectedClasses(source, data.selected_classes)
+    if data.questions:
+        return asking.asked(source, lambda: _pictures(data, seed), data, seed=seed)
     return ByIdentity(source) if data.label == "identity" else source
+
+
+def _pictures(data: Any, seed: int) -> Source:
+    """The training split, whose answers the questions of all splits share, before it is asked."""
+    with data.copy_and_resolve_references().unlocked() as plain:
+        plain.questions = ""
+    return create(plain, data.train_split, seed=seed)

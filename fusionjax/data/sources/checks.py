@@ -76,8 +76,8 @@ def split_is_one_of(name: str, split: str, allowed: Iterable[str]) -> None:
         raise UserError(f"{name} has no split {split!r}; allowed are {', '.join(allowed)}")
 
 
-def files_exist(root: Path, names: Sequence[str], listed_in: str) -> None:
-    """Every `root / name` is a file. Lists folders: a look at each of 100,000 files is slow on a network."""
+def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str = "image") -> None:
+    """Every `root / name` is a file, `what` it is for the error. Lists folders: a look at each file is slow on a network."""
     listing: dict[str, set[str]] = {}
     missing = []
     for name in names:
@@ -88,7 +88,7 @@ def files_exist(root: Path, names: Sequence[str], listed_in: str) -> None:
             missing.append(name)
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"image {root / missing[0]} is missing{more}; it is listed in {listed_in}")
+        raise UserError(f"{what} {root / missing[0]} is missing{more}; it is listed in {listed_in}")
 
 
 def count(what: str, found: int, expected: int, enabled: bool) -> None:

@@ -18,8 +18,9 @@ from fusionjax.data.text.texts import (
     depends_on_labels,
     instance_texts,
     permuted,
+    translations,
 )
 from fusionjax.data.text.tokens import Tokenise, Tokens, fingerprint
 
 __all__ = ["KINDS", "Descriptions", "Texts", "Tokenise", "Tokens", "bank_texts", "captions", "class_texts",
-           "depends_on_labels", "fingerprint", "instance_texts", "permuted"]  # fmt: skip
+           "depends_on_labels", "fingerprint", "instance_texts", "permuted", "translations"]  # fmt: skip

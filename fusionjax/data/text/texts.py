@@ -107,34 +107,56 @@ def captions(source: Source) -> Sequence[str]:
     return source.columns["caption"]
 
 
+def translations(source: Source) -> list[tuple[str, ...]]:
+    """The captions of each example in several languages, the test's first: the column translations, one a line.
+
+    Where there is no such column, the column caption.
+
+    Raises:
+        UserError: it has neither.
+    """
+    if "translations" in source.columns:
+        return [tuple(text.split("\n")) for text in source.columns["translations"]]
+    return [(text,) for text in captions(source)]
+
+
 def instance_texts(
-    captions: Sequence[str],
+    captions: Sequence[str | Sequence[str]],
     names: Sequence[str],
     tokenise: Tokeniser,
     *,
     labels: np.ndarray | None = None,
     allow_empty: bool = False,
+    seed: int = 0,
 ) -> Texts:
     """Kind "instance": a text that belongs to the example. Equal texts share a row.
 
     Args:
-        captions: N texts, see `captions`.
+        captions: N texts, see `captions`; or N times one or more that say the same, see `translations`: training draws one of
+            them an epoch, evaluation reads the first.
         names: of the N examples, for messages.
         tokenise: M texts → `Tokens`.
         labels: (N,), only looked at: captions that are descriptions of classes in disguise give a warning.
         allow_empty: take an example without a text as one whose tokens are all masked.
+        seed: of the draws.
 
     Raises:
         UserError: a caption that is no text, or has no word in it while `allow_empty` is False; with the example's name.
     """
     if len(captions) != len(names):
         raise ValueError(f"{len(captions)} captions of {len(names)} examples")
-    place: dict[str, int] = {}
-    index = np.zeros(len(names), np.int32)
-    for i, (text, name) in enumerate(zip(captions, names, strict=True)):
-        text = str(check_text(text, f"the caption of {name}")).strip()
-        index[i] = place.setdefault(text, len(place))
-    found = tokenise(list(place))
+    place: dict[tuple[str, ...], int] = {}
+    rows: list[str] = []
+    index, choices = np.zeros((2, len(names)), np.int32)
+    for i, (given, name) in enumerate(zip(captions, names, strict=True)):
+        given = given if isinstance(given, list | tuple) and given else (given,)
+        alike = tuple(str(check_text(text, f"the caption of {name}")).strip() for text in given)
+        # The first stands for the test's language, even if it is empty; another one that is empty says nothing.
+        alike = (alike[0], *filter(None, alike[1:])) if alike[0] else ("",)
+        index[i], choices[i] = place.setdefault(alike, len(rows)), len(alike)
+        if index[i] == len(rows):
+            rows.extend(alike)
+    found = tokenise(rows)
     worded = found.mask.any(1)[index]
     empty = np.flatnonzero(~worded)
     if len(empty) and not allow_empty:
@@ -151,7 +173,10 @@ def instance_texts(
     if len(cut):
         notes.append(_cut(len(cut), len(names), "captions", f"that of {names[cut[0]]}", found))
     warning = "" if labels is None else _disguised(index[worded], np.asarray(labels)[worded])
-    return Texts("instance", found.tokens, found.mask, index, warning=warning, notes=tuple(notes))
+    drawn = choices if (choices > 1).any() else None
+    return Texts(
+        "instance", found.tokens, found.mask, index, drawn, seed=seed, warning=warning, notes=tuple(notes)
+    )
 
 
 def bank_texts(descriptions: Descriptions, tokenise: Tokeniser) -> Texts:

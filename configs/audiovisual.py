@@ -1,0 +1,23 @@
+r"""Image and sound of a user's own files together; either may be missing.
+
+    python -m fusionjax.main --config=configs/audiovisual.py:root=things.csv --workdir=runs/things
+
+The manifest, CSV or Parquet, has the columns path, label and audio (paths below its folder; several sounds with "|" between,
+of which training draws one), and where known split. An empty sound is a missing one; where pictures may be missing, too, add
+`partial`. ViT and Wav2Vec2 by default, frozen; regions read moments, moments read regions. Arguments:
+modalities=all|image|audio, pairings=default|all|none, dropout=<probability that training hides a modality>, image=<trunk>,
+weights=<its file>, hearing=wav2vec2_base|mel, hearing_weights=<its file or hub:…>, seconds=<of a clip>, train_encoders,
+partial, cache=<folder that runs share>, seed=<n>, runlocal.
+"""
+
+from configs import common
+from fusionjax import config as base
+
+
+def get_config(arg=None):
+    """The run; see the module's text."""
+    encoders = common.own_encoders("vit_base_patch16_224")
+    arg = base.parse_arg(arg, **common.audiovisual_arg(**encoders, **common.HEARING))
+    c = common.own_data(common.trimodal(base.default(), arg, task="audiovisual"), arg)
+    c = common.hearing(c, arg)
+    return common.run_local_manifest(c) if arg.runlocal else c

@@ -1,0 +1,26 @@
+r"""Questions about Tux Paint's stamps, offline, minutes on two CPU cores.
+
+    apt-get install tuxpaint-stamps-default
+    python -m fusionjax.main --config=configs/stamps_vqa.py --workdir=runs/stamps_vqa
+
+"What is this?", "is this an animal?", "which animal is it?", about pictures that were never seen in training. Questions and
+answers are made from captions and folders, seeded; the answer is one of those that training has often enough.
+EfficientNet-Lite0 (ImageNet) and MiniLM, from their packages, are frozen and run once; cross-attention learns on their
+features. Arguments: baseline=none|image|text|concat (text: the question alone), head=, root=<folder of stamps>, cache=<folder
+that runs share>, seed=<n>, runlocal.
+"""
+
+from configs import common
+from fusionjax import config as base
+
+
+def get_config(arg=None):
+    """The run; see the module's text."""
+    fusion = common.fusion_arg(encoder="package:all-minilm-l6-v2")
+    fusion.pop("text")
+    arg = base.parse_arg(arg, **fusion, root="", cache="")
+    c = common.vqa(base.default(), arg)
+    c = common.stamps(c, arg)
+    c.data.questions = "captions"
+    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs = 64, 10.0, 5.0
+    return common.run_local_stamps(c) if arg.runlocal else c
