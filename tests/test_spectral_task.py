@@ -345,6 +345,7 @@ def test_a_file_with_other_channels_or_nan_is_named(tmp_path):
         ({"loss__label_smoothing": 0.1}, "loss.label_smoothing"),
         ({"spectral__cross_weight": (0.2, 1.5)}, "spectral.cross_weight.*at most 1"),
         ({"spectral__reference_split": "val"}, "spectral.reference_split='val'.*one of data.eval_splits"),
+        ({"train__best_metric": "train/accuracy"}, "train.best_metric.*is not scored"),
         ({"spectral__query_heads": 3}, "spectral.query_heads"),
         ({"model__name": "dcal_vit_shallow"}, "model.name.*efficientnet, resnet, vit"),
         ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.depth=1 is not possible.*resnet50"),
