@@ -199,6 +199,12 @@ class Rules:
                     self.fail(f"data.{key}", "it is of images whose channels data.modalities names")
         elif self.config.task not in ("spectral", "classification"):
             self.fail("data.modalities", f"the task {self.config.task!r} reads RGB images")
+        else:
+            for key in ("rotate", "jitter", "rand_operations", "erase"):
+                if data.augment[key]:
+                    self.fail(
+                        f"data.augment.{key}", "it is of RGB images; data.modalities are crop and flip alone"
+                    )
 
     def _losses(self) -> None:
         c = self.config.loss
