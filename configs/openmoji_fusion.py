@@ -5,7 +5,10 @@ r"""Image–text fusion on OpenMoji drawings and their names, offline, a minute 
 Which of nine categories does an emoji belong to that was never seen in training, from its drawing and its name? EfficientNet-
 Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
 Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
-label and says so), baseline=none|image|text|concat, seed=<n>, cache=<shared folder>, encoder=<text encoder>, runlocal.
+label and says so), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>, cache=<shared folder>, encoder=<text encoder>,
+runlocal. MVPDR reads no text of a test image: its prompts are the names of the training drawings or, with
+prompts=descriptions, what describes the categories; its common space is learned on these names, or a CLIP's:
+clip=<folder or hub:owner/name>.
 """
 
 from configs import common
@@ -35,6 +38,8 @@ def get_config(arg=None):
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 10.0, 5.0, 20
     c.evaluation.probe = True
+    c = common.mvpdr(c, arg, prompts="captions")  # two descriptions a category say less, on validation too
+    c.mvpdr.align_steps = 320
     return common.run_local_openmoji(c) if arg.runlocal else c
 
 
@@ -45,6 +50,8 @@ def table():
         "concat without cross-attention": "baseline=concat",
         "image only": "baseline=image",
         "text only": "baseline=text",
+        "MVPDR, training-free": "baseline=mvpdr_free",
+        "MVPDR, trained": "baseline=mvpdr",
         **heads,
         "cross-attention, bank of descriptions": "text=bank",
     }

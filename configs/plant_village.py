@@ -7,8 +7,9 @@ r"""Plant disease from a leaf's photograph and the descriptions of all diseases:
 PlantVillage has no captions: its text is the bank, the descriptions of all 38 classes, the same for every image. A manifest
 with a column caption takes text=instance. The recipe: d 768, 4 layers, 12 heads, dropout 0.1, AdamW
 1e-4, decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits 70/15/15. Arguments: data=tfds|folder|manifest, root=,
-image=<trunk>, weights=<its file>, encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, baseline=,
-loss=ce|focal, balanced, train_encoders, seed=, cache=<shared folder>, runlocal.
+image=<trunk>, weights=<its file>, encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, loss=ce|focal,
+balanced, train_encoders, seed=, cache=<shared folder>, runlocal, baseline=none|image|text|concat|mvpdr|mvpdr_free, and of
+the last two clip=<folder or hub:owner/name>, prompts=descriptions|captions.
 """
 
 from configs import common
@@ -56,13 +57,17 @@ def get_config(arg=None):
     else:
         c.loss.label_smoothing = 0.1
     c.loss.balanced = arg.balanced
+    c = common.mvpdr(c, arg)
     if not arg.runlocal:
         return c
-    c.data.cache.enabled, c.data.threads = False, 2
-    c.data.resize, c.data.image_size, c.model.trunk, c.pretrained.source = 72, 64, "efficientnet_lite0", ""
-    c.pretrained.into = ""
-    c.model.width, c.model.depth, c.model.heads = 32, 1, 4
-    c.train.batch_size, c.train.steps, c.evaluation.batch_size, c.train.best_metric = 4, 2, 4, ""
+    c.data.cache.enabled, c.data.cache.passes, c.data.threads = c.task == "mvpdr", 1, 2
+    if not arg.clip:
+        c.data.resize, c.data.image_size, c.model.trunk = 72, 64, "efficientnet_lite0"
+        c.pretrained.source = c.pretrained.into = ""
+    if c.task == "fusion":
+        c.model.width, c.model.depth, c.model.heads = 32, 1, 4
+    c.train.steps, c.mvpdr.align_steps = 2 if c.train.epochs else 0, 10
+    c.train.batch_size, c.evaluation.batch_size, c.train.best_metric = 4, 4, ""
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
     return c
 

@@ -133,7 +133,7 @@ def compare(
     differing = _differing(runs)
     scores, means = {}, {}
     for name in arrays:
-        measure = outcomes_lib.MEASURES[name]
+        measure = outcomes_lib.score_of(name)
         scores[measure], means[measure] = _score(runs, groups, name, paired, resamples)
     rows = [
         Row(
@@ -189,7 +189,7 @@ def _score(
     scores = []
     for i in range(len(runs)):
         found = _difference(value[i], draws[:, i], value[0], draws[:, 0], first=i == 0)
-        if i and paired and name in outcomes_lib.BINARY:
+        if i and paired and outcomes_lib.is_binary(name):
             test = significance.mcnemar(values[0], values[i])
             found |= {"p": test.p, "test": "McNemar, exact", "gained": test.gained, "lost": test.lost}
         elif i and paired:
@@ -285,7 +285,7 @@ def _widthless(rows: Sequence[Row]) -> list[str]:
 
 def _scores(run: FinishedRun) -> str:
     return " and ".join(
-        f"{run.outcomes.split}/{outcomes_lib.MEASURES[name]}" for name in run.outcomes.measures
+        f"{run.outcomes.split}/{outcomes_lib.score_of(name)}" for name in run.outcomes.measures
     )
 
 
@@ -306,6 +306,11 @@ def _warnings(
 ) -> list[str]:
     """What makes the numbers less comparable than they look."""
     said = []
+    leaking = [n for n, r in zip(names, runs, strict=True) if _leaks(r)]
+    if leaking:
+        said.append(
+            f"No measurement: every image of {', '.join(leaking)} comes with the description of its true class."
+        )
     split = runs[0].outcomes.split
     chosen = [
         n for n, r in zip(names, runs, strict=True) if r.fields["train.best_metric"].startswith(f"{split}/")
@@ -333,6 +338,12 @@ def _warnings(
     return said
 
 
+def _leaks(run: FinishedRun) -> bool:
+    """Whether the text of a run's examples is looked up by their label."""
+    f = run.fields
+    return f["task"] == "fusion" and f["fusion.mode"] != "image" and f["text.kind"] == "class"
+
+
 def _notes(
     runs: Sequence[FinishedRun],
     names: Sequence[str],
@@ -348,15 +359,15 @@ def _notes(
     ]
     if len(runs) > 1 and paired:
         tests = []
-        if set(arrays) & set(outcomes_lib.BINARY):
+        if any(map(outcomes_lib.is_binary, arrays)):
             tests.append("McNemar's exact test where an example is right or wrong")
-        if set(arrays) - set(outcomes_lib.BINARY):
+        if not all(map(outcomes_lib.is_binary, arrays)):
             tests.append("a paired bootstrap for mAP")
         said.append(
             f"Differences are to {names[0]}, in percentage points, on the same examples. p is two-sided, by {', '.join(tests)}"
             f"{'; not corrected for the ' + str(len(runs) - 1) + ' comparisons' if len(runs) > 2 else ''}."
         )
-        if set(arrays) & set(outcomes_lib.BINARY):
+        if any(map(outcomes_lib.is_binary, arrays)):
             said.append(
                 f"gained : lost – examples that only the run has right, and that only {names[0]} has right."
             )

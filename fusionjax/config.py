@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fusionjax import config_spectral
 from fusionjax.errors import UserError
 from fusionjax.rules import ABLATIONS, Rules, impossible
 
@@ -19,7 +20,7 @@ __all__ = ["ABLATIONS", "check_key", "default", "from_json", "impossible", "pars
 def default() -> ConfigDict:
     """Every field of a run, with its default. Shapes the type checks too: an override keeps the type found here."""
     c = ConfigDict()
-    c.task = "classification"  # classification, reid, fusion, vqa, trimodal, audiovisual
+    c.task = "classification"  # classification, reid, fusion, mvpdr, spectral, vqa, trimodal, audiovisual
     c.seed = 0
     c.precision = "float32"  # of the computation; parameters and optimiser state are float32 always
 
@@ -31,6 +32,9 @@ def default() -> ConfigDict:
         ""  # the folder (or manifest file) of the data set; for tfds its data_dir, "" for TFDS's own
     )
     c.data.builder = ""  # tfds only: name of the builder
+    c.data.modalities = ()  # of images with more than red, green and blue: (name, its channels) for each; () for RGB
+    c.data.channels = ()  # names of their channels, by which modalities may name them; () for numbers from 0
+    c.data.value_range = ()  # (low, high) of their pixels; () for 0 … 255 of uint8, else each modality's in training
     c.data.train_split = "train"
     c.data.eval_splits = ("test",)
     c.data.label = "label"  # what is a class: label, or the column identity
@@ -59,7 +63,11 @@ def default() -> ConfigDict:
     c.data.image_size = 224
     c.data.image_shape = ()  # (rows, columns) where images are not square: resized to it, whatever resize and image_size are
     c.data.interpolation = "bilinear"  # bilinear, bicubic
-    c.data.mean = (0.485, 0.456, 0.406)
+    c.data.mean = (
+        0.485,
+        0.456,
+        0.406,
+    )  # a channel, of pixels in 0 … 1; () with modalities: measured in training
     c.data.std = (0.229, 0.224, 0.225)
     c.data.threads = 8
     c.data.prefetch = 64  # examples decoded ahead
@@ -125,6 +133,22 @@ def default() -> ConfigDict:
     c.fusion.bottleneck_tokens = 4
     c.fusion.rank = 4  # low_rank
 
+    c.mvpdr = ConfigDict()  # task mvpdr: prototypes in the common space of an image and a text encoder
+    c.mvpdr.clip = ""  # a folder, or hub:<owner>/<name>[@revision]; "" projects model.trunk and text.encoder into a space
+    c.mvpdr.prompts = (
+        "descriptions"  # of the classes, text.descriptions; captions: those of a class's training examples
+    )
+    c.mvpdr.max_prompts = 512  # captions of a class; of more, so many are drawn by `seed`
+    c.mvpdr.per_class = 16  # K: visual prototypes of a class
+    c.mvpdr.alpha = 0.3  # of the visual scores
+    c.mvpdr.beta = 0.5  # of the nearest prompt, and of a visual prototype's distance
+    c.mvpdr.gamma = 0.5  # of the mean over the prompts
+    c.mvpdr.text_weight = 0.1  # of each of the two text losses
+    c.mvpdr.width = 256  # of the common space, and its training, where there is no CLIP
+    c.mvpdr.align_steps = 1000  # at most, where there is a split "val" to choose by
+    c.mvpdr.align_batch = 256
+    c.mvpdr.align_rate = 1e-3
+
     c.text = ConfigDict()
     c.text.kind = (
         "instance"  # instance: the column caption; bank: descriptions of all classes; class: of the true one
@@ -185,8 +209,10 @@ def default() -> ConfigDict:
     c.loss.circle_scale = 64.0
     c.loss.center_weight = 0.0  # reid: of the centre loss; 0 for none
 
+    c.spectral = config_spectral.section()
+
     c.optim = ConfigDict()
-    c.optim.name = "adamw"  # adamw, adam, sgd
+    c.optim.name = "adamw"  # adamw, adam, sgd, lars
     c.optim.learning_rate = 1e-3
     c.optim.schedule = "cosine"  # cosine, constant
     c.optim.final_lr = 0.0
@@ -197,6 +223,7 @@ def default() -> ConfigDict:
     c.optim.b2 = 0.999
     c.optim.eps = 1e-8
     c.optim.momentum = 0.9
+    c.optim.trust_coefficient = 0.001  # lars
     c.optim.clip_norm = 0.0  # 0: no clipping
     c.optim.accumulate = 1  # micro-batches a step
     c.optim.layer_decay = 1.0  # learning rate factor from one block to the one below
@@ -298,7 +325,9 @@ def validate(config: ConfigDict) -> ConfigDict:
         UserError: the first field that is unknown, of the wrong type or impossible, with what is allowed.
     """
     _same_shape(config, default(), "")
-    Rules(config).check()
+    rules = Rules(config)
+    rules.check()
+    config_spectral.check(config, default(), rules.fail)
     config.lock()
     return config
 

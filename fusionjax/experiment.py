@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import feeds, reporting, tasks, workdir
 from fusionjax import mesh as mesh_lib
-from fusionjax.data import cache, order, sources, transforms
+from fusionjax.data import cache, order, pipeline, sources, transforms
 from fusionjax.evaluation import outcomes
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.judge import Judge, check_best_metric
@@ -69,7 +69,9 @@ class Experiment:
         sampled = feeds.train_order(self.source, config)
         size, batch = sampled.size if sampled else len(self.source), config.train.batch_size
         self.steps_per_epoch = order.steps_per_epoch(size, batch)
-        self.steps = config.train.steps or order.total_steps(size, batch, config.train.epochs)
+        self.steps = config.train.steps
+        if not self.steps and config.train.epochs:
+            self.steps = order.total_steps(size, batch, config.train.epochs)
 
     # -- shapes, without computing --------------------------------------------------------------------------------------
 
@@ -81,7 +83,8 @@ class Experiment:
         """Shapes of a training batch of images."""
         n, data = self.config.train.batch_size, self.config.data
         row = jax.ShapeDtypeStruct((n,), np.int32)
-        image = jax.ShapeDtypeStruct((n, *transforms.image_shape(data), 3), np.uint8)
+        shape = (n, *transforms.image_shape(data), transforms.channels(data))
+        image = jax.ShapeDtypeStruct(shape, pipeline.dtype_of(self.source))
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
         extra = {
             name: jax.ShapeDtypeStruct((n, *value.shape), value.dtype)
@@ -127,6 +130,7 @@ class Experiment:
             accumulate=c.optim.accumulate,
             shards=shards,
             ema_decay=c.optim.ema_decay,
+            norms=self.task.norms,
         )
 
     def _create_state(self, optimizer: optim.Optimizer, variables: Any) -> state.TrainState:
@@ -135,7 +139,10 @@ class Experiment:
     def _initial_variables(self) -> Any:
         """Fresh weights with the pretrained ones put in, on the host."""
         variables = jax.jit(self.task.init)(jax.random.key(self.config.seed))
-        return self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
+        variables = self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
+        return self.task.measured(
+            variables, self.source, steps=self.steps, folder=self._cache_folder(), say=self._say
+        )
 
     def _feed(self, mesh: Mesh, variables: Any) -> feeds.ImageFeed:
         named = {"train": self.source} | {f"eval/{k}": v for k, v in self.eval_sources.items()}
@@ -192,7 +199,11 @@ class Experiment:
         began, c = time.perf_counter(), self.config
         variables = self._initial_variables()
         feed = self._feed(mesh, variables)
-        batches, keeper = feed.train(), checkpoint.Checkpointer(self.folder / "checkpoints")
+        keeper = checkpoint.Checkpointer(self.folder / "checkpoints")
+        fresh = not keeper.steps()
+        if fresh:
+            variables = self.task.start(variables, feed, folder=self._cache_folder(), say=self._say)
+        batches = feed.train()
         where = mesh_lib.replicated(mesh)
         current = jax.jit(functools.partial(self._create_state, optimizer), out_shardings=where)(
             mesh_lib.put_replicated(variables, mesh)
@@ -214,6 +225,8 @@ class Experiment:
                       steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before,
                       on_scores=on_scores)  # fmt: skip
         try:
+            if fresh and not self.steps:  # nothing trains: the start is the result
+                judge.run(0, current)
             current = loop.fit(
                 current,
                 jax.jit(
@@ -230,7 +243,7 @@ class Experiment:
             keeper.wait()
             final, chosen = self._chosen(keeper, current)
             scalars, results = judge.evaluate(final)
-            if writer is not None and not c.train.best_metric and start < self.steps:
+            if writer is not None and not c.train.best_metric and (start < self.steps or fresh):
                 writer.write(
                     self.steps, scalars
                 )  # with a best metric these numbers stand at their step already
@@ -247,10 +260,12 @@ class Experiment:
             self._say(line)
         if primary:
             outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
+            self.task.leave(self.folder, jax.device_get(final), judge.outputs, self.eval_sources)
             (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
         if not c.report.enabled:
             return summary
         made = self.task.report(results, judge.outputs, self.eval_sources) | self._examples(final, judge)
+        made["tables"] = [*made.get("tables", ()), *self.task.tables(final)]
         if primary:
             page = reporting.write(
                 self.folder,
@@ -299,8 +314,12 @@ class Experiment:
 
     def _baselines(self, feed: feeds.ImageFeed, variables: Any) -> list[Baseline]:
         """References measured beside the result, with the weights that the run began with."""
-        if not (self.config.evaluation.probe and isinstance(feed, feeds.FeatureFeed)):
+        if not self.config.evaluation.probe:
             return []
+        if not isinstance(feed, feeds.FeatureFeed):
+            return self.task.references(
+                self.weights, variables, feed.evaluation, self.eval_sources, feed.mesh
+            )
         pool = functools.partial(jax.jit(self.task.pool), variables)
         split = self._headline_split()
         train, test = feed.cached["train"], feed.cached[f"eval/{split}"]

@@ -28,13 +28,14 @@ class ImageFeed:
 
     Attributes:
         bad: unreadable images by split; "train" is the training source's.
+        mesh: of the devices.
     """
 
     def __init__(
         self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh,
         extras: Mapping[str, Extra] = MappingProxyType({}),
     ):  # fmt: skip
-        self.extras = extras
+        self.extras, self.mesh = extras, mesh
         self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
         self.eval_batch = mesh_lib.round_up(config.evaluation.batch_size, mesh)
         self.bad = {name: BadImages() for name in self.sources}

@@ -83,6 +83,7 @@ class Rules:
         self._losses()
         self._audio()
         self._identities()
+        self._mvpdr()
         self.within("data.augment.rand_magnitude", 0, 10)
         self.within("text.max_tokens", 8, 512)
         self.one_of("model.ablation", *ABLATIONS)
@@ -94,7 +95,7 @@ class Rules:
         self.within("model.drop_path", 0, 0.999)
         self.within("model.dropout", 0, 0.999)
         self.one_of("loss.branch_weighting", "uncertainty", "sum")
-        self.one_of("optim.name", "adamw", "adam", "sgd")
+        self.one_of("optim.name", "adamw", "adam", "sgd", "lars")
         self.one_of("optim.schedule", "cosine", "constant")
         self.one_of("pretrained.into", "", "trunk")
         for key in ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels",
@@ -114,6 +115,7 @@ class Rules:
             self.within(key, 0)
         self.within("optim.learning_rate", 0, open_low=True)
         self.within("optim.eps", 0, open_low=True)
+        self.within("optim.trust_coefficient", 0, open_low=True)
         for key in ("data.augment.scale", "data.augment.ratio"):
             pair = self.get(key)
             if (
@@ -124,7 +126,7 @@ class Rules:
                 self.fail(key, "two numbers, 0 < low <= high")
         if c.data.augment.scale[1] > 1:
             self.fail("data.augment.scale", "shares of the area, at most 1")
-        if c.evaluation.probe and not c.data.cache.enabled:
+        if c.evaluation.probe and not c.data.cache.enabled and c.task != "spectral":
             self.fail(
                 "evaluation.probe",
                 "it reads the cached features of a frozen trunk: set data.cache.enabled=True",
@@ -135,7 +137,7 @@ class Rules:
         self.within("optim.ema_decay", 0, 0.999999)
         for key in ("optim.b1", "optim.b2", "optim.momentum"):
             self.within(key, 0, 0.999999)
-        if c.train.epochs == 0 and c.train.steps == 0:
+        if c.train.epochs == 0 and c.train.steps == 0 and c.task != "mvpdr":
             self.fail("train.epochs", "set train.epochs or train.steps")
         if (
             c.data.image_size > c.data.resize
@@ -156,9 +158,10 @@ class Rules:
                 "train.best_metric",
                 f"it is <split>/<metric>, and a split of data.eval_splits={c.data.eval_splits} is reported as {names}",
             )
-        if c.data.cache.enabled and not c.model.trunk:
+        frozen_pair = c.task == "mvpdr" and c.mvpdr.clip
+        if c.data.cache.enabled and not c.model.trunk and not frozen_pair:
             self.fail("data.cache.enabled", "only the outputs of a frozen model.trunk are cached")
-        if c.data.cache.enabled and not c.model.freeze_trunk:
+        if c.data.cache.enabled and not c.model.freeze_trunk and not frozen_pair:
             self.fail(
                 "data.cache.enabled", "it needs a trunk that does not train: set model.freeze_trunk=True"
             )
@@ -166,15 +169,36 @@ class Rules:
             self.fail("model.heads", f"it must divide model.width={c.model.width}")
         if c.pretrained.into == "trunk" and not c.model.trunk:
             self.fail("pretrained.into", "model.trunk names no trunk")
-        for key in ("mean", "std"):
-            if len(c.data[key]) != 3 or not all(isinstance(v, float | int) for v in c.data[key]):
-                self.fail(f"data.{key}", "three numbers, one a channel")
-        if min(c.data.std) <= 0:
-            self.fail("data.std", "three positive numbers")
+        self._channels()
         for rule in c.optim.lr_rules:
             well = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
             if not well or not isinstance(rule[1], float | int) or rule[1] < 0:
                 self.fail("optim.lr_rules", "a tuple of (pattern, factor)")
+
+    def _channels(self) -> None:
+        data = self.config.data
+        for key in ("mean", "std"):
+            if data.modalities and not data[key]:
+                continue
+            if not data.modalities and len(data[key]) != 3:
+                self.fail(f"data.{key}", "three numbers, one a channel")
+            if not all(isinstance(v, float | int) for v in data[key]):
+                self.fail(f"data.{key}", "numbers, one a channel")
+        if data.std and min(data.std) <= 0:
+            self.fail("data.std", f"{'' if data.modalities else 'three '}positive numbers, one a channel")
+        low_high = data.value_range
+        if low_high and (
+            len(low_high) != 2
+            or not all(isinstance(v, float | int) for v in low_high)
+            or low_high[0] >= low_high[1]
+        ):
+            self.fail("data.value_range", "() or two numbers, low < high")
+        if not data.modalities:
+            for key in ("channels", "value_range"):
+                if data[key]:
+                    self.fail(f"data.{key}", "it is of images whose channels data.modalities names")
+        elif self.config.task not in ("spectral", "classification"):
+            self.fail("data.modalities", f"the task {self.config.task!r} reads RGB images")
 
     def _losses(self) -> None:
         c = self.config.loss
@@ -187,7 +211,7 @@ class Rules:
         if c.class_weights and c.balanced:
             self.fail("loss.balanced", "loss.class_weights are given already")
         weighted = c.focal_gamma or c.class_weights or c.balanced
-        if weighted and self.config.task == "reid":
+        if weighted and self.config.task in ("reid", "mvpdr"):
             self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")
 
     def _audio(self) -> None:
@@ -262,6 +286,29 @@ class Rules:
             self.fail("evaluation.flip", "cached features have no mirror image: set data.cache.enabled=False")
         if c.evaluation.probe and "query" in splits:
             self.fail("evaluation.probe", "it needs a split that is its own gallery")
+
+    def _mvpdr(self) -> None:
+        c = self.config
+        self.one_of("mvpdr.prompts", "descriptions", "captions")
+        for key in ("max_prompts", "per_class", "width", "align_steps"):
+            self.within(f"mvpdr.{key}", 1)
+        self.within("mvpdr.align_batch", 2)
+        self.within("mvpdr.align_rate", 0, open_low=True)
+        for key in ("alpha", "beta", "gamma", "text_weight"):
+            self.within(f"mvpdr.{key}", 0)
+        if c.task != "mvpdr":
+            return
+        if not c.data.cache.enabled:
+            self.fail("data.cache.enabled", "mvpdr makes its prototypes of cached features: set True")
+        if c.loss.label_smoothing:
+            self.fail("loss.label_smoothing", "the loss of mvpdr has none: set 0")
+        if c.mvpdr.clip:
+            if c.model.trunk:
+                self.fail("model.trunk", "mvpdr.clip brings its own image encoder: leave it empty")
+            if c.pretrained.source:
+                self.fail("pretrained.source", "mvpdr.clip brings its own weights: leave it empty")
+        elif not c.text.freeze:
+            self.fail("text.freeze", "mvpdr works on frozen encoders: set True")
 
     def _fractions(self) -> None:
         f = self.config.data.fractions

@@ -137,7 +137,7 @@ class Run:
             UserError: an image that is missing or does not decode, a run that classifies.
         """
         if "embedding" not in self.task.keep:
-            raise UserError(f"{self.folder} is a run of classification: it predicts, it does not embed")
+            raise UserError(f"{self.folder} is a run of {self.config.task}: embed() is for re-identification")
         _, _, out = self._apply(images, keep=("embedding",), cameras=cameras)
         return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
 
@@ -157,6 +157,10 @@ class Run:
         """
         if "embedding" in self.task.keep:
             raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
+        if self.config.task == "spectral":
+            raise UserError(
+                f"{self.folder} learned no classes; its embeddings are in embeddings/, its encoders in towers/"
+            )
         if self.task.reads_text and (texts is None or len(texts) != len(images)):
             raise UserError(
                 f"{self.folder} reads a text of each image: give {len(images)}, one an image, as texts"

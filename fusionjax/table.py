@@ -54,7 +54,7 @@ def main(rest: Sequence[str]) -> None:
         reports=REPORTS.value,
         say=lambda line: print(line, flush=True),
     )
-    text = tabling.markdown(*tabling.measure(made))
+    text = tabling.markdown(tabling.measures(made))
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{folder / 'table.md'}")
 

@@ -22,8 +22,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import comparing, workdir
 from fusionjax.errors import UserError
-from fusionjax.evaluation import significance
-from fusionjax.evaluation.outcomes import MEASURES
+from fusionjax.evaluation import outcomes, significance
 from fusionjax.experiment import Experiment
 
 
@@ -100,7 +99,8 @@ def train(
         if not (run / "results.json").is_file() or workdir.config_of(workdir.read(run)) != experiment.config:
             experiment.train()
         results = json.loads((run / "results.json").read_text())
-        shown = ", ".join(f"{k} {v:.4f}" for k, v in results.items() if k.split("/")[-1] in MEASURES.values())
+        scored = comparing.load(run).outcomes
+        shown = ", ".join(f"{outcomes.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
         say(f"{title}, seed {seed}: {shown}, {results['seconds']:.0f} s")
         del experiment
         jax.clear_caches()  # programs of one row are of no use to the next, and keep their memory
@@ -131,19 +131,22 @@ class TableRow:
     seconds: float
 
 
-def measure(made: Mapping[str, Sequence[Path]]) -> tuple[str, list[TableRow]]:
-    """The measure's name, and a row a variant.
+def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
+    """By the name of each measure that all runs have, a row a variant.
 
     Raises:
         UserError: a run that is damaged, or was scored on other examples than the first row's of the same seed.
     """
     loaded = {title: [comparing.load(path) for path in paths] for title, paths in made.items()}
+    every = [r for runs in loaded.values() for r in runs]
+    keys = [k for k in every[0].outcomes.measures if all(k in r.outcomes.measures for r in every)]
+    if not keys:
+        raise UserError("the runs have no measure in common, such as accuracy or recall@1")
+    return {outcomes.score_of(key): _rows(loaded, key) for key in keys}
+
+
+def _rows(loaded: Mapping[str, Sequence[comparing.FinishedRun]], key: str) -> list[TableRow]:
     first = next(iter(loaded.values()))
-    key = next(
-        (k for k in MEASURES if all(k in r.outcomes.measures for runs in loaded.values() for r in runs)), ""
-    )
-    if not key:
-        raise UserError(f"the runs have no measure in common: of {', '.join(MEASURES)}")
     rows = []
     for title, runs in loaded.items():
         scores = tuple(float(r.outcomes.measures[key].mean()) for r in runs)
@@ -164,11 +167,15 @@ def measure(made: Mapping[str, Sequence[Path]]) -> tuple[str, list[TableRow]]:
             TableRow(title, scores, float(gain.mean()), significance.interval(draws),
                      significance.bootstrap_p(draws), better, seconds)
         )  # fmt: skip
-    return MEASURES[key], rows
+    return rows
 
 
-def markdown(name: str, rows: Sequence[TableRow]) -> str:
-    """The table as text."""
+def markdown(found: Mapping[str, Sequence[TableRow]]) -> str:
+    """A table for each measure, as text."""
+    return "\n".join(_markdown(name, rows) for name, rows in found.items())
+
+
+def _markdown(name: str, rows: Sequence[TableRow]) -> str:
     count = len(rows[0].scores)
     lines = [
         f"| | {name}, mean | by seed | against {rows[0].title} | 95 % interval | p | higher in | s a run |",

@@ -371,3 +371,12 @@ def test_two_real_runs(tmp_path):
     assert (tmp_path / "out" / "index.html").exists()
     refused = command(one, one)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "named twice" in refused.stderr
+
+
+def test_a_run_whose_text_leaks_is_no_measurement(tmp_path):
+    fields = {"task": "fusion", "model.name": "fusion", "text.kind": "class"}
+    a = hand_made(tmp_path / "a", {"correct": np.array([1, 0, 1])})
+    b = hand_made(tmp_path / "b", {"correct": np.array([1, 1, 1])}, fields=fields)
+    said = comparing.compare([a, b]).warnings
+    assert any("No measurement: every image of b comes with the description" in line for line in said)
+    assert not any("No measurement" in line for line in comparing.compare([a]).warnings)

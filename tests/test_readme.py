@@ -21,7 +21,7 @@ from fusionjax.data.text import descriptions
 from tests import tiny_bert
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common")))
 
 
 class Labels:
@@ -42,12 +42,27 @@ class Labels:
 
 
 VARIANTS = {
+    "spectral": (
+        "",
+        "fusion=concat,labels",
+        "fusion=attention,optimizer=adamw",
+        "modalities=uv,backbone=vit_base_patch16_224",
+    ),
+    "openmoji_spectral": ("", "fusion=concat", "fusion=attention", "modalities=line"),
     "crossvit": ("", "small", "model=crossvit_18_dagger_408"),
     "market1501": ("", "ablation=sa_glca,sie,stride=12,rerank,flip", "backbone=deit_tiny,ablation=sa_only"),
     "dukemtmc": ("ablation=sa_pwca",),
     "msmt17": ("sie,train=trainval",),
     "veri776": ("backbone=deit_small",),
-    "openmoji_fusion": ("", "head=bottleneck", "baseline=concat", "text=bank", "runlocal,baseline=text"),
+    "openmoji_fusion": (
+        "",
+        "head=bottleneck",
+        "baseline=concat",
+        "text=bank",
+        "runlocal,baseline=text",
+        "baseline=mvpdr,prompts=descriptions",
+        "runlocal,baseline=mvpdr_free",
+    ),
     "stamps_trimodal": ("", "modalities=audio", "modalities=image_text,pairings=all", "runlocal"),
     "stamps_audiovisual": ("", "modalities=image", "sound=any,pairings=none,runlocal"),
     "stamps_vqa": ("", "baseline=image", "baseline=text", "runlocal"),
@@ -60,6 +75,8 @@ VARIANTS = {
         "baseline=image,image=efficientnet_b3",
         "data=manifest,text=instance,train_encoders,image=vit_base_patch16_224",
         "runlocal",
+        "baseline=mvpdr",
+        "runlocal,baseline=mvpdr_free,data=manifest,prompts=captions",
     ),
 }
 

@@ -15,7 +15,6 @@ import numpy as np
 from fusionjax.data import pipeline
 from fusionjax.data.bad_images import BadImages
 from fusionjax.data.source import ByIdentity, FileSource, Source, Subset
-from fusionjax.data.sources.prepared import PreparedSource
 
 Batch = dict[str, np.ndarray]
 
@@ -159,7 +158,7 @@ class FeatureCache:
             source.split,
             passes,
             list(source.names),
-            _stamps(source),
+            stamps(source),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -172,14 +171,15 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return out
 
 
-def _stamps(source: Source) -> list[Any]:
-    """Size and time of every file, so that a mended image is read again; the digest of prepared data; else nothing."""
+def stamps(source: Source) -> list[Any]:
+    """What changes where an example's data do, one an example: size and time of its file, so that a mended image is read
+    again; for a source with a digest of its own, that. [] where there is neither."""
     if isinstance(source, ByIdentity):
-        return _stamps(source.source)
+        return stamps(source.source)
     if isinstance(source, Subset):
-        whole = _stamps(source.source)
+        whole = stamps(source.source)
         return [whole[i] for i in source.indices] if whole else []
-    if isinstance(source, PreparedSource):
+    if hasattr(source, "digest"):
         return [source.digest] * len(source)
     if not isinstance(source, FileSource):
         return []

@@ -136,7 +136,7 @@ def _finite(
     read_one = _reader(source, data, bad)
     return FiniteBatches(
         lambda index: joined(read_one(index, lambda image: apply(image, index)), extra, None),
-        joined(_example(_blank(data), 0, 0.0, -1, data.carry), extra, None),
+        joined(_example(_blank(source, data), 0, 0.0, -1, data.carry), extra, None),
         size=size, batch_size=batch_size,
         process_index=process_index, process_count=process_count, threads=data.threads,
         prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),
@@ -146,12 +146,12 @@ def _finite(
 def _reader(source: Source, data: Any, bad: BadImages) -> Callable[[int, Callable], Example]:
     """(index, transform) → example; an image that cannot be read is recorded and comes out blank."""
     _single_threaded_opencv()
-    labels, max_pixels, blank = source.labels, data.max_pixels, _blank(data)
+    labels, blank = source.labels, _blank(source, data)
     carried = _carried(source, data.carry)
 
     def read(index: int, transform: Callable[[np.ndarray], np.ndarray]) -> Example:
         try:
-            image = transform(decode(source.load(index), max_pixels))
+            image = transform(read_image(source, index, data))
         except Exception as e:  # raised in a reading thread it would lose more than its own example
             reason = str(e) if isinstance(e, DecodeError) else f"{type(e).__name__}: {e}"
             bad.record(source.names[index], " ".join(reason.split()))
@@ -165,8 +165,32 @@ def _rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Genera
     return np.random.default_rng([_STREAM, seed, epoch, index, *([repeat] if repeat else [])])
 
 
-def _blank(data: Any) -> np.ndarray:
-    return np.zeros((*transforms.image_shape(data), 3), np.uint8)
+def read_image(source: Source, index: int, data: Any) -> np.ndarray:
+    """An example as its source has it: RGB uint8 (h, w, 3), or (h, w, C) where `data.modalities` speaks of channels.
+
+    Raises:
+        DecodeError, OSError: as `Source.load`.
+    """
+    if not data.modalities:
+        return decode(source.load(index), data.max_pixels)
+    image, count = np.asarray(source.load(index)), transforms.channels(data)
+    if image.ndim != 3 or image.shape[-1] != count:
+        raise DecodeError(f"it is {image.shape}, not (H, W, {count})")
+    return image
+
+
+def dtype_of(source: Any) -> np.dtype:
+    """Of the images in a batch: uint8, or what a source of other images says of them, also where it is wrapped."""
+    while source is not None:
+        found = getattr(source, "dtype", None)
+        if found is not None:
+            return np.dtype(found)
+        source = getattr(source, "source", None)
+    return np.dtype(np.uint8)
+
+
+def _blank(source: Source, data: Any) -> np.ndarray:
+    return np.zeros((*transforms.image_shape(data), transforms.channels(data)), dtype_of(source))
 
 
 def _carried(source: Source, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -194,8 +218,8 @@ def _single_threaded_opencv() -> None:
 
 
 def view(source: Source, index: int, data: Any) -> np.ndarray:
-    """An example as the model sees it at test, uint8; what reports show. Raises DecodeError or OSError as `Source.load`."""
-    return transforms.eval_transform(data)(decode(source.load(index), data.max_pixels))
+    """An example as the model sees it at test, as stored; what reports show. Raises as `read_image`."""
+    return transforms.eval_transform(data)(read_image(source, index, data))
 
 
 def array_batches(

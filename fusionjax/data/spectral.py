@@ -331,6 +331,8 @@ def _blur(x: Array, sigma: Array, radius: int) -> Array:
     for axis in (0, 1):
         size = x.shape[axis]
         padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        # Else XLA fuses both axes' sums and what comes before them into one, of the square of the taps.
+        padded = jax.lax.optimization_barrier(padded)
         x = sum(taps[k] * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(2 * radius + 1))
     return x
 

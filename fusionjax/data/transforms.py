@@ -1,4 +1,5 @@
-"""Image transforms: pure functions on RGB uint8 (h, w, 3), random ones of a NumPy generator.
+"""Image transforms: pure functions on RGB uint8 (h, w, 3), random ones of a NumPy generator. Resizing, cropping, padding and
+flipping take any number of channels and uint16 and float32 too.
 
 What an image does not cover (padding, the corners of a rotation, an erased rectangle) takes one colour, the
 data's mean.
@@ -11,22 +12,30 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fusionjax.data.channels import channel_map
 from fusionjax.data.rand_augment import rand_augment
 
-Colour = Sequence[int]
+Colour = Sequence[int] | None
+"""A pixel; None for the nearest pixel of the image, of images that are not RGB."""
 Size = int | Sequence[int]
 """Rows and columns, or one number for both."""
 _LONGEST = 64
+_MOST = 4
 
 
 def resize(image: np.ndarray, height: int, width: int, *, interpolation: str = "bilinear") -> np.ndarray:
-    """Resizes to (height, width, 3): by area where the image shrinks, else bilinear or bicubic."""
+    """Resizes to (height, width, C): by area where the image shrinks, else bilinear or bicubic."""
     h, w = image.shape[:2]
     if (h, w) == (height, width):
         return image
+    if image.ndim == 3 and image.shape[2] > _MOST:  # OpenCV refuses them
+        parts = [image[..., c : c + _MOST] for c in range(0, image.shape[2], _MOST)]
+        parts = [resize(np.ascontiguousarray(p), height, width, interpolation=interpolation) for p in parts]
+        return np.concatenate(parts, axis=2)
     enlarge = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
     shrinks = height * width < h * w
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else enlarge)
+    made = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else enlarge)
+    return made if made.ndim == image.ndim else made[..., None]  # OpenCV drops a single channel's axis
 
 
 def resize_shorter(image: np.ndarray, size: int, *, interpolation: str = "bilinear") -> np.ndarray:
@@ -228,8 +237,15 @@ def image_shape(data: Any) -> tuple[int, int]:
     return tuple(data.image_shape) or (data.image_size, data.image_size)
 
 
-def mean_colour(data: Any) -> tuple[int, int, int]:
-    """`data.mean` as a pixel: what normalisation maps to zero."""
+def channels(data: Any) -> int:
+    """C of the images: 3, or as many as `data.modalities` and `data.channels` speak of."""
+    return channel_map(data.modalities, data.channels).count if data.modalities else 3
+
+
+def mean_colour(data: Any) -> tuple[int, int, int] | None:
+    """`data.mean` as a pixel: what normalisation maps to zero; None for images that are not RGB."""
+    if data.modalities:
+        return None
     r, g, b = (int(np.clip(round(255 * m), 0, 255)) for m in data.mean)
     return r, g, b
 
@@ -249,4 +265,6 @@ def _fit(data: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _border(image: np.ndarray, top: int, bottom: int, left: int, right: int, colour: Colour) -> np.ndarray:
+    if colour is None:
+        return np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
     return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=tuple(colour))

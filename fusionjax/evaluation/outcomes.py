@@ -20,9 +20,19 @@ FILE = "outcomes.npz"
 MEASURES = {"correct": "accuracy", "average_precision": "mAP", "rank1": "rank1"}
 """Array → the score in results.json that is its mean."""
 BINARY = ("correct", "rank1")
-"""Arrays of 0 and 1."""
+"""Arrays of 0 and 1; those whose name begins with recall@ are too, and have the name of their score."""
 _AGAIN = "start the run's training command again: it evaluates the trained weights anew"
 _TOLERANCE = 1e-6
+
+
+def score_of(array: str) -> str | None:
+    """The score in results.json that is an array's mean, without its split; None of an array that is no measure."""
+    return array if array.startswith("recall@") else MEASURES.get(array)
+
+
+def is_binary(array: str) -> bool:
+    """Whether an array is of 0 and 1."""
+    return array in BINARY or array.startswith("recall@")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +54,8 @@ class Outcomes:
     @property
     def measures(self) -> dict[str, np.ndarray]:
         """The arrays whose mean is a score: array name → (N,) float64."""
-        return {name: self.values[name] for name in MEASURES if name in self.values}
+        known = dict.fromkeys((*MEASURES, *filter(score_of, self.values)))
+        return {name: self.values[name] for name in known if name in self.values}
 
 
 def names_of(source: Source, rows: np.ndarray) -> np.ndarray:
@@ -112,7 +123,7 @@ def read(folder: Path, results: Mapping[str, float]) -> Outcomes:
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         raise UserError(f"{path} is damaged ({e}); {_AGAIN}") from None
     for name, values in found.measures.items():
-        score = f"{found.split}/{MEASURES[name]}"
+        score = f"{found.split}/{score_of(name)}"
         there = results.get(score)
         if not (isinstance(there, int | float) and abs(there - values.mean()) < _TOLERANCE):
             raise UserError(
@@ -133,12 +144,12 @@ def _checked(stored: dict[str, np.ndarray]) -> Outcomes:
     for name, values in stored.items():
         if values.shape != (n,):
             raise ValueError(f"{name} {values.shape} is not a value for each of {n} examples")
-        if name in MEASURES:
+        if score_of(name):
             stored[name] = values = values.astype(np.float64)
             if not ((values >= 0) & (values <= 1)).all() or (
-                name in BINARY and not np.isin(values, (0, 1)).all()
+                is_binary(name) and not np.isin(values, (0, 1)).all()
             ):
                 raise ValueError(f"{name} is out of range")
-    if not set(stored) & set(MEASURES):
+    if not any(map(score_of, stored)):
         raise ValueError(f"it holds none of {', '.join(MEASURES)}")
     return Outcomes(names, split, entered, stored)

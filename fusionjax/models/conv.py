@@ -252,6 +252,13 @@ def max_pool(x: jax.Array, *, window: int = 3, stride: int = 2, padding: str = "
     return nn.max_pool(x, (window, window), (stride, stride), pads)
 
 
+def run_block(block: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
+    """`block(x, train=train)`; with `remat` nothing of the block's inside is kept for the gradient, it is computed again."""
+    if not remat:
+        return block(x, train=train)
+    return nn.remat(lambda module, x: module(x, train=train))(block, x)
+
+
 def chunk_size(shape: Sequence[int], *, least: int = 2**15, most: int = 2**17) -> int | None:
     """Images to run at a time on a CPU, so that a convolutional trunk's wide maps stay in its cache.
 

@@ -28,11 +28,24 @@ class Prototypes(NamedTuple):
 
     Attributes:
         vectors: (C, P, D) float32, unit; 0 where `counts` does not reach.
-        counts: number of vectors of each class, C numbers; P is the highest.
+        counts: number of vectors of each class, C whole numbers; P is the highest or more.
     """
 
-    vectors: np.ndarray
-    counts: tuple[int, ...]
+    vectors: np.ndarray | Array
+    counts: tuple[int, ...] | Array
+
+    def filled(self, places: int) -> "Prototypes":
+        """The same with room for `places` vectors a class, the rest 0.
+
+        Raises:
+            UserError: a class has more.
+        """
+        more = places - self.vectors.shape[1]
+        if more < 0:
+            raise UserError(
+                f"prototypes: {self.vectors.shape[1]} vectors of a class do not fit into {places}"
+            )
+        return Prototypes(np.pad(self.vectors, ((0, 0), (0, more), (0, 0))), self.counts)
 
 
 def visual_prototypes(
@@ -54,6 +67,7 @@ def visual_prototypes(
         UserError: the shapes do not fit, or a label is outside [0, C).
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
     if features.ndim != 3 or labels.shape != features.shape[1:2]:
@@ -72,7 +86,9 @@ def visual_prototypes(
         own = features[labels == label]
         different = np.unique(own, axis=0)
         if len(different) > per_class:
-            fitted = KMeans(n_clusters=per_class, n_init=10, random_state=seed).fit(own)
+            # Threads that wait for each other at every one of many small steps cost more than they save.
+            with threadpool_limits(1):
+                fitted = KMeans(n_clusters=per_class, n_init=10, random_state=seed).fit(own)
             different = fitted.cluster_centers_
         centres.append(different)
     return _pad(centres, features.shape[-1])
@@ -132,8 +148,8 @@ def _scores(
     x: Array,
     visual: Array,
     text: Array,
-    visual_counts: tuple[int, ...],
-    text_counts: tuple[int, ...],
+    visual_counts: tuple[int, ...] | Array,
+    text_counts: tuple[int, ...] | Array,
     alpha: float,
     beta: float,
     gamma: float,
@@ -261,9 +277,9 @@ class Align(nn.Module):
         return (one, two), {"scale": jnp.exp(jnp.clip(log, 0, math.log(100)))}
 
 
-def _mask(counts: tuple[int, ...], vectors: Array) -> np.ndarray:
+def _mask(counts: tuple[int, ...] | Array, vectors: Array) -> Array:
     """(C, P) bool."""
-    return np.arange(vectors.shape[1]) < np.array(counts)[:, None]
+    return jnp.arange(vectors.shape[1]) < jnp.asarray(counts)[:, None]
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

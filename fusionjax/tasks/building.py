@@ -12,15 +12,18 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import models, pretrained
 from fusionjax.config import ABLATIONS, impossible
-from fusionjax.data.transforms import image_shape
+from fusionjax.data.transforms import channels, image_shape
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 from fusionjax.models.fusion import FusionClassifier
 from fusionjax.models.fusion import check as check_fusion
 from fusionjax.models.image_text import ImageText
 from fusionjax.models.multimodal import Multimodal
+from fusionjax.models.prototypes import PrototypeClassifier
 from fusionjax.models.text import TextEncoder
 from fusionjax.models.trimodal import TrimodalClassifier, possible
+from fusionjax.pretrained import hub
+from fusionjax.pretrained.merge import HEAD
 
 PyTree = Any
 
@@ -30,8 +33,8 @@ _FIELDS = {
     "vit": _VIT,
     "dcal": (*_VIT, "ablation", "ratio", "glca_input", "partner_stream"),
     "crossvit": ("drop_path", "dropout", "remat", "crossvit"),
-    "resnet": ("drop_path", "dropout"),
-    "efficientnet": ("drop_path", "dropout"),
+    "resnet": ("drop_path", "dropout", "remat"),
+    "efficientnet": ("drop_path", "dropout", "remat"),
     "fusion": (
         "width",
         "depth",
@@ -44,6 +47,7 @@ _FIELDS = {
         "trunk",
         "trunk_features",
     ),
+    "mvpdr": ("freeze_trunk", "trunk", "trunk_features"),
     "trimodal": (
         "width",
         "heads",
@@ -71,24 +75,26 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
             combination.
     """
     c, family = config.model, registry.family(config.model.name)
-    if c.name in ("fusion", "trimodal"):
+    if c.name in ("fusion", "mvpdr", "trimodal"):
         raise impossible(config, "model.name", f"it is built by a task of its own: set task={c.name!r}")
     if family in ("audio", "text", "clip"):
         raise impossible(
             config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
         )
     if family:
-        _refuse_unused(config, family)
+        refuse_unused(config, family)
     shape = image_shape(config.data)
     fields: dict[str, Any] = {"num_classes": num_classes, "dtype": jnp.dtype(config.precision).type, **fixed}
     fields |= {key: c[key] for key in ("drop_path", "dropout")}
     if family in ("vit", "dcal", ""):
-        fields |= _vit_fields(config)
+        fields |= vit_fields(config)
     elif family == "crossvit":
-        fields |= {"image_size": shape, "remat": c.remat}
+        fields |= {"image_size": shape, "remat": c.remat, "in_channels": channels(config.data)}
         fields |= {key: value for key, value in c.crossvit.items() if value}
         if c.crossvit.img_size:
             del fields["image_size"]
+    elif family in ("resnet", "efficientnet"):
+        fields |= {"remat": c.remat}
     if family == "dcal":
         fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
         fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
@@ -118,7 +124,7 @@ def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None)
         raise impossible(
             config, "model.trunk", "name the image encoder, e.g. resnet50 or vit_base_patch16_224"
         )
-    _refuse_unused(config, "fusion")
+    refuse_unused(config, "fusion")
     dtype = jnp.dtype(config.precision).type
     trunk, grid = registry.tokens(
         c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
@@ -134,6 +140,43 @@ def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None)
     return ImageText(
         trunk, fusion, text, freeze_trunk=c.freeze_trunk, freeze_text=config.text.freeze, trunk_norm=c.trunk_norm,
         dtype=dtype,
+    )  # fmt: skip
+
+
+def prototype_model(config: ConfigDict, num_classes: int, *, prompts: int) -> PrototypeClassifier:
+    """The module of task mvpdr.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C.
+        prompts: room for the prompts of a class.
+
+    Raises:
+        UserError: another model's name, no trunk, a field that it does not have, or images of another size than CLIP's.
+    """
+    c, m = config.model, config.mvpdr
+    if c.name != "mvpdr":
+        raise impossible(
+            config, "model.name", "the task mvpdr builds 'mvpdr', from mvpdr, model.trunk and text"
+        )
+    refuse_unused(config, "mvpdr")
+    dtype = jnp.dtype(config.precision).type
+    shape = image_shape(config.data)
+    if m.clip:
+        trunk = hub.clip_model(m.clip, dtype=dtype)
+        if shape != (trunk.image_size,) * 2:
+            raise impossible(config, "data.image_size", f"the CLIP takes {trunk.image_size} pixels a side")
+        width = trunk.projection
+    elif not c.trunk:
+        raise impossible(
+            config, "model.trunk", "name the image encoder, e.g. resnet50, or a pair by mvpdr.clip"
+        )
+    else:
+        trunk, _ = registry.tokens(c.trunk, image_size=shape, features=c.trunk_features, dtype=dtype)
+        width = m.width
+    return PrototypeClassifier(
+        trunk, num_classes=num_classes, visual=m.per_class, text=prompts, width=width, project=not m.clip,
+        alpha=m.alpha, beta=m.beta, gamma=m.gamma, dtype=dtype,
     )  # fmt: skip
 
 
@@ -161,7 +204,7 @@ def trimodal_model(
             else "trimodal.modalities has no image: set it to ''"
         )
         raise impossible(config, "model.trunk", words)
-    _refuse_unused(config, "trimodal")
+    refuse_unused(config, "trimodal")
     dtype, trunk, grid = jnp.dtype(config.precision).type, None, (1, 1)
     if seen:
         trunk, grid = registry.tokens(
@@ -230,6 +273,9 @@ def put_weights(
         new = (*new, "glca_.*", "log_variance_.*")
     if config.model.cameras:
         new = (*new, "camera_embed")
+    if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
+        log("the weights have no head: the model's stays initialised")
+        new = (*new, HEAD.pattern)
     grid = getattr(module, "grid", None)
     if registry.family(config.model.name) == "crossvit":  # one a branch
         grid = tuple(
@@ -239,9 +285,17 @@ def put_weights(
     return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=grid, log=log)
 
 
-def _refuse_unused(config: ConfigDict, family: str) -> None:
-    """A field that the model does not read would be ignored in silence."""
-    known, default = _FIELDS[family], config_lib.default().model
+def refuse_unused(config: ConfigDict, family: str, also: Sequence[str] = ()) -> None:
+    """A UserError for a field of `config.model` that the family does not read: it would be ignored in silence.
+
+    Args:
+        config: of the run.
+        family: of the model.
+        also: further fields that the task reads.
+    """
+    if not family:
+        return
+    known, default = (*_FIELDS[family], *also), config_lib.default().model
     # A plain ViT is what a DCAL config becomes by its name alone: what only DCAL reads may stay in it.
     spared = ("ratio", "glca_input", "partner_stream") if family == "vit" else ()
     for key, value in config.model.items():
@@ -255,7 +309,8 @@ def _refuse_unused(config: ConfigDict, family: str) -> None:
             )
 
 
-def _vit_fields(config: ConfigDict) -> dict[str, Any]:
+def vit_fields(config: ConfigDict) -> dict[str, Any]:
+    """Fields of `models.vit.ViT` from `config.model`; where a width or depth is 0 it is what the name says."""
     c = config.model
     fields = {key: c[key] for key in ("width", "depth", "heads", "patch", "mlp_ratio") if c[key]}
     fields |= {"image_size": image_shape(config.data)}

@@ -55,7 +55,7 @@ class Classification(ClassTask):
         extra = {"partner": derangement(pairs, groups, size // groups)} if self._pairs() else {}
         mutable = [name for name in variables if name != "params"]
         apply = self.module.apply
-        inputs, target = self._mixed(self.inputs(batch), batch, jax.random.fold_in(key, 2), groups)
+        inputs, target = self._mixed(self.inputs(batch, variables), batch, jax.random.fold_in(key, 2), groups)
         (output, aux), new = apply(
             variables, **inputs, train=True, rngs={"dropout": dropout}, mutable=mutable, **extra
         )
@@ -85,7 +85,7 @@ class Classification(ClassTask):
             branch's CLS takes from the patches of the second in the last fusion, (B, N_1 − 1).
         """
         capture = {"capture": ("fusion",)} if self.crossvit else {}
-        output, aux = self.module.apply(variables, **self.inputs(batch), train=False, **capture)
+        output, aux = self.module.apply(variables, **self.inputs(batch, variables), train=False, **capture)
         out = {"probabilities/combined": jax.nn.softmax(output)}
         for b in self.branches[:-1]:
             out[f"probabilities/{b}"] = jax.nn.softmax(aux["logits"][b])

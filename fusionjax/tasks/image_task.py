@@ -1,7 +1,8 @@
 """What tasks on images share: first weights, a frozen trunk's features, normalised inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -9,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
 from fusionjax.data.stream import Example
-from fusionjax.data.transforms import image_shape
+from fusionjax.data.transforms import channels, image_shape
+from fusionjax.evaluation.probe import Baseline
 from fusionjax.interpret import maps
-from fusionjax.tasks import building
+from fusionjax.tasks import building, pixels
 from fusionjax.tasks.inputs import normalise
 
 Array = jax.Array
@@ -42,6 +45,7 @@ class ImageTask:
         keep: prefixes of the outputs that `evaluate` needs.
         example_keep: prefixes of `explain`'s outputs that the report's examples need.
         closed_set: test images are of the training classes.
+        norms: name → how the names of parameters begin whose gradient's norm is logged by that name.
     """
 
     shown: tuple[str, ...] = ()
@@ -51,15 +55,42 @@ class ImageTask:
     keep: tuple[str, ...] = ()
     example_keep: tuple[str, ...] = ("rollout", "selected")
     closed_set: bool = True
+    norms: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str], module: nn.Module):
         self.config, self.class_names, self.module = config, tuple(class_names), module
 
     def init(self, key: Array) -> dict[str, PyTree]:
         """Fresh variables; pure, so it can be jitted or given to `eval_shape`."""
-        images = jnp.zeros((1, *image_shape(self.config.data), 3), jnp.float32)
+        data = self.config.data
+        images = jnp.zeros((1, *image_shape(data), channels(data)), jnp.float32)
         extra = {"camera": jnp.zeros((1,), jnp.int32)} if self.config.model.cameras else {}
-        return self.module.init({"params": key}, images, **extra)
+        variables = self.module.init({"params": key}, images, **extra)
+        if data.modalities:
+            variables[pixels.COLLECTION] = jax.tree.map(jnp.asarray, pixels.unknown(channels(data)))
+        return variables
+
+    def measured(
+        self,
+        variables: dict[str, PyTree],
+        source: Source,
+        *,
+        steps: int,
+        folder: Path,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, PyTree]:
+        """`variables` with what the training data and the length of the run decide: the range, mean and deviation of channels.
+
+        Args:
+            variables: freshly initialised, with pretrained weights.
+            source: the training split.
+            steps: of the whole run.
+            folder: of what is computed once.
+            say: takes a line of progress.
+        """
+        if not self.config.data.modalities:
+            return variables
+        return {**variables, pixels.COLLECTION: pixels.measure(self.config, source, folder=folder, say=say)}
 
     def load_pretrained(
         self, variables: dict[str, PyTree], weights: PyTree | None = None, log=lambda text: None
@@ -79,18 +110,23 @@ class ImageTask:
 
     def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
         """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""
-        images = self.inputs(batch)["images"]
+        images = self.inputs(batch, variables)["images"]
         return self.module.apply(variables, images, method="run_trunk")
 
     def pool(self, variables: dict[str, PyTree], features: Array) -> Array:
         """A row a feature map, (B, C): the convolutional network's mean over the grid, for a reference."""
         return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
 
-    def inputs(self, batch: Batch) -> dict[str, Array]:
-        """What the module takes, from what the host sends."""
+    def inputs(
+        self, batch: Batch, variables: Mapping[str, PyTree] = MappingProxyType({})
+    ) -> dict[str, Array]:
+        """What the module takes, from what the host sends; `variables` where images are not RGB."""
         carried = {"camera": batch["camera"]} if self.config.model.cameras else {}
         if "features" in batch:
             return {"features": batch["features"].astype(self.module.dtype), **carried}
+        if pixels.COLLECTION in variables:
+            known = variables[pixels.COLLECTION]
+            return {"images": pixels.normalise(known, pixels.unit(known, batch["image"])), **carried}
         return {"images": normalise(batch["image"], self.config.data.mean, self.config.data.std), **carried}
 
     def padding(self, sources: Mapping[str, Source]) -> Example:
@@ -114,6 +150,30 @@ class ImageTask:
             say: takes a line of progress.
         """
         return {}
+
+    def start(
+        self,
+        variables: dict[str, PyTree],
+        feed: Any,
+        *,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, PyTree]:
+        """The weights that a run begins with, where they follow from its data; not called when a run goes on.
+
+        Args:
+            variables: with pretrained weights, on the host.
+            feed: what the run reads, see `feeds`.
+            folder, say: as for `extras`.
+
+        Returns:
+            Of the same shapes and dtypes as `init` gives, which must be known without the data.
+        """
+        return variables
+
+    def tables(self, variables: dict[str, PyTree]) -> list[tuple[str, Sequence[str], list[list[Any]]]]:
+        """Tables of the report that tell of the weights; see `interpret.report.ReportContent`."""
+        return []
 
     def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
         """What travels beside images at hand: a text each; None for a task without texts of examples."""
@@ -149,6 +209,36 @@ class ImageTask:
         Args:
             sources: by split, the training split's under "train".
         """
+        pixels.check(self.config, sources)
+
+    def references(
+        self,
+        weights: PyTree | None,
+        variables: dict[str, PyTree],
+        batches: Callable[[str], Iterable[Any]],
+        sources: Mapping[str, Source],
+        mesh: Mesh,
+    ) -> list[Baseline]:
+        """What published weights reach by themselves, measured beside the result where `evaluation.probe` asks for it and no
+        trunk's features are cached.
+
+        Args:
+            weights: of `building.read_weights`.
+            variables: that the run began with.
+            batches: split → its batches.
+            sources: by split.
+            mesh: of the devices.
+        """
+        return []
+
+    def leave(
+        self,
+        folder: Path,
+        variables: dict[str, PyTree],
+        outputs: Mapping[str, Outputs],
+        sources: Mapping[str, Source],
+    ) -> None:
+        """Writes further files of a finished run into its workdir: `folder`. The rest as in `evaluate`."""
 
     @property
     def frozen(self) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class TextSide:
         self.module: nn.Module = text_models.make(sizes, c.encoder, pooler=False, dtype=dtype)
         self.tokenizer = hub.tokenizer(self.folder)
         self.tokenise = Tokenise(
-            self.tokenizer, fingerprint(self.folder), max_tokens=c.max_tokens, cache=_user_cache()
+            self.tokenizer, fingerprint(self.folder), max_tokens=c.max_tokens, cache=user_cache()
         )
         self._made: dict[int, tuple[Source, Texts]] = {}
         self._bank: Texts | None = None
@@ -144,9 +144,7 @@ class TextSide:
             raise impossible(
                 c, "text.descriptions", f"text.kind={c.text.kind!r} needs a built-in name or a JSON file"
             )
-        # Of classes that were left out the file may speak.
-        also = tuple(descriptions.read(c.text.descriptions)) if c.data.selected_classes else ()
-        return descriptions.load(c.text.descriptions, self.class_names, also=also)
+        return described(c, self.class_names)
 
     # -- arrays -----------------------------------------------------------------------------------------------------------
 
@@ -209,5 +207,17 @@ class TextSide:
         return text_models.masked_mean(tokens, jnp.asarray(self.bank().mask))[None]
 
 
-def _user_cache() -> Path:
+def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.Descriptions:
+    """What `config.text.descriptions` says of the classes.
+
+    Raises:
+        UserError: it cannot be read, or does not describe just these classes.
+    """
+    # Of classes that were left out the file may speak.
+    also = tuple(descriptions.read(config.text.descriptions)) if config.data.selected_classes else ()
+    return descriptions.load(config.text.descriptions, class_names, also=also)
+
+
+def user_cache() -> Path:
+    """Where tokens are kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusionjax" / "tokens"

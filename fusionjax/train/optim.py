@@ -73,12 +73,59 @@ def create(
         core = [optax.scale_by_adam(config.b1, config.b2, config.eps), *decay]
     elif config.name == "adam":
         core = [*decay, optax.scale_by_adam(config.b1, config.b2, config.eps)]
+    elif config.name == "lars":
+        return Optimizer(_lars(config, shapes, trainable, undecayed, factors, schedule), schedule, held)
     else:
         core = [*decay, optax.trace(config.momentum)]
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    scale = [_scale_by(factors)] if any(np.any(np.asarray(f) != 1) for f in factors.values()) else []
-    tx = optax.chain(*clip, *core, *scale, optax.scale_by_learning_rate(schedule))
+    tx = optax.chain(*_clip(config), *core, *_scaled(factors), optax.scale_by_learning_rate(schedule))
     return Optimizer(tx, schedule, held)
+
+
+def _lars(
+    config: ConfigDict,
+    shapes: Mapping[str, tuple[int, ...]],
+    names: Sequence[str],
+    undecayed: set[str],
+    factors: Mapping[str, Any],
+    schedule: Callable[[Any], Any],
+) -> optax.GradientTransformation:
+    """SGD whose step in each layer is `trust_coefficient` · |w| / |g + decay · w| of the learning rate.
+
+    As google-research/simclr has it: the learning rate stands inside the momentum, and biases, norms, and what `no_decay`
+    names are neither decayed nor adapted. The blocks of a scan are a layer each.
+
+    Source: You, Gitman & Ginsburg, 2017, arXiv 1708.03888.
+    """
+    scanned = {name for name in names if "blocks" in name.split("/")}
+    adapted = {name: len(shapes[name]) - (name in scanned) > 1 and name not in undecayed for name in names}
+    decay = [optax.add_decayed_weights(config.weight_decay, mask=adapted)] if config.weight_decay else []
+    ratio = optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient)
+
+    def apart(tree: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in tree.items() if adapted[name]}
+        return {name: list(value) if name in scanned else value for name, value in kept.items()}
+
+    def update(updates: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        scaled, _ = ratio.update(apart(updates), optax.EmptyState(), apart(params))
+        together = {name: jnp.stack(v) if name in scanned else v for name, v in scaled.items()}
+        return {**updates, **together}
+
+    return optax.chain(
+        *_clip(config),
+        *decay,
+        optax.stateless(update),
+        *_scaled(factors),
+        optax.scale_by_learning_rate(schedule),
+        optax.trace(config.momentum),
+    )
+
+
+def _clip(config: ConfigDict) -> list[optax.GradientTransformation]:
+    return [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+
+
+def _scaled(factors: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+    return [_scale_by(factors)] if any(np.any(np.asarray(f) != 1) for f in factors.values()) else []
 
 
 def _matching(field: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:

@@ -1,6 +1,7 @@
 """The train step: loss, gradient, update. Pure; knows nothing of files, flags or progress."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ def make(
     accumulate: int = 1,
     shards: int = 1,
     ema_decay: float = 0.0,
+    norms: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, clu_metrics.Average]]]:
     """Builds `train_step(state, batch) → (state, metrics)`.
 
@@ -37,6 +39,7 @@ def make(
         accumulate: micro-batches whose gradients are averaged before the update.
         shards: devices that the batch is split over; each contributes its share to every micro-batch.
         ema_decay: of the averaged parameters; 0 for none.
+        norms: name → how the names of some parameters begin: their gradient's norm is logged as grad_norm_<name>.
 
     The step leaves the state as it was where the loss or the gradient is not finite, and says so in the metric
     `nonfinite`: the loop stops on it with the last good state at hand.
@@ -89,6 +92,13 @@ def make(
             "learning_rate": clu_metrics.Average(
                 total=jnp.asarray(optimizer.schedule(state.step), jnp.float32), count=one
             ),
+            **{
+                f"grad_norm_{name}": clu_metrics.Average(
+                    total=optax.tree.norm([g for path, g in grads.items() if path.startswith(start)]),
+                    count=one,
+                )
+                for name, start in norms.items()
+            },
             "nonfinite": clu_metrics.Average(total=1 - ok.astype(jnp.float32), count=one),
         }
         return after, metrics

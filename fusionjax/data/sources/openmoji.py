@@ -116,6 +116,12 @@ def create(data: Any, split: str, *, seed: int) -> OpenMojiSource:
     for rendering in renderings:
         if rendering not in RENDERINGS:
             raise UserError(f"OpenMoji has no rendering {rendering!r}; allowed are {', '.join(RENDERINGS)}")
+    class_names, drawings = select(data, split, seed=seed)
+    return OpenMojiSource(split, class_names, [(d, r) for d in drawings for r in renderings], data.resize)
+
+
+def select(data: Any, split: str, *, seed: int) -> tuple[tuple[str, ...], list[Drawing]]:
+    """The drawings of a split, by code points, and the names of all categories. Args, Raises: as for `create`."""
     _package("resvg_py")  # found missing now, not as an image that cannot be read
     suffix = next((s for s in _SUFFIXES if split.endswith(s)), "")
     part = split.removesuffix(suffix)
@@ -130,8 +136,7 @@ def create(data: Any, split: str, *, seed: int) -> OpenMojiSource:
         groups=np.asarray([d.group for d in bases]),
     )  # fmt: skip
     chosen = {bases[i].identity for i in splits.pick("OpenMoji", parts, part)}
-    kept = [d for d in drawings if d.identity in chosen and (every_tone or not d.tone)]
-    return OpenMojiSource(split, class_names, [(d, r) for d in kept for r in renderings], data.resize)
+    return class_names, [d for d in drawings if d.identity in chosen and (every_tone or not d.tone)]
 
 
 def draw(svg: str, size: int, rendering: str) -> bytes:

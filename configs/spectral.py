@@ -1,0 +1,62 @@
+r"""Contrastive pretraining on images of six channels, RGB and UV: SimCLR within and across the modalities.
+
+    python -m fusionjax.main --config=configs/spectral.py:root=/data/flowers_uv --workdir=runs/spectral
+
+`root` holds .npy or multi-band TIFF files (H, W, 6) of one size, in folders <class>/ (whose names then score kNN and linear
+probe) or without; or it is a manifest. Any other split of any number of channels:
+--config.data.modalities="(('vis', (0, 1, 2)), ('nir', (3,)))" with --config.spectral.colour and --config.spectral.intensity.
+Range, mean and deviation of the channels are measured once. Arguments: fusion=separate|concat|attention,
+modalities=both|rgb|uv (the last two train one alone: the baselines), backbone=<any efficientnet, resnet, vit or deit>,
+weights=<file, package: or hub:>, optimizer=lars|adamw, batch=<images of all devices>, labels (the class folders are classes),
+root=<folder>, runlocal.
+
+Chen et al., ICML 2020: ResNet-50, projection 2048 → 512 → 128 here, temperature 0.1, LARS, learning rate 0.3 · batch / 256,
+weight decay 1e-6, 10 epochs of warm-up, cosine.
+"""
+
+from configs import common
+from fusionjax import config as base
+
+
+def get_config(arg=None):
+    """The run; see the module's text."""
+    arg = base.parse_arg(
+        arg,
+        fusion=("separate", "concat", "attention"),
+        modalities=("both", "rgb", "uv"),
+        backbone="resnet50",
+        weights="",
+        optimizer=("lars", "adamw"),
+        batch=256,
+        labels=False,
+        root="",
+        runlocal=False,
+    )
+    c = base.default()
+    c.task = "spectral"
+    c.data.source, c.data.root = "multispectral", arg.root
+    c.data.modalities = (("rgb", (0, 1, 2)), ("uv", (3, 4, 5)))
+    c.data.mean = c.data.std = ()  # measured in training
+    c.data.augment.crop, c.data.augment.flip = "none", 0.0
+    c.data.resize, c.data.resize_mode, c.data.image_size = 224, "squash", 224
+    c.model.name, c.pretrained.source = arg.backbone, arg.weights
+    s = c.spectral
+    s.fusion = arg.fusion
+    s.train_on = () if arg.modalities == "both" else (arg.modalities,)
+    if arg.labels or arg.modalities != "both":  # one alone has no retrieval: its classes are what is scored
+        c.data.eval_splits, s.reference_split = ("train", "test"), "train"
+    c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "lars", 0.3 * arg.batch / 256, 1e-6
+    if arg.optimizer == "adamw":
+        c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "adamw", 1e-3 * arg.batch / 256, 0.05
+    c.optim.no_decay = common.NO_DECAY
+    c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = arg.batch, 100.0, 10.0
+    c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 10.0, 500, 20
+    c.evaluation.batch_size = 128
+    c.precision = "bfloat16"
+    if arg.runlocal:
+        c.model.name = "vit_shallow"
+        c.data.resize, c.data.image_size = 32, 32
+        c.train.batch_size, c.train.steps, c.evaluation.batch_size, c.optim.warmup_epochs = 4, 2, 4, 0.0
+        c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs = 1, 1, 0.0
+        c.precision = "float32"
+    return c

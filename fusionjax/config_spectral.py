@@ -1,0 +1,133 @@
+"""Fields of `config.spectral`, the contrastive learning between modalities, and which values they may have."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def section() -> ConfigDict:
+    """Every field with its default; METHODS' section on SimCLR across spectral bands where it names a value."""
+    c = ConfigDict()
+    c.fusion = "separate"  # separate: an encoder a modality; concat: one of all channels; attention: tokens query one
+    c.train_on = ()  # names of the modalities that train; () for all; one alone has no cross loss
+    c.projection = (512, 128)  # widths from the encoder's feature to the embedding
+    c.query_width, c.query_heads = 256, 8  # attention: of the learned tokens' queries
+    c.fixed_statistics = (
+        False  # encoders in evaluation mode in training too: batch norms keep the published statistics
+    )
+
+    c.cross_weight = (
+        0.2,
+        0.8,
+    )  # of the loss between modalities: at the first step, and from the curriculum's end
+    c.intra_weight = ()  # of that within each modality, likewise; () for 1 − cross_weight
+    c.curriculum = 1.0  # share of the run after which the weights stay
+    c.temperature = 0.1  # of both losses
+    c.learned_temperature = False  # `temperature` is the start; its inverse stays within 1 … 100
+    c.chunk = 0  # rows of similarities held at a time; 0 for all
+
+    c.colour = ("rgb",)  # modalities of red, green and blue: jitter, grey, blur
+    c.intensity = ("uv",)  # modalities with noise and gamma
+    c.crop_probability, c.crop_area, c.crop_aspect = 1.0, (0.08, 1.0), (3 / 4, 4 / 3)
+    c.flip_probability, c.rotation_probability, c.degrees = 0.5, 1.0, 15.0
+    c.jitter_probability = 0.8
+    c.brightness, c.contrast, c.saturation, c.hue = 0.4, 0.4, 0.4, 0.1
+    c.grayscale_probability, c.blur_probability, c.blur_sigma = 0.2, 0.5, (0.1, 2.0)
+    c.noise_probability, c.noise_sigma = 0.3, 0.1
+    c.gamma_probability, c.gamma = 0.5, (0.8, 1.2)
+
+    c.reference_split = (
+        ""  # of data.eval_splits: its labels are what kNN and linear probe know; "" for neither
+    )
+    c.neighbours = 20  # k of kNN
+    c.probe_c = (
+        0.01  # of the linear probe: inverse strength of its L2 penalty; 0: chosen on held-out rows, slower
+    )
+    c.permutations = 999  # of the Mantel test
+    c.alignment_examples = 500  # that it and the figures use at most, drawn by the seed
+    return c
+
+
+def check(config: ConfigDict, default: ConfigDict, fail: Callable[[str, str], None]) -> None:
+    """Fields that do not fit each other.
+
+    Args:
+        config: of the whole run.
+        default: all fields with their defaults.
+        fail: takes a field and what is allowed, and raises.
+    """
+    c = config.spectral
+    if config.task != "spectral":
+        _unused(config, default, fail)
+        return
+    if config.data.cache.enabled:
+        fail("data.cache.enabled", "the views of an image are drawn anew at every step, on the device")
+    if config.data.per_identity:
+        fail("data.per_identity", "a batch is of any images")
+    for key, value in config.data.augment.items():
+        want = {"crop": "none", "flip": 0.0}.get(key, default.data.augment[key])
+        if value != want:
+            fail(f"data.augment.{key}", f"{want!r}: this task augments on the device, see config.spectral")
+    for key, value in config.loss.items():
+        if value != default.loss[key]:
+            fail(f"loss.{key}", "this task's losses are in config.spectral")
+    if not config.data.modalities:
+        fail("data.modalities", "(name, channels) for each, e.g. (('rgb', (0, 1, 2)), ('uv', (3, 4, 5)))")
+    known = [m[0] for m in config.data.modalities if isinstance(m, tuple) and m]
+    for name in known:
+        if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+            fail("data.modalities", f"{name!r} names files and scores: letters, digits and _ only")
+    if c.fusion not in ("separate", "concat", "attention"):
+        fail("spectral.fusion", "allowed are separate, concat, attention")
+    for key in ("train_on", "colour", "intensity"):
+        if not set(c[key]) <= set(known) or len(set(c[key])) < len(c[key]):
+            fail(f"spectral.{key}", f"names of data.modalities, each once: {', '.join(map(str, known))}")
+    _numbers(config, fail)
+    trained = c.train_on or known
+    if len(trained) == 1 and c.cross_weight != default.spectral.cross_weight:
+        fail("spectral.cross_weight", f"{trained[0]} is trained alone: there is no cross loss")
+    if c.reference_split and c.reference_split not in config.data.eval_splits:
+        fail("spectral.reference_split", f"one of data.eval_splits={config.data.eval_splits}")
+    if c.reference_split and len(config.data.eval_splits) < 2:
+        fail("spectral.reference_split", "a further split of data.eval_splits must be left to score")
+    if config.evaluation.probe and not config.pretrained.source:
+        fail("evaluation.probe", "it measures published weights: name them in pretrained.source")
+
+
+def _unused(config: ConfigDict, default: ConfigDict, fail: Callable[[str, str], None]) -> None:
+    for key, value in config.spectral.items():
+        if value != default.spectral[key]:
+            fail(f"spectral.{key}", f"the task {config.task!r} has no such field")
+
+
+def _numbers(config: ConfigDict, fail: Callable[[str, str], None]) -> None:
+    c = config.spectral
+
+    def real(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    if not c.projection or not all(type(v) is int and v > 0 for v in c.projection):
+        fail("spectral.projection", "widths, whole numbers above 0, the last that of the embedding")
+    for key in ("cross_weight", "intra_weight"):
+        pair = c[key]
+        if (pair or key == "cross_weight") and not (len(pair) == 2 and all(real(v) and v >= 0 for v in pair)):
+            fail(f"spectral.{key}", "two weights, at the start and at the end, 0 or more")
+    if not c.intra_weight and max(c.cross_weight) > 1:
+        fail("spectral.cross_weight", "at most 1 where intra_weight is () and 1 − cross_weight is meant")
+    if not 0 < c.curriculum <= 1:
+        fail("spectral.curriculum", "a share of the run, above 0 and at most 1")
+    if not 0.01 <= c.temperature <= 1:
+        fail("spectral.temperature", "0.01 … 1")
+    for key in ("query_width", "query_heads", "neighbours", "permutations"):
+        if c[key] < 1:
+            fail(f"spectral.{key}", "1 or more")
+    if c.query_width % c.query_heads:
+        fail("spectral.query_heads", f"it must divide spectral.query_width={c.query_width}")
+    if c.alignment_examples < 3:
+        fail("spectral.alignment_examples", "3 or more")
+    if c.probe_c < 0:
+        fail("spectral.probe_c", "above 0, or 0 to choose it")
+    if c.chunk < 0:
+        fail("spectral.chunk", "0 or more")

@@ -1,0 +1,168 @@
+"""What embeddings of several modalities are worth: retrieval between them, their classes, whether they agree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from fusionjax.evaluation import knn, probe, retrieval
+from fusionjax.evaluation.alignment import Mantel, mantel
+
+COMBINED = "combined"
+"""The feature of all modalities together, among the features of each."""
+PROTOCOLS = {
+    "": "what looks the same as the partner, pixel for pixel, is as right as the partner",
+    "_centred": "the same, after the mean of each side is subtracted",
+    "_strict": "the partner alone is right",
+    "_distinct": "examples that look like others in any modality are left out, as queries and from the gallery",
+}
+"""What stands after recall@1 → what it asks for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A split through the encoders; row i of everything is one example.
+
+    Attributes:
+        embeddings: modality → (N, d) float32, what the loss sees.
+        features: modality → (N, D) float32, before the projection; also `COMBINED`.
+        rows: (N,) int, indices in the source.
+        labels: (N,) int, class indices.
+    """
+
+    embeddings: Mapping[str, np.ndarray]
+    features: Mapping[str, np.ndarray]
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `evaluate` found.
+
+    Attributes:
+        split: what was scored.
+        scores: name → number, e.g. recall@1/rgb_to_uv, knn/rgb, probe/combined, alignment/rgb_uv.
+        hits: recall@1/a_to_b → (N,) bool, which queries found a right one first.
+        correct: (N,) bool, whose class kNN found from the combined feature; None where there are no classes.
+        mantel: a_b → its test.
+        alike: (N,) int, equal for examples that look the same.
+    """
+
+    split: Embedded
+    scores: Mapping[str, float]
+    hits: Mapping[str, np.ndarray]
+    correct: np.ndarray | None
+    mantel: Mapping[str, Mantel]
+    alike: np.ndarray
+
+
+def evaluate(
+    split: Embedded,
+    look_alikes: np.ndarray,
+    reference: Embedded | None,
+    *,
+    neighbours: int = 20,
+    probe_c: float = 0.01,
+    permutations: int = 999,
+    most: int = 500,
+    seed: int = 0,
+) -> Result:
+    """Scores a split.
+
+    Retrieval and alignment are of the embeddings, kNN and linear probe of the features. Recall is without centring, with what
+    looks the same counted as right; see `PROTOCOLS` for the other ways, given for rank 1.
+
+    Args:
+        split: what is scored.
+        look_alikes: (N,) int, equal for examples that share a picture, see `data.channels.look_alikes`.
+        reference: whose classes kNN and linear probe know; None for neither.
+        neighbours: k of kNN, at most the rows of the reference.
+        probe_c: inverse strength of the linear probe's L2 penalty; 0 to choose it, see `probe.logistic_regression`.
+        permutations: of the Mantel test.
+        most: examples that it sees, drawn by the seed where there are more.
+        seed: of the draws.
+    """
+    names = list(split.embeddings)
+    scores: dict[str, float] = {}
+    hits: dict[str, np.ndarray] = {}
+    found: dict[str, Mantel] = {}
+    for a, b in combinations(names, 2):
+        recalls, right = _retrieval(split.embeddings[a], split.embeddings[b], look_alikes, (a, b))
+        scores |= recalls
+        hits |= right
+    for a, b in combinations(names, 2):
+        if len(split.rows) < 3:
+            continue
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(split.rows))[:most])
+        tested = mantel(
+            split.embeddings[a][chosen], split.embeddings[b][chosen], permutations=permutations, seed=seed
+        )
+        found[f"{a}_{b}"] = tested
+        scores |= {f"alignment/{a}_{b}": tested.correlation, f"alignment_p/{a}_{b}": tested.p_value}
+    correct = None
+    if reference is not None:
+        k = min(neighbours, len(reference.rows))
+        for name, features in split.features.items():
+            known = reference.features[name]
+            guess = knn.predict(known, reference.labels, features, k)
+            scores[f"knn/{name}"] = float(np.mean(guess == split.labels))
+            if name == COMBINED:
+                correct = guess == split.labels
+        for name, features in split.features.items():
+            fitted = probe.logistic_regression(
+                reference.features[name],
+                reference.labels,
+                features,
+                split.labels,
+                seed=seed,
+                c=probe_c or None,
+            )
+            scores[f"probe/{name}"] = fitted["accuracy"]
+        scores["accuracy"] = scores[f"knn/{COMBINED}"]
+    return Result(split, scores, hits, correct, found, look_alikes)
+
+
+def score_names(modalities: list[str], *, classes: bool) -> tuple[str, ...]:
+    """Names of `Result.scores`.
+
+    Args:
+        modalities: that are embedded.
+        classes: whether there is a reference.
+    """
+    names: list[str] = []
+    for a, b in combinations(modalities, 2):
+        ways = (f"{a}_to_{b}", f"{b}_to_{a}")
+        names += [f"recall@{k}/{way}" for k in retrieval.KS for way in ways]
+        names += [f"recall@1{p}/{way}" for p in PROTOCOLS if p for way in ways]
+        names += [f"alignment/{a}_{b}", f"alignment_p/{a}_{b}"]
+    if classes:
+        names += [f"{kind}/{m}" for kind in ("knn", "probe") for m in (*modalities, COMBINED)] + ["accuracy"]
+    return tuple(names)
+
+
+def _retrieval(
+    a: np.ndarray, b: np.ndarray, ids: np.ndarray, names: tuple[str, str]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Recall both ways by every protocol, and which queries are right at rank 1."""
+    scores, hits = {}, {}
+    alone = np.arange(len(a))
+    single = np.isin(ids, np.unique(ids)[np.unique(ids, return_counts=True)[1] == 1])
+    ways = (((a, names[0]), (b, names[1])), ((b, names[1]), (a, names[0])))
+    for (query, source), (gallery, target) in ways:
+        way = f"{source}_to_{target}"
+
+        def first(by: np.ndarray, rows=slice(None), *, query=query, gallery=gallery, center=False):
+            return retrieval.first_ranks(
+                query[rows], gallery[rows], query_ids=by[rows], gallery_ids=by[rows], center=center
+            )
+
+        ranks = first(ids)
+        scores |= {f"recall@{k}/{way}": float(np.mean(ranks <= k)) for k in retrieval.KS}
+        hits[f"recall@1/{way}"] = ranks == 1
+        scores[f"recall@1_centred/{way}"] = float(np.mean(first(ids, center=True) == 1))
+        scores[f"recall@1_strict/{way}"] = float(np.mean(first(alone) == 1))
+        distinct = float(np.mean(first(alone, single) == 1)) if single.any() else float("nan")
+        scores[f"recall@1_distinct/{way}"] = distinct
+    return scores, hits
