@@ -216,6 +216,10 @@ class Rules:
             self.fail("loss.class_weights", "numbers of at least 0, one a class")
         if c.class_weights and c.balanced:
             self.fail("loss.balanced", "loss.class_weights are given already")
+        if (c.mixup or c.cutmix) and self.config.task not in ("classification", "reid"):
+            self.fail(
+                "loss.mixup" if c.mixup else "loss.cutmix", "only classification mixes images: set it to 0"
+            )
         weighted = c.focal_gamma or c.class_weights or c.balanced
         if weighted and self.config.task in ("reid", "mvpdr"):
             self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")

@@ -184,6 +184,10 @@ class ImageTask:
         """Whether an example has a text of its own."""
         return False
 
+    def facts(self) -> dict[str, Any]:
+        """What else a run must find unchanged when it goes on; stored beside its config. Called after `check`."""
+        return {}
+
     def warnings(self) -> list[str]:
         """Lines that come before every score."""
         return []
