@@ -10,14 +10,14 @@ weights=<its file>, hearing=wav2vec2_base|mel, hearing_weights=<its file or hub:
 partial, cache=<folder that runs share>, seed=<n>, runlocal.
 """
 
-from configs import common
+from configs import common_modalities as shared
 from fusionjax import config as base
 
 
 def get_config(arg=None):
     """The run; see the module's text."""
-    encoders = common.own_encoders("vit_base_patch16_224")
-    arg = base.parse_arg(arg, **common.audiovisual_arg(**encoders, **common.HEARING))
-    c = common.own_data(common.trimodal(base.default(), arg, task="audiovisual"), arg)
-    c = common.hearing(c, arg)
-    return common.run_local_manifest(c) if arg.runlocal else c
+    encoders = shared.own_encoders("vit_base_patch16_224")
+    arg = base.parse_arg(arg, **shared.audiovisual_arg(**encoders, **shared.HEARING))
+    c = shared.own_data(shared.trimodal(base.default(), arg, task="audiovisual"), arg)
+    c = shared.hearing(c, arg)
+    return shared.run_local_manifest(c) if arg.runlocal else c

@@ -10,13 +10,13 @@ pairings=default|all|none, dropout=<probability that training hides a modality>,
 runs share>, seed=<n>, runlocal.
 """
 
-from configs import common
+from configs import common_modalities as shared
 from fusionjax import config as base
 
 
 def get_config(arg=None):
     """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.audiovisual_arg(), sound=("description", "effect", "any"), cache="")
-    c = common.stamps(common.trimodal(base.default(), arg, task="audiovisual"), arg)
+    arg = base.parse_arg(arg, **shared.audiovisual_arg(), sound=("description", "effect", "any"), cache="")
+    c = shared.stamps(shared.trimodal(base.default(), arg, task="audiovisual"), arg)
     c.data.sound = arg.sound
-    return common.run_local_stamps(c) if arg.runlocal else c
+    return shared.run_local_stamps(c) if arg.runlocal else c

@@ -11,12 +11,12 @@ dropout=<probability that training hides a modality>, root=<folder of stamps>, c
 runlocal.
 """
 
-from configs import common
+from configs import common_modalities as shared
 from fusionjax import config as base
 
 
 def get_config(arg=None):
     """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.trimodal_arg(), cache="")
-    c = common.stamps(common.trimodal(base.default(), arg), arg)
-    return common.run_local_stamps(c) if arg.runlocal else c
+    arg = base.parse_arg(arg, **shared.trimodal_arg(), cache="")
+    c = shared.stamps(shared.trimodal(base.default(), arg), arg)
+    return shared.run_local_stamps(c) if arg.runlocal else c

@@ -11,6 +11,7 @@ that runs share>, seed=<n>, runlocal.
 """
 
 from configs import common
+from configs import common_modalities as shared
 from fusionjax import config as base
 
 
@@ -19,8 +20,8 @@ def get_config(arg=None):
     fusion = common.fusion_arg(encoder="package:all-minilm-l6-v2")
     fusion.pop("text")
     arg = base.parse_arg(arg, **fusion, root="", cache="")
-    c = common.vqa(base.default(), arg)
-    c = common.stamps(c, arg)
+    c = shared.vqa(base.default(), arg)
+    c = shared.stamps(c, arg)
     c.data.questions = "captions"
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs = 64, 10.0, 5.0
-    return common.run_local_stamps(c) if arg.runlocal else c
+    return shared.run_local_stamps(c) if arg.runlocal else c

@@ -11,6 +11,7 @@ encoder=<text encoder>, train_encoders, cache=<folder that runs share>, seed=<n>
 """
 
 from configs import common
+from configs import common_modalities as shared
 from fusionjax import config as base
 
 
@@ -19,13 +20,13 @@ def get_config(arg=None):
     encoder = "hub:google-bert/bert-base-uncased"
     fusion = common.fusion_arg(encoder=encoder)
     fusion.pop("text")
-    own = common.own_encoders("vit_base_patch16_224")
+    own = shared.own_encoders("vit_base_patch16_224")
     arg = base.parse_arg(arg, **fusion, **own, root="", answers=1000, answer_pictures=3)
-    c = common.own_data(common.vqa(base.default(), arg), arg)
+    c = shared.own_data(shared.vqa(base.default(), arg), arg)
     c.data.questions, c.data.answers, c.data.answer_pictures = "columns", arg.answers, arg.answer_pictures
     c.model.width, c.model.depth, c.model.heads = 768, 4, 12
     c.loss.label_smoothing, c.train.best_metric = 0.0, "val/vqa_accuracy"
     if not arg.runlocal:
         return c
     c.model.depth = 1
-    return common.run_local_manifest(c)
+    return shared.run_local_manifest(c)

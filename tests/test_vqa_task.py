@@ -48,7 +48,7 @@ def asked(tmp_path_factory):
                 answer = name if q.startswith("what") else "yes" if q.endswith(name) else "no"
                 if (name, i) == ("red", 8):
                     answer = "purple"
-                given = "|".join([answer] * 8 + ["never"] * 2) if q.startswith("what") else answer
+                given = "|".join([answer] * 9 + ["never"]) if q.startswith("what") else answer
                 lines.append(f"{name}{i}.png,{q},{given},{q.split()[0]},{split}")
     (root / "asked.csv").write_text("\n".join(lines) + "\n")
     return root / "asked.csv"
@@ -63,11 +63,11 @@ def settings(manifest, bert, **fields):
     c.data.threads, c.data.prefetch, c.data.cache.passes = 2, 8, 2
     c.data.cache.enabled = c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.name, c.model.ablation, c.model.trunk = "fusion", "sa_only", "vit_shallow"
-    c.model.width, c.model.depth, c.model.heads, c.model.dropout = 16, 1, 4, 0.0
+    c.model.width, c.model.depth, c.model.heads, c.model.dropout = 32, 1, 4, 0.0
     c.text.encoder, c.text.max_tokens = str(bert), 16
-    c.train.batch_size, c.train.steps, c.train.log_every = 24, 60, 30
-    c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 60, 0.0, 24
-    c.optim.learning_rate, c.report.examples = 1e-2, 2
+    c.train.batch_size, c.train.steps, c.train.log_every = 24, 120, 60
+    c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 120, 0.0, 24
+    c.optim.learning_rate, c.report.examples = 3e-3, 2
     for key, value in fields.items():
         section, _, name = key.rpartition("__")
         target = c
@@ -120,10 +120,10 @@ def test_pictures_become_questions_whose_answers_are_trainings(asked, bert):
     assert (
         set(train.class_names) == {"yes", "no", "never", *COLOURS} and test.class_names == train.class_names
     )
-    # Eight of ten references agree: full marks; two give two thirds.
+    # Nine of ten references agree: full marks; one gives a third.
     row = train.scores[0]
     assert row[train.class_names.index("blue")] == 1
-    assert row[train.class_names.index("never")] == pytest.approx(2 / 3)
+    assert row[train.class_names.index("never")] == pytest.approx(1 / 3)
     unknown = [i for i, q in enumerate(test.questions) if "purple" in q.answers]
     assert len(unknown) == 2
     assert not test.scores[unknown][:, [k for k, a in enumerate(test.class_names) if a != "never"]].any()

@@ -36,10 +36,11 @@ class Sounds:
         hide_frames, hide_bands: SpecAugment: share of frames and of bands; 0 for none.
         span: frames of a hidden span.
         memory: bytes of decoded sounds to keep, so that an epoch need not read them again.
-        most_bad: share of the sounds above which unheard ones stop the run.
+        most_bad: share of the sounds above which damaged ones stop the run.
 
     Attributes:
-        bad: the files that cannot be heard, by name.
+        bad: the damaged files, by name.
+        silent: the silent ones, which are whole and stop no run.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Sounds:
         self._total = sum(map(bool, files))
         self._kept: dict[Path, np.ndarray] = {}
         self._room, self._lock = memory, threading.Lock()
-        self.bad = BadImages("sound")
+        self.bad, self.silent = BadImages("sound"), BadImages("sound")
         self.padding = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
         self.padding["hidden_frames"] = np.zeros(frames(samples), bool)
         if bands:
@@ -80,6 +81,9 @@ class Sounds:
             heard = self._read(path, rng)
             if self._frames(len(heard)) < 1:
                 raise DecodeError(f"{1000 * len(heard) / audio_lib.RATE:.1f} ms are too short for a frame")
+        except audio_lib.SilentError as error:
+            self.silent.record(str(path), str(error))
+            return dict(self.padding)
         except DecodeError as error:
             self.bad.record(str(path), str(error))
             self.bad.check(self._total, self._most_bad)

@@ -195,12 +195,12 @@ def _moments(axes: Axes, example: ModalityExample, found: Sequence[Reader]) -> N
 def _words(axes: Axes, example: ModalityExample, found: Sequence[Reader]) -> None:
     table = np.stack([reader.weights for reader in found])[:, :_WORDS]
     names = [label(word, 12) for word in example.words[:_WORDS]]
-    axes.imshow(table, aspect="auto", cmap="Blues", vmin=0, vmax=max(table.max(), 1e-9))
+    axes.imshow(table, aspect="auto", cmap="Blues", vmin=0, vmax=max(table.max(), 2 / len(example.words)))
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=6)
     axes.set_yticks(range(len(found)), [label(reader.name, 12) for reader in found], fontsize=6)
     axes.tick_params(length=0)
     for (i, j), value in np.ndenumerate(table):
-        dark = value > 0.6 * table.max()
+        dark = value > 0.6 * max(table.max(), 2 / len(example.words))
         axes.text(
             j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=5, color="white" if dark else _INK
         )

@@ -141,14 +141,15 @@ class Trimodal(ClassTask):
         return self.side is not None
 
     def warnings(self) -> list[str]:
-        """Sounds that cannot be heard, and what there is to say of the texts."""
+        """Sounds that are damaged or silent, and what there is to say of the texts."""
         lines = []
         for name, rows in self._sounds.items():
-            if rows.bad.count:
-                lines.append(
-                    f"{rows.bad.count} sounds of {name.removeprefix('eval/')} cannot be heard, their examples were taken as "
-                    f"without sound: {'; '.join(rows.bad.messages)}"
-                )
+            for what, found in (("could not be read", rows.bad), ("are silent", rows.silent)):
+                if found.count:
+                    lines.append(
+                        f"{found.count} sounds of {name.removeprefix('eval/')} {what}, their examples were taken as without "
+                        f"sound: {'; '.join(found.messages)}"
+                    )
         made = [] if self.side is None else [texts for _, texts in self.side.made()]
         return [*lines, *dict.fromkeys(line for texts in made for line in texts.warnings)]
 

@@ -1,0 +1,179 @@
+"""What configs of image, sound and text share: arguments and recipes."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+MODALITIES = ("all", "image", "audio", "text", "image_audio", "image_text", "audio_text")
+
+
+def trimodal_arg(**more: Any) -> dict:
+    """The argument of configs of image, audio and text: `configs/stamps_trimodal.py:modalities=image_text,seed=1`."""
+    return dict(
+        modalities=MODALITIES,
+        pairings=("default", "all", "none"),
+        dropout=0.3,
+        root="",
+        seed=0,
+        runlocal=False,
+        **more,
+    )
+
+
+def audiovisual_arg(**more: Any) -> dict:
+    """As `trimodal_arg`, without text."""
+    return trimodal_arg(**more) | dict(modalities=("all", "image", "audio"))
+
+
+def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> ConfigDict:
+    """What runs on image, audio and text share: the task, what it reads, who reads whom, and the optimiser.
+
+    Args:
+        config: to fill in.
+        arg: of `trimodal_arg` or `audiovisual_arg`.
+        task: trimodal or audiovisual.
+    """
+    c = config
+    c.task, c.seed, c.data.root = task, arg.seed, arg.root
+    c.model.name, c.model.ablation = "trimodal", "sa_only"
+    kinds = ("image", "audio", "text") if task == "trimodal" else ("image", "audio")
+    c.trimodal.modalities = kinds if arg.modalities == "all" else tuple(arg.modalities.split("_"))
+    everyone = tuple(f"{to}_from_{of}" for to in kinds for of in kinds if to != of)
+    c.trimodal.pairings = {"default": c.trimodal.pairings, "all": everyone, "none": ()}[arg.pairings]
+    c.trimodal.modality_dropout = arg.dropout if len(c.trimodal.modalities) > 1 else 0.0
+    c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
+    c.optim.no_decay, c.optim.clip_norm = common.NO_DECAY, 1.0
+    return c
+
+
+def vqa(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on questions share: image–text fusion whose text is the question.
+
+    Args:
+        config: to fill in.
+        arg: of `fusion_arg` without "text", with `root`.
+    """
+    c = config
+    c.task, c.seed, c.data.root = "vqa", arg.seed, arg.root
+    c.model.name, c.model.ablation = "fusion", "sa_only"
+    c.fusion.mode = "fusion" if arg.baseline == "none" else arg.baseline
+    c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
+    c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
+    c.text.encoder, c.text.max_tokens = arg.encoder, 32
+    c.optim.no_decay, c.optim.clip_norm = common.NO_DECAY, 1.0
+    return c
+
+
+def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on Tux Paint's stamps share: a frozen EfficientNet-Lite0 whose features are cached, and the recipe.
+
+    Args:
+        config: to fill in, with `trimodal.modalities`.
+        arg: with `cache`.
+    """
+    c = config
+    c.data.source, c.data.fractions, c.data.eval_splits = "stamps", (0.7, 0.1, 0.2), ("val", "test")
+    c.data.resize, c.data.image_size = 192, 160
+    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # what these weights were trained with
+    c.data.augment.crop = "random_resized"
+    c.data.augment.scale, c.data.augment.ratio = (0.6, 1.0), (0.8, 1.25)
+    c.data.cache.passes, c.data.cache.folder = 4, arg.cache
+    if c.task == "vqa" or "image" in c.trimodal.modalities:
+        c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "head"
+        c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
+        c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
+    else:  # pictures are read all the same, so that all runs have the same examples
+        c.data.resize = c.data.image_size = 32
+    c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
+    if c.task == "vqa":
+        c.model.depth, c.model.mlp_ratio = 2, 2.0
+    c.audio.seconds = 2.5
+    c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
+    c.optim.warmup_epochs = 1.0
+    c.loss.label_smoothing = 0.1
+    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 12.0, 4.0, 20
+    return c
+
+
+def own_encoders(image: str, encoder: str = "") -> dict:
+    """The arguments of a user's own encoders: of pictures, texts and sounds, and whether they train."""
+    text = {"encoder": encoder} if encoder else {}
+    return dict(image=image, weights="", **text, train_encoders=False, cache="")
+
+
+HEARING = dict(hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False)
+"""The arguments of a user's own sounds."""
+
+
+def hearing(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """The encoder of a user's own sounds: Wav2Vec2 with its published weights, or a small one from scratch.
+
+    Args:
+        config: of `own_data`.
+        arg: with the names of `HEARING`.
+    """
+    c = config
+    c.audio.seconds = arg.seconds
+    if "audio" in c.trimodal.modalities and arg.hearing != "mel":
+        c.audio.encoder, c.audio.freeze = arg.hearing, not arg.train_encoders
+        c.audio.source = arg.hearing_weights or "hub:facebook/wav2vec2-base"
+    if arg.partial:
+        c.data.carry = ("has_image",)
+    c.train.best_metric = "val/accuracy"
+    return c
+
+
+def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """What runs on a user's manifest of several modalities share: its encoders, AdamW 1e-4 and a choice by validation.
+
+    Args:
+        config: of `trimodal` or `vqa`.
+        arg: with the names of `own_encoders`.
+    """
+    c = config
+    c.data.source, c.data.fractions, c.data.eval_splits = "manifest", (0.7, 0.15, 0.15), ("val", "test")
+    c.data.resize, c.data.image_size = 256, 224
+    c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
+    if arg.image.startswith("vit_"):
+        c.data.mean = c.data.std = (0.5, 0.5, 0.5)
+    if c.task == "vqa" or "image" in c.trimodal.modalities:
+        c.model.trunk, c.model.freeze_trunk = arg.image, not arg.train_encoders
+        c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
+        if arg.weights:
+            c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
+    if "encoder" in arg:
+        c.text.encoder, c.text.freeze, c.text.max_tokens = arg.encoder, not arg.train_encoders, 64
+    c.model.dropout = 0.1
+    c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay, c.optim.warmup_epochs = (
+        1e-4,
+        1e-6,
+        1e-2,
+        1.0,
+    )
+    c.loss.label_smoothing = 0.1
+    c.train.batch_size, c.train.epochs = 32, 30.0
+    return c
+
+
+def run_local_manifest(c: ConfigDict) -> ConfigDict:
+    """Two steps of such a run with small encoders."""
+    c.data.cache.enabled, c.data.threads = False, 2
+    c.data.resize, c.data.image_size, c.pretrained.source, c.pretrained.into = 72, 64, "", ""
+    c.model.trunk = "efficientnet_lite0" if c.model.trunk else ""
+    c.model.width, c.model.heads, c.trimodal.hidden = 32, 4, 32
+    c.audio.encoder, c.audio.source, c.audio.freeze, c.audio.seconds = "mel", "", False, 1.0
+    c.optim.warmup_epochs, c.train.best_metric = 0.0, ""
+    c.train.batch_size, c.train.steps, c.evaluation.batch_size = 4, 2, 4
+    c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
+    return c
+
+
+def run_local_stamps(c: ConfigDict) -> ConfigDict:
+    """Four steps of such a run on small pictures."""
+    c.data.check_counts, c.data.cache.passes = False, 1
+    c.data.resize = c.data.image_size = 64
+    c.train.steps, c.train.log_every, c.train.batch_size, c.evaluation.batch_size = 4, 1, 8, 8
+    c.report.examples = 2
+    return c
