@@ -21,7 +21,9 @@ from fusionjax.data.text import descriptions
 from tests import tiny_bert
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common")))
+CONFIGS = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common"))
+)
 
 
 class Labels:
