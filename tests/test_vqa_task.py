@@ -154,7 +154,7 @@ def _with_loss(task, variables, batch, key):
 
 def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(asked, bert):
     task = tasks.create(settings(asked, bert), ("yes", "no", "blue"))
-    variables = task.init(jax.random.key(0))
+    variables = jax.jit(task.init)(jax.random.key(0))
     scores = [[1, 0, 0], [0, 1, 1 / 3], [0, 0, 0]]
     batch = batch_of(task, scores)
     key = jax.random.key(1)
