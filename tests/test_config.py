@@ -10,7 +10,9 @@ from fusionjax import config as config_lib
 from fusionjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+CONFIGS = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common"))
+)
 
 
 def load(name, arg=None):

@@ -80,17 +80,17 @@ def settings(manifest, bert, **fields):
 @pytest.fixture(scope="module")
 def trained(asked, bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, experiment.Experiment(settings(asked, bert), folder).train()
+    # What a random encoder makes of two short questions is nearly the same: it trains.
+    c = settings(asked, bert, text__freeze=False, optim__learning_rate=5e-3)
+    return folder, experiment.Experiment(c, folder).train()
 
 
 def test_a_run_answers_by_type_and_reports_it(trained):
     folder, summary = trained
-    assert summary["test/answerable"] == pytest.approx(32 / 36), (
-        "four questions have an answer that training lacks"
-    )
+    # "never" is known: of the questions about the odd picture only "is it red" has no answer that training knows.
+    assert summary["test/answerable"] == pytest.approx(17 / 18)
     assert summary["test/vqa_accuracy"] > summary["test/prior_vqa_accuracy"] + 0.1
-    # Of colours the prior is right in 1 of 3, but for the picture of an unknown one; of "is it" the prior says no.
-    assert summary["test/vqa_accuracy_what"] <= 8 / 9 + 1e-6
+    assert summary["test/vqa_accuracy_what"] <= (8 + 0.3) / 9
     stored = json.loads((folder / "results.json").read_text())
     with np.load(folder / "outcomes.npz", allow_pickle=False) as file:
         assert file["correct"].mean() == pytest.approx(stored["test/accuracy"])
@@ -99,6 +99,9 @@ def test_a_run_answers_by_type_and_reports_it(trained):
     assert (
         "question prior" in page and "answer: yes/no" in page and "Attention between image and text" in page
     )
+    assert len(list((folder / "features").glob("train-*.valid.npy"))) == 1
+    stored = np.load(next((folder / "features").glob("train-*.valid.npy")))
+    assert stored.shape == (2, 18), "features are computed once a picture, not once a question"
     assert "train/vqa_accuracy" in (folder / "metrics.jsonl").read_text()
 
 
@@ -134,7 +137,7 @@ def batch_of(task, scores, seed=0):
     rng = np.random.default_rng(seed)
     size = len(scores)
     return {
-        "image": rng.integers(0, 255, (size, 32, 32, 3), np.uint8),
+        "features": rng.normal(size=(size, 2, 2, 256)).astype(np.float16),
         "text": rng.normal(size=(size, 16, 16)).astype(np.float16),
         "text_mask": np.ones((size, 16), bool),
         "scores": np.asarray(scores, np.float32),
@@ -151,7 +154,7 @@ def _with_loss(task, variables, batch, key):
 
 def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(asked, bert):
     task = tasks.create(settings(asked, bert), ("yes", "no", "blue"))
-    variables = task.init(jax.random.key(0))
+    variables = jax.jit(task.init)(jax.random.key(0))
     scores = [[1, 0, 0], [0, 1, 1 / 3], [0, 0, 0]]
     batch = batch_of(task, scores)
     key = jax.random.key(1)

@@ -96,11 +96,14 @@ class FeatureCache:
         return self._open(source, 1)
 
     def _open(self, source: Source, passes: int) -> Cached:
-        if isinstance(source, Subset) and len(np.unique(source.indices)) < len(source):
+        if isinstance(source, Subset):
             # Several questions about a picture: its features are computed once.
-            whole, at = self._open(source.source, passes), source.indices
-            labels = np.asarray(source.labels, np.int32)
-            return Cached(Taken(whole.features, at), whole.valid[:, at], labels)
+            pictures, at = np.unique(source.indices, return_inverse=True)
+            if len(pictures) < len(source):
+                whole = self._open(Subset(source.source, pictures), passes)
+                return Cached(
+                    Taken(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
+                )
         path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
         marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
         if not (path.exists() and marks.exists() and reasons.exists()):

@@ -240,13 +240,16 @@ def from_columns(source: Source) -> list[Question]:
             f"{source.name} has no columns question and answers; its columns are {', '.join(columns) or 'none'}"
         )
     kinds = columns.get("question_type", [""] * len(source))
-    found = []
+    found, first = [], {}
     for i, (text, given, kind) in enumerate(zip(columns["question"], columns["answers"], kinds, strict=True)):
+        picture = first.setdefault(
+            source.names[i], i
+        )  # rows of one picture are questions about its first row
         references = tuple(answers_lib.normalise(a) for a in given.split("|") if a)
         if not any(references):
             raise UserError(f"{source.names[i]}: the question {text!r} has no answer")
         kind = kind or " ".join(text.lower().split()[:2])
-        found.append(Question(i, i, text, references, kind, answer_type(references)))
+        found.append(Question(i, picture, text, references, kind, answer_type(references)))
     return found
 
 
