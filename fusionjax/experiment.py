@@ -228,6 +228,10 @@ class Experiment:
             show=primary,
         )
         predict = jax.jit(self.task.predict)
+        seed = mesh_lib.put_replicated(np.uint32(c.seed), mesh)
+        compiled = jax.jit(
+            self.train_step(optimizer, mesh.size), donate_argnums=0, out_shardings=(where, where)
+        )
         judge = Judge(c, self.task, predict, feed, self.eval_sources, mesh, keeper, writer, batches, meter,
                       steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before,
                       on_scores=on_scores)  # fmt: skip
@@ -236,9 +240,8 @@ class Experiment:
                 judge.run(0, current)
             current = loop.fit(
                 current,
-                jax.jit(
-                    self.train_step(optimizer, mesh.size), donate_argnums=0, out_shardings=(where, where)
-                ),
+                # The seed goes in as a number: runs that differ in it alone share a compiled program.
+                lambda current, batch: compiled(current, batch, seed),
                 batches,
                 place=lambda batch: mesh_lib.put_batch(batch, mesh),
                 start=start,

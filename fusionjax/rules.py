@@ -107,12 +107,13 @@ class Rules:
                     "data.max_bad_fraction"):  # fmt: skip
             self.within(key, 0, 1)
         for key in ("optim.weight_decay", "optim.final_lr", "optim.warmup_epochs", "optim.clip_norm", "train.epochs",
-                    "train.steps", "train.eval_every_epochs", "seed", "data.augment.rotate", "data.augment.pad",
+                    "train.steps", "train.eval_every_epochs", "data.augment.rotate", "data.augment.pad",
                     "report.examples", "loss.pair_group", "loss.mixup", "loss.cutmix", "data.augment.rand_operations",
                     "model.stride", "model.cameras", "data.per_identity", "loss.identity_weight", "loss.metric_weight",
                     "loss.margin", "loss.center_weight",
                     "model.width", "model.depth", "model.heads", "model.patch", "model.mlp_ratio"):  # fmt: skip
             self.within(key, 0)
+        self.within("seed", 0, 2**32 - 1)
         self.within("optim.learning_rate", 0, open_low=True)
         self.within("optim.eps", 0, open_low=True)
         self.within("optim.trust_coefficient", 0, open_low=True)

@@ -35,7 +35,8 @@ def make(
     Args:
         loss: of the task.
         optimizer: `optim.create`'s.
-        seed: every random number of a step derives from (seed, step).
+        seed: every random number of a step derives from (seed, step). A third argument of `train_step` stands for it, so that
+            one compiled program serves all seeds.
         accumulate: micro-batches whose gradients are averaged before the update.
         shards: devices that the batch is split over; each contributes its share to every micro-batch.
         ema_decay: of the averaged parameters; 0 for none.
@@ -69,7 +70,7 @@ def make(
         metrics = jax.tree.map(lambda x: x.sum(0), metrics)  # totals and counts: sums are exact
         return (values.mean(), (metrics, collections)), jax.tree.map(lambda g: g.mean(0), grads)
 
-    def train_step(state: TrainState, batch: Batch):
+    def train_step(state: TrainState, batch: Batch, seed: jax.Array | int = seed):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trainable, frozen = optimizer.split(state.params)
         (value, (metrics, new)), grads = accumulated(trainable, frozen, state.collections, batch, key)
