@@ -138,6 +138,8 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
         arg: of `fusion_arg`.
     """
     c = config
+    if arg.baseline != "none" and arg.head != "concat":
+        raise UserError(f"config argument head={arg.head!r}: baseline={arg.baseline!r} has no head")
     c.task, c.seed = "fusion", arg.seed
     c.model.name, c.model.ablation = "fusion", "sa_only"
     if arg.baseline.startswith("mvpdr"):

@@ -5,10 +5,10 @@ r"""Image–text fusion on OpenMoji drawings and their names, offline, a minute 
 Which of nine categories does an emoji belong to that was never seen in training, from its drawing and its name? EfficientNet-
 Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
 Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
-label and says so), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>, cache=<shared folder>, encoder=<text encoder>,
-runlocal. MVPDR reads no text of a test image: its prompts are the names of the training drawings or, with
-prompts=descriptions, what describes the categories; its common space is learned on these names, or a CLIP's:
-clip=<folder or hub:owner/name>.
+label: it also takes --config.text.allow_label_leak=True), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>,
+cache=<shared folder>, encoder=<text encoder>, runlocal. MVPDR reads no text of a test image: its prompts are the names of the
+training drawings or, with prompts=descriptions, what describes the categories; its common space is learned on these names,
+or a CLIP's: clip=<folder or hub:owner/name>.
 """
 
 from configs import common
@@ -32,7 +32,6 @@ def get_config(arg=None):
     c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio, c.model.dropout = 128, 2, 4, 2.0, 0.2
     c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
     c.text.descriptions, c.text.max_tokens = "openmoji", 32
-    c.text.allow_label_leak = arg.text == "class"
     c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
     c.optim.warmup_epochs = 1.0
     c.loss.label_smoothing = 0.1

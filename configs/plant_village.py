@@ -49,7 +49,6 @@ def get_config(arg=None):
     if arg.weights:
         c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
     c.text.descriptions, c.text.max_tokens = arg.descriptions, 128
-    c.text.allow_label_leak = arg.text == "class"
     c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay = 1e-4, 1e-6, 1e-2
     c.train.batch_size, c.train.epochs, c.train.best_metric = 32, 30.0, "val/accuracy"
     if arg.loss == "focal":

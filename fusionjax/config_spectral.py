@@ -92,6 +92,8 @@ def check(config: ConfigDict, default: ConfigDict, fail: Callable[[str, str], No
         fail("spectral.reference_split", f"one of data.eval_splits={config.data.eval_splits}")
     if c.reference_split and len(config.data.eval_splits) < 2:
         fail("spectral.reference_split", "a further split of data.eval_splits must be left to score")
+    if c.reference_split and config.train.best_metric.startswith(f"{c.reference_split}/"):
+        fail("train.best_metric", f"{c.reference_split} is spectral.reference_split and is not scored")
     if config.evaluation.probe and not config.pretrained.source:
         fail("evaluation.probe", "it measures published weights: name them in pretrained.source")
 

@@ -157,10 +157,17 @@ class Experiment:
             mesh=mesh,
             folder=self._cache_folder(),
             encode=lambda batch: encode(placed, batch),
-            weights=cache.digest(variables["params"]["trunk"]),
+            weights=self._trunk_digest(variables),
             say=self._say,
             extras=extras,
         )
+
+    def _trunk_digest(self, variables: Any) -> str:
+        """Of all that the frozen trunk's features follow from, but the images."""
+        c = self.config
+        held = {name: tree["trunk"] for name, tree in variables.items() if "trunk" in tree}
+        how = [c.precision, c.model.trunk, c.model.trunk_features, c.model.train_trunk_from]
+        return f"{how} {cache.digest(held)}"
 
     def _cache_folder(self) -> Path:
         return (
@@ -261,7 +268,9 @@ class Experiment:
         if primary:
             outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
             self.task.leave(self.folder, jax.device_get(final), judge.outputs, self.eval_sources)
-            (self.folder / "results.json").write_text(json.dumps(summary, indent=1))
+            part = self.folder / ".results.json.part"
+            part.write_text(json.dumps(summary, indent=1))
+            os.replace(part, self.folder / "results.json")
         if not c.report.enabled:
             return summary
         made = self.task.report(results, judge.outputs, self.eval_sources) | self._examples(final, judge)
@@ -357,6 +366,7 @@ class Experiment:
             "images": {"train": len(self.source), **{s: len(v) for s, v in self.eval_sources.items()}},
             "examples": {name: _digest(v) for name, v in {"train": self.source, **self.eval_sources}.items()},
             "steps": self.steps,
+            **self.task.facts(),
             "command": "python -m fusionjax.main " + shlex.join(sys.argv[1:]),
         }
 

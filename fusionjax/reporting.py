@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from fusionjax import mesh as mesh_lib
 from fusionjax import workdir
-from fusionjax.data import pipeline
+from fusionjax.data import pipeline, transforms
 from fusionjax.data.cache import Cached
 from fusionjax.data.extras import Extra
 from fusionjax.data.source import Source
@@ -100,7 +100,7 @@ def examples(
         (
             Example(
                 name=str(source.names[int(i)]),
-                image=images[k],
+                image=transforms.picture_of(images[k]),
                 true=source.class_names[label[at]],
                 predicted=source.class_names[guess[at]],
                 probability=float(confidence[at]),

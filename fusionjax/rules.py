@@ -199,6 +199,12 @@ class Rules:
                     self.fail(f"data.{key}", "it is of images whose channels data.modalities names")
         elif self.config.task not in ("spectral", "classification"):
             self.fail("data.modalities", f"the task {self.config.task!r} reads RGB images")
+        else:
+            for key in ("rotate", "jitter", "rand_operations", "erase"):
+                if data.augment[key]:
+                    self.fail(
+                        f"data.augment.{key}", "it is of RGB images; data.modalities are crop and flip alone"
+                    )
 
     def _losses(self) -> None:
         c = self.config.loss
@@ -210,6 +216,10 @@ class Rules:
             self.fail("loss.class_weights", "numbers of at least 0, one a class")
         if c.class_weights and c.balanced:
             self.fail("loss.balanced", "loss.class_weights are given already")
+        if (c.mixup or c.cutmix) and self.config.task not in ("classification", "reid"):
+            self.fail(
+                "loss.mixup" if c.mixup else "loss.cutmix", "only classification mixes images: set it to 0"
+            )
         weighted = c.focal_gamma or c.class_weights or c.balanced
         if weighted and self.config.task in ("reid", "mvpdr"):
             self.fail("task", "loss.focal_gamma, class_weights and balanced are of classification and fusion")

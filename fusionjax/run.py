@@ -75,6 +75,10 @@ def load(folder: str | Path) -> "Run":
     if not content.get("class_names"):
         raise UserError(f"{folder / 'config.json'} lists no class names; train again in another --workdir")
     task = tasks.create(config, content["class_names"])
+    if content.get("tokenizer", "") not in ("", task.facts().get("tokenizer")):
+        raise UserError(
+            f"{folder}: the tokenizer of config.text.encoder={config.text.encoder!r} is not the one that it was trained with"
+        )
     mesh = mesh_lib.create()
     where = mesh_lib.replicated(mesh)
     abstract = jax.eval_shape(functools.partial(_state, task, config), jax.random.key(0))

@@ -14,8 +14,8 @@ from fusionjax.errors import UserError
 CONFIG = flags.DEFINE_string("config", None, "Config file with a table(); after a colon what all rows share.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the table.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.")
-ROWS = flags.DEFINE_list(
-    "rows", [], "Titles of the rows to train, the first is the reference; all by default."
+ROW = flags.DEFINE_multi_string(
+    "row", [], "Title of a row to train, once for each; the first is the reference. All by default."
 )
 REPORTS = flags.DEFINE_boolean("reports", False, "Let every run write its report.")
 
@@ -40,10 +40,10 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax import experiment, tabling
 
     configured, rows = tabling.load(path)
-    unknown = [title for title in ROWS.value if title not in rows]
+    unknown = [title for title in ROW.value if title not in rows]
     if unknown:
-        raise UserError(f"--rows: {unknown[0]!r} is no row of the table; it has {', '.join(rows)}")
-    rows = {title: rows[title] for title in (ROWS.value or rows)}
+        raise UserError(f"--row={unknown[0]!r} is no row of the table; it has {', '.join(map(repr, rows))}")
+    rows = {title: rows[title] for title in (ROW.value or rows)}
     experiment.enable_compilation_cache()
     folder = Path(WORKDIR.value)
     made = tabling.train(

@@ -17,8 +17,8 @@ from fusionjax._version import __version__
 from fusionjax.errors import UserError
 
 # Fields that may change when a run goes on: they do not enter its numbers.
-FREE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
-         "report.", "evaluation.")  # fmt: skip
+FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
+        "train.log_every", "train.checkpoint_every", "report.", "evaluation.")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
 
 
@@ -70,8 +70,8 @@ def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> Non
                 f"--workdir={folder} belongs to a run of another config: config.{key} is {before.get(key)!r} there and "
                 f"{now.get(key)!r} here; use another --workdir, or the same config to go on"
             )
-    for key in ("class_names", "images", "examples"):
-        if key in stored and stored[key] != json.loads(json.dumps(facts[key])):
+    for key in ("class_names", "images", "examples", "tokenizer", "texts"):
+        if key in stored and stored[key] != json.loads(json.dumps(facts.get(key))):
             raise UserError(
                 f"--workdir={folder} belongs to a run on other data: its {key} differ; use another --workdir, or the same "
                 "data set to go on"

@@ -1,6 +1,8 @@
 """Image–text classification as a whole: what a run reads, learns, scores, reports and refuses."""
 
+import dataclasses
 import json
+import shutil
 
 import cv2
 import jax
@@ -11,7 +13,6 @@ import pytest
 import fusionjax
 from fusionjax import config as config_lib
 from fusionjax import experiment, tasks
-from fusionjax.data import cache
 from fusionjax.data.text.texts import LEAK
 from fusionjax.errors import UserError
 from fusionjax.models import registry
@@ -257,7 +258,10 @@ def test_losses_of_the_config(leaves, bert, tmp_path):
 
 
 def test_classes_chosen_by_name(leaves, bert, tmp_path):
-    config = settings(leaves, bert, data__selected_classes=("red", "blue"), text__kind="bank")
+    texts = json.loads((leaves / "texts.json").read_text())
+    (tmp_path / "texts.json").write_text(json.dumps({name.title(): own for name, own in texts.items()}))
+    config = settings(leaves, bert, data__selected_classes=("red", "blue"), text__kind="bank",
+                      text__descriptions=str(tmp_path / "texts.json"))  # fmt: skip
     run = experiment.Experiment(config, tmp_path)
     assert run.source.class_names == ("red", "blue") and len(run.source) == 16
     assert run.task.side.bank().tokens.shape[0] == 4
@@ -318,4 +322,44 @@ def test_kept_text_features_are_those_of_the_weights(leaves, bert, tmp_path):
     b = run.task.side.features(texts, jax.tree.map(lambda x: x * 1.5, params), folder=tmp_path)
     assert len(list(tmp_path.glob("text-*.npy"))) == 2 and not np.array_equal(a, b)
     np.testing.assert_array_equal(a, run.task.side.features(texts, params))
-    assert (np.asarray(a)[~texts.mask] == 0).all() and cache.digest(params)
+    assert (np.asarray(a)[~texts.mask] == 0).all()
+    # Other sizes of the same weights are another encoder.
+    run.task.side.module = run.task.side.module.clone(
+        config=dataclasses.replace(run.task.side.module.config, heads=2)
+    )
+    c = run.task.side.features(texts, params, folder=tmp_path)
+    assert len(list(tmp_path.glob("text-*.npy"))) == 3 and not np.array_equal(a, c)
+    file = max(tmp_path.glob("text-*.npy"), key=lambda p: p.stat().st_mtime_ns)
+    file.write_bytes(file.read_bytes()[:40])
+    np.testing.assert_array_equal(c, run.task.side.features(texts, params, folder=tmp_path))
+
+
+def test_a_run_goes_on_with_its_own_texts_only(leaves, bert, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(step, scores):
+        raise Killed
+
+    table, run = tmp_path / "leaves.csv", tmp_path / "run"
+    lines = (leaves / "leaves.csv").read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(str(leaves / line) for line in lines[1:])]) + "\n")
+    config = settings(leaves, bert, data__root=str(table), report__enabled=False)
+    with pytest.raises(Killed):
+        experiment.Experiment(config, run).train(on_scores=kill)
+    table.write_text(table.read_text().replace("spot", "leaf"))
+    with pytest.raises(UserError, match="its texts differ"):
+        experiment.Experiment(config, run).train()
+
+
+def test_a_run_is_served_with_its_own_tokenizer_only(finished, bert, leaves, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    shutil.copytree(bert, tmp_path / "bert")
+    words = (tmp_path / "bert" / "vocab.txt").read_text().split("\n")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join([*words[:5], *words[-2:4:-1], ""]))
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["text"]["encoder"] = str(tmp_path / "bert")
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is not the one that it was trained with"):
+        fusionjax.load(folder)

@@ -19,6 +19,7 @@ from fusionjax import run as run_lib
 from fusionjax.data import spectral as augmentation
 from fusionjax.errors import UserError
 from fusionjax.evaluation import export
+from fusionjax.interpret import embedding_figures
 from fusionjax.tasks import pixels
 from fusionjax.train import checkpoint, contrastive, metrics
 from tests import tiny_spectral
@@ -51,7 +52,9 @@ def config(root, arg="", **fields):
 def trained(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     c = config(data, ",steps=12", report__enabled=True)
-    return folder, experiment.Experiment(c, folder).train()
+    with pytest.MonkeyPatch.context() as patch:  # UMAP compiles itself for longer than the run takes
+        patch.setattr(embedding_figures, "joint_coordinates", lambda a, b, seed=0: (a[:, :2], b[:, :2]))
+        return folder, experiment.Experiment(c, folder).train()
 
 
 def batch_of(n, seed=0, valid=None):
@@ -246,7 +249,7 @@ def test_the_loaded_run_says_the_same(trained):
 
 def test_stopped_and_resumed_equals_uninterrupted(trained, data, tmp_path):
     """Stopped at step 5 by what a hook raises, when the next batch is already read."""
-    c = config(data, ",steps=12", report__enabled=True)
+    c = config(data, ",steps=12")
 
     class Stop(Exception):
         pass
@@ -342,11 +345,12 @@ def test_a_file_with_other_channels_or_nan_is_named(tmp_path):
         ({"loss__label_smoothing": 0.1}, "loss.label_smoothing"),
         ({"spectral__cross_weight": (0.2, 1.5)}, "spectral.cross_weight.*at most 1"),
         ({"spectral__reference_split": "val"}, "spectral.reference_split='val'.*one of data.eval_splits"),
+        ({"train__best_metric": "train/accuracy"}, "train.best_metric.*is not scored"),
         ({"spectral__query_heads": 3}, "spectral.query_heads"),
         ({"model__name": "dcal_vit_shallow"}, "model.name.*efficientnet, resnet, vit"),
-        ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.(ratio|width)"),
+        ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.depth=1 is not possible.*resnet50"),
         ({"evaluation__probe": True}, "evaluation.probe.*pretrained.source"),
-        ({"task": "classification"}, "spectral.reference_split='train'.*no such field|spectral.projection"),
+        ({"task": "classification"}, "spectral.*no such field"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(fields, message):

@@ -60,9 +60,13 @@ def test_rows_and_seeds_become_a_table(tmp_path):
     assert text in again.stdout and stamps == {
         p: p.stat().st_mtime_ns for p in stamps
     }  # nothing is trained twice
+    one = command(
+        tmp_path, f"--workdir={tmp_path / 'out' / '..' / 'out'}", "--seeds=0", "--row=DCAL, all branches"
+    )
+    assert one.stdout.count("| DCAL, all branches |") == 1 and "self-attention" not in one.stdout
     for arguments, said in (
         (["--workdir=x", "--seeds=0,0"], "whole numbers, each once"),
-        (["--workdir=x", "--rows=nothing"], "is no row of the table"),
+        (["--workdir=x", "--row=nothing"], "is no row of the table"),
         (["--workdir=x", "more"], "unexpected argument"),
     ):
         error = command(tmp_path, *arguments, expect=2).stderr

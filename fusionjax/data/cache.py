@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -116,7 +117,22 @@ class FeatureCache:
     def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
         began = time.perf_counter()
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")  # another run may compute the same
+        # Another run may compute the same, on another machine too: a name of its own.
+        handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=self._folder)
+        os.close(handle)
+        part = Path(name)
+        try:
+            self._fill(source, passes, part, path, marks, reasons)
+        finally:
+            part.unlink(missing_ok=True)
+        seconds = time.perf_counter() - began
+        images = passes * len(source)
+        self._say(
+            f"features of {source.split}: {images} images ({passes} passes) in {seconds:.0f} s, "
+            f"{images / seconds:.0f} images/s, {path.stat().st_size / 2**20:.0f} MiB"
+        )
+
+    def _fill(self, source: Source, passes: int, part: Path, path: Path, marks: Path, reasons: Path) -> None:
         valid = np.zeros((passes, len(source)), np.float32)
         out = None
         for k in range(passes):
@@ -129,15 +145,13 @@ class FeatureCache:
                 out[k, batch["index"][rows]] = features
                 valid[k, batch["index"][rows]] = batch["valid"][rows]
         out.flush()
-        np.save(marks, valid)
-        reasons.write_text(json.dumps(self._bad.reasons))
+        del out
         os.replace(part, path)
-        seconds = time.perf_counter() - began
-        images = passes * len(source)
-        self._say(
-            f"features of {source.split}: {images} images ({passes} passes) in {seconds:.0f} s, "
-            f"{images / seconds:.0f} images/s, {path.stat().st_size / 2**20:.0f} MiB"
-        )
+        # The small files come last and whole: without them the features are made anew.
+        np.save(part.with_suffix(".npy"), valid)
+        os.replace(part.with_suffix(".npy"), marks)
+        part.write_text(json.dumps(self._bad.reasons))
+        os.replace(part, reasons)
 
     def _batches(self, source: Source, k: int) -> Iterable[Batch]:
         size = self._data.cache.batch_size

@@ -250,6 +250,26 @@ def mean_colour(data: Any) -> tuple[int, int, int] | None:
     return r, g, b
 
 
+def picture_of(image: np.ndarray) -> np.ndarray:
+    """Some channels as a picture: three as red, green and blue, of more the first three, one as grey, two as red and green.
+
+    Args:
+        image: (h, w, c); uint8 as it is, other types stretched from the least to the greatest value.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    image = image[..., :3]
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        image = (255 * (image.astype(np.float64) - low) / max(high - low, 1e-12) + 0.5).astype(np.uint8)
+    if image.shape[-1] == 1:
+        return np.repeat(image, 3, axis=-1)
+    if image.shape[-1] == 2:
+        return np.concatenate([image, np.zeros_like(image[..., :1])], axis=-1)
+    return image
+
+
 def _sides(size: Size) -> tuple[int, int]:
     rows, columns = (size, size) if isinstance(size, int) else size
     return rows, columns

@@ -35,6 +35,13 @@ KINDS = {
 }
 
 
+_MOVED = {
+    True: "the text changes with the label: it leaks",
+    False: "the text stays as it is: no look-up by the label (captions written from the label are not found so)",
+    None: "not tested: one class",
+}
+
+
 class Fusion(ClassTask):
     """Image–text classification.
 
@@ -131,6 +138,10 @@ class Fusion(ClassTask):
         """Whether an example has a text of its own."""
         return self.side is not None and self.side.kind != "bank"
 
+    def facts(self) -> dict[str, Any]:
+        """Digests of the tokenizer's files and of every text."""
+        return self.side.facts() if self.side else {}
+
     def warnings(self) -> list[str]:
         """Lines that come before every score."""
         if self.side is None:
@@ -208,12 +219,7 @@ class Fusion(ClassTask):
             ["text encoder", c.text.encoder + (", frozen" if c.text.freeze else "")],
         ]
         for name, leaks in self.leaking.items():
-            said = (
-                "the text changes with the label: it leaks"
-                if leaks
-                else "the text stays as it is: no look-up by the label"
-            )
-            rows.append([f"labels of {name} permuted", said])
+            rows.append([f"labels of {name} permuted", _MOVED[leaks]])
         fields["tables"] = [("Text", ("", ""), rows)]
         return fields
 

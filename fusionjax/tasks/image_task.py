@@ -104,9 +104,9 @@ class ImageTask:
         """
         if weights is None:
             weights = building.read_weights(self.config)
-        return building.put_weights(
-            self.config, self.module, variables, weights, log, new=self.new_parameters
-        )
+        model = {name: tree for name, tree in variables.items() if name != pixels.COLLECTION}
+        filled = building.put_weights(self.config, self.module, model, weights, log, new=self.new_parameters)
+        return {**variables, **filled}
 
     def encode(self, variables: dict[str, PyTree], batch: Batch) -> Array:
         """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a cache holds."""
@@ -183,6 +183,10 @@ class ImageTask:
     def reads_text(self) -> bool:
         """Whether an example has a text of its own."""
         return False
+
+    def facts(self) -> dict[str, Any]:
+        """What else a run must find unchanged when it goes on; stored beside its config. Called after `check`."""
+        return {}
 
     def warnings(self) -> list[str]:
         """Lines that come before every score."""

@@ -281,7 +281,7 @@ class Spectral(ImageTask):
         return [
             Baseline(f"frozen_{name}", f"{name}, frozen features", value, note)
             for name, value in results[split].scores.items()
-            if name.startswith(("recall@1", "knn", "probe"))
+            if name.startswith(("recall@", "knn", "probe"))
         ]
 
     def leave(

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from fusionjax.data import pipeline
 from fusionjax.data.decode import DecodeError
 from fusionjax.data.source import Source
+from fusionjax.data.transforms import picture_of
 from fusionjax.evaluation import retrieval
 from fusionjax.evaluation.cross_modal import COMBINED, PROTOCOLS, Result
 from fusionjax.interpret import embedding_figures, rank_list
@@ -138,7 +139,7 @@ def _entries(
             image = pipeline.view(source, int(rows[i]), config.data)
         except (DecodeError, OSError):
             return np.zeros((8, 8, 3), np.uint8)
-        return shown(image[..., list(channels[modality])])
+        return picture_of(image[..., list(channels[modality])])
 
     entries = []
     for q in chosen:
@@ -154,23 +155,3 @@ def _entries(
             )
         )
     return entries
-
-
-def shown(image: np.ndarray) -> np.ndarray:
-    """Some channels as a picture: three as red, green and blue, of more the first three, one as grey, two as red and green.
-
-    Args:
-        image: (h, w, c); uint8 as it is, other types stretched from the least to the greatest value.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
-    image = image[..., :3]
-    if image.dtype != np.uint8:
-        low, high = float(image.min()), float(image.max())
-        image = (255 * (image.astype(np.float64) - low) / max(high - low, 1e-12) + 0.5).astype(np.uint8)
-    if image.shape[-1] == 1:
-        return np.repeat(image, 3, axis=-1)
-    if image.shape[-1] == 2:
-        return np.concatenate([image, np.zeros_like(image[..., :1])], axis=-1)
-    return image

@@ -1,5 +1,8 @@
 """The text of a task's examples: which text each gets, as tokens, and what a frozen encoder makes of it, once."""
 
+import dataclasses
+import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
-from fusionjax.data import cache
+from fusionjax.data import cache, names
 from fusionjax.data.extras import Rows
 from fusionjax.data.source import Source
 from fusionjax.data.text import (
@@ -29,6 +32,8 @@ from fusionjax.data.text import (
 from fusionjax.data.text.features import text_features
 from fusionjax.models import text as text_models
 from fusionjax.pretrained import hub
+
+log = logging.getLogger(__name__)
 
 Array = jax.Array
 PyTree = Any
@@ -101,16 +106,29 @@ class TextSide:
         """Every split whose texts are made, with them."""
         return list(self._made.values())
 
+    def facts(self) -> dict[str, str]:
+        """Digests of the tokenizer's files, and of the texts of every split with who gets which."""
+        total = hashlib.sha256()
+        for _, texts in self.made():
+            for array in (texts.tokens, texts.mask, texts.index):
+                total.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return {"tokenizer": self.tokenise.fingerprint[:16], "texts": total.hexdigest()[:16]}
+
     def given(self, words: Sequence[str]) -> Texts:
         """Of texts at hand, one an example; an empty one is masked."""
-        names = [f"text {i + 1}" for i in range(len(words))]
-        return instance_texts(words, names, self.tokenise, allow_empty=True)
+        shown = [f"text {i + 1}" for i in range(len(words))]
+        # What a user asks is not kept on disk.
+        aside = dataclasses.replace(self.tokenise, cache=None)
+        found = instance_texts(words, shown, aside, allow_empty=True)
+        for note in found.notes:
+            log.warning("%s", note)
+        return found
 
-    def leaks(self, source: Source) -> bool:
-        """METHODS' label-permutation test of a split: whether its texts change when the labels are permuted."""
+    def leaks(self, source: Source) -> bool | None:
+        """METHODS' label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
         labels = np.asarray(source.labels)
         if len(np.unique(labels)) < 2:
-            return False
+            return None
         return depends_on_labels(lambda y: self._make(source, y), labels, self.config.seed)
 
     def words(self, texts: Texts, row: int) -> list[str]:
@@ -186,7 +204,11 @@ class TextSide:
 
         placed = jax.device_put(params)
         return text_features(
-            texts, lambda *batch: encode(placed, *batch), weights=cache.digest(params), folder=folder, say=say
+            texts,
+            lambda *batch: encode(placed, *batch),
+            weights=f"{self.module.config} {cache.digest(params)}",
+            folder=folder,
+            say=say,
         )
 
     def bank_shape(self) -> tuple[int, int, int]:
@@ -214,7 +236,10 @@ def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.De
         UserError: it cannot be read, or does not describe just these classes.
     """
     # Of classes that were left out the file may speak.
-    also = tuple(descriptions.read(config.text.descriptions)) if config.data.selected_classes else ()
+    also: tuple[str, ...] = ()
+    if config.data.selected_classes:
+        kept = {names.readable(name) for name in class_names}
+        also = tuple(k for k in descriptions.read(config.text.descriptions) if names.readable(k) not in kept)
     return descriptions.load(config.text.descriptions, class_names, also=also)
 
 

@@ -81,7 +81,12 @@ def make(
         if ema is not None:
             # Young averages follow closely, as in TensorFlow's ExponentialMovingAverage with num_updates.
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
-            ema = jax.tree.map(lambda a, p: a * decay + p * (1 - decay), ema, params)
+            # What is frozen is its own average; a pass over a large encoder would cost more than a small step.
+            moving, _ = optimizer.split(ema)
+            current, held = optimizer.split(params)
+            ema = optimizer.join(
+                jax.tree.map(lambda a, p: a * decay + p * (1 - decay), moving, current), held
+            )
         after = TrainState(state.step + 1, params, {**state.collections, **new}, opt_state, ema)
         after = jax.tree.map(lambda a, b: jnp.where(ok, a, b), after, state)
         one = jnp.ones((), jnp.float32)

@@ -38,30 +38,46 @@ def text_features(
     if folder is None:
         return _computed(texts, encode)
     path = Path(folder) / f"text-{_key(texts, weights)}.npy"
-    if not path.exists():
+    if _open(path) is None:  # absent, or damaged: it is made anew
         began = time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = _computed(texts, encode)
         with tempfile.TemporaryDirectory(dir=path.parent) as made:  # whole or absent, whoever else writes it
-            np.save(Path(made) / path.name, found)
-            os.replace(Path(made) / path.name, path)
+            part = Path(made) / path.name
+            found = _computed(
+                texts, encode, lambda shape: np.lib.format.open_memmap(part, "w+", np.float16, shape)
+            )
+            found.flush()
+            os.replace(part, path)
         say(
             f"features of {len(found)} texts in {time.perf_counter() - began:.0f} s, {found.nbytes / 2**20:.0f} MiB"
         )
-    return np.load(path, mmap_mode="r")
+    return _open(path)
 
 
-def _computed(texts: Texts, encode: Encode) -> np.ndarray:
+def _open(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _computed(
+    texts: Texts,
+    encode: Encode,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.float16),
+) -> np.ndarray:
     """Batch by batch; the last one is filled up, so that there is one program to compile."""
     count = len(texts.tokens)
     rows = np.arange(-(-count // _BATCH) * _BATCH) % count
-    parts = []
+    out = None
     for start in range(0, len(rows), _BATCH):
         chosen = rows[start : start + _BATCH]
         mask = texts.mask[chosen]
         features = np.asarray(encode(texts.tokens[chosen], mask), np.float32)
-        parts.append(np.where(mask[..., None], features, 0).astype(np.float16))
-    return np.concatenate(parts)[:count]
+        if out is None:
+            out = allocate((count, *features.shape[1:]))
+        out[start : start + _BATCH] = np.where(mask[..., None], features, 0)[: count - start]
+    return out
 
 
 def _key(texts: Texts, weights: str) -> str:
