@@ -21,7 +21,8 @@ from fusionjax.models.image_text import ImageText
 from fusionjax.models.multimodal import Multimodal
 from fusionjax.models.prototypes import PrototypeClassifier
 from fusionjax.models.text import TextEncoder
-from fusionjax.models.trimodal import TrimodalClassifier, possible
+from fusionjax.models.trimodal import MODALITIES, TrimodalClassifier, possible
+from fusionjax.models.trimodal import check as check_trimodal
 from fusionjax.pretrained import hub
 from fusionjax.pretrained.merge import HEAD
 
@@ -196,6 +197,10 @@ def trimodal_model(
     c, t = config.model, config.trimodal
     if c.name != "trimodal":
         raise impossible(config, "model.name", f"the task {config.task} builds 'trimodal'")
+    check_trimodal(t.modalities, ())
+    check_trimodal(
+        MODALITIES, t.pairings
+    )  # those of modalities that are left out are none; a misspelt one is an error
     seen = "image" in t.modalities
     if seen != bool(c.trunk):
         words = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -155,9 +156,11 @@ class Trimodal(ClassTask):
 
     # -- steps ------------------------------------------------------------------------------------------------------------
 
-    def inputs(self, batch: Batch) -> dict[str, Array]:
+    def inputs(
+        self, batch: Batch, variables: Mapping[str, PyTree] = MappingProxyType({})
+    ) -> dict[str, Array]:
         """What the module takes, from what the host sends."""
-        found = super().inputs(batch) if "image" in self.modalities else {}
+        found = super().inputs(batch, variables) if "image" in self.modalities else {}
         if "image_present" in batch:
             found["present"] = {"image": batch["image_present"]}
         if self.sound is not None:
