@@ -16,6 +16,7 @@ from fusionjax import experiment, tasks
 from fusionjax.data.text.texts import LEAK
 from fusionjax.errors import UserError
 from fusionjax.models import registry
+from fusionjax.tasks import text_side
 from fusionjax.train import losses
 from tests import tiny_bert
 
@@ -258,13 +259,20 @@ def test_losses_of_the_config(leaves, bert, tmp_path):
 
 
 def test_classes_chosen_by_name(leaves, bert, tmp_path):
-    texts = json.loads((leaves / "texts.json").read_text())
-    (tmp_path / "texts.json").write_text(json.dumps({name.title(): own for name, own in texts.items()}))
-    config = settings(leaves, bert, data__selected_classes=("red", "blue"), text__kind="bank",
-                      text__descriptions=str(tmp_path / "texts.json"))  # fmt: skip
+    config = settings(leaves, bert, data__selected_classes=("red", "blue"), text__kind="bank")
     run = experiment.Experiment(config, tmp_path)
     assert run.source.class_names == ("red", "blue") and len(run.source) == 16
     assert run.task.side.bank().tokens.shape[0] == 4
+
+
+def test_descriptions_of_chosen_classes_may_be_spelt_otherwise(leaves, bert, tmp_path):
+    names = ("Tomato___Late_blight", "Tomato___healthy")
+    texts = {"Tomato: Late blight": ["spots"], "Tomato: healthy": ["green"], "Potato: healthy": ["brown"]}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    config = settings(
+        leaves, bert, data__selected_classes=names, text__descriptions=str(tmp_path / "texts.json")
+    )
+    assert text_side.described(config, names).texts == (("spots",), ("green",))
 
 
 def test_a_vit_gives_tokens_in_its_grid():
@@ -327,7 +335,7 @@ def test_kept_text_features_are_those_of_the_weights(leaves, bert, tmp_path):
     run.task.side.module = run.task.side.module.clone(
         config=dataclasses.replace(run.task.side.module.config, heads=2)
     )
-    c = run.task.side.features(texts, params, folder=tmp_path)
+    c = np.array(run.task.side.features(texts, params, folder=tmp_path))
     assert len(list(tmp_path.glob("text-*.npy"))) == 3 and not np.array_equal(a, c)
     file = max(tmp_path.glob("text-*.npy"), key=lambda p: p.stat().st_mtime_ns)
     file.write_bytes(file.read_bytes()[:40])
