@@ -29,8 +29,9 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except UserError as e:
         fail(str(e))
     except KeyboardInterrupt:
-        print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr)
-        code = 130
+        sys.stdout.flush()
+        print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr, flush=True)
+        os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length; what it leaves is whole
     except Exception as e:
         disk = _disk(e)
         if disk is None:

@@ -62,7 +62,7 @@ def test_damaged_descriptions(content, match, tmp_path):
 
 def test_descriptions_that_are_not_there(tmp_path, monkeypatch):
     fails("no such file of descriptions; its form is", descriptions.read, tmp_path / "no.json")
-    fails("ends in .json, or one of plant_village", descriptions.read, tmp_path / "d.yaml")
+    fails("ends in .json, or one of openmoji, plant_village", descriptions.read, tmp_path / "d.yaml")
     fails("did you mean 'plant_village'", descriptions.read, "plantvillage")
     (tmp_path / "folder.json").mkdir()
     fails("no such file", descriptions.read, tmp_path / "folder.json")
