@@ -31,7 +31,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except KeyboardInterrupt:
         sys.stdout.flush()
         print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr, flush=True)
-        os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length; what it leaves is whole
+        os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length
     except Exception as e:
         disk = _disk(e)
         if disk is None:
