@@ -20,3 +20,12 @@ def get_config(arg=None):
     c = shared.stamps(shared.trimodal(base.default(), arg, task="audiovisual"), arg)
     c.data.sound = arg.sound
     return shared.run_local_stamps(c) if arg.runlocal else c
+
+
+def table():
+    """Rows of `python -m fusionjax.table`: both together, and what each knows alone."""
+    return {
+        "image and sound": "modalities=all",
+        "image alone": "modalities=image",
+        "sound alone": "modalities=audio",
+    }

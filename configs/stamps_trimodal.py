@@ -20,3 +20,13 @@ def get_config(arg=None):
     arg = base.parse_arg(arg, **shared.trimodal_arg(), cache="")
     c = shared.stamps(shared.trimodal(base.default(), arg), arg)
     return shared.run_local_stamps(c) if arg.runlocal else c
+
+
+def table():
+    """Rows of `python -m fusionjax.table`: all three together, and what each knows alone."""
+    return {
+        "image, sound and text": "modalities=all",
+        "image alone": "modalities=image",
+        "text alone": "modalities=text",
+        "sound alone": "modalities=audio",
+    }

@@ -25,3 +25,12 @@ def get_config(arg=None):
     c.data.questions = "captions"
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs = 64, 10.0, 5.0
     return shared.run_local_stamps(c) if arg.runlocal else c
+
+
+def table():
+    """Rows of `python -m fusionjax.table`: the picture and the question, and what each gives away alone."""
+    return {
+        "image and question": "baseline=none",
+        "question alone": "baseline=text",
+        "image alone": "baseline=image",
+    }

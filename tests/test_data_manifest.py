@@ -157,3 +157,20 @@ def test_questions_without_answers(tmp_path):
         r"row 1: 'answers' has a \| within",
         write(tmp_path, [{**r, "answers": r.pop("answer")} for r in listed], ".parquet"),
     )
+
+
+def test_a_file_in_two_splits_is_warned_of(tmp_path, caplog):
+    rows = [
+        {"path": f"ash/{i:02d}.jpg", "label": "leaf", "split": "train" if i < 6 else "test"}
+        for i in range(12)
+    ]
+    path = write(tmp_path / "apart", rows)
+    open_split(path, carry=()), open_split(path, "test", carry=())
+    assert not caplog.messages
+    rows[7]["path"] = rows[2]["path"]
+    path = write(tmp_path / "shared", rows)
+    open_split(path, carry=()), open_split(path, "test", carry=())
+    assert caplog.messages == [
+        "list.csv: files are in more than one split (1), first ash/02.jpg in test and train:"
+        " what is scored there may have been trained on"
+    ]

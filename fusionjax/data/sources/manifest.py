@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import functools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ HAS_IMAGE = "has_image"
 """The column that says 1 where a row has an image and 0 where not; `data.carry` names it where images may be missing."""
 _WHAT = "a .csv or .parquet file with the columns path and label, and as needed " + ", ".join(OPTIONAL)
 _LISTS = ("audio", "answers")
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     Labels become class names, sorted: as numbers if all are whole numbers, else as text. Classes are those
     of the whole manifest, whatever the split. Without a `label` column the first of a row's answers is its label. Without a
     `split` column the split is drawn by `data.fractions`, stratified; rows with the same image or sound stay together. Where
-    `data.label` is "identity", whole identities are drawn.
+    `data.label` is "identity", whole identities are drawn. A file that a `split` column puts into two splits is warned of.
 
     **Missing modalities**: captions and sounds may be empty. An image may be only where `data.carry` names has_image, so that
     the batch says which are; then a row needs an image, a sound or a caption.
@@ -230,7 +233,22 @@ def _chosen(
     if not len(chosen):
         found = ", ".join(sorted(set(table["split"])))
         raise UserError(f"{path} has no row with split {split!r}; its column 'split' holds {found}")
+    splits_of: dict[tuple[str, str], set[str]] = {}
+    for row, file in _shared(table):
+        splits_of.setdefault(file, set()).add(table["split"][row])
+    several = {file: found for file, found in splits_of.items() if len(found) > 1}
+    if several:
+        (_, name), found = next(iter(several.items()))
+        _warn_once(
+            f"{path.name}: files are in more than one split ({len(several)}), first {name} in"
+            f" {' and '.join(sorted(found))}: what is scored there may have been trained on"
+        )
     return chosen
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def _column(name: str, values: Sequence[str]) -> np.ndarray:
