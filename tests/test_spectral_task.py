@@ -334,12 +334,43 @@ def test_a_file_with_other_channels_or_nan_is_named(tmp_path):
         experiment.Experiment(config(root), tmp_path / "other")
 
 
+def test_an_image_that_is_listed_twice_is_named_before_training(data, tmp_path):
+    """Its embedding could not be written by its name."""
+    table = tmp_path / "images.csv"
+    lines = [f"{data}/{name}/00{i}.npy,{name},{split}" for name in tiny_spectral.CLASSES
+             for i, split in ((0, "train"), (1, "train"), (2, "test"), (2, "test"))]  # fmt: skip
+    table.write_text("\n".join(["path,label,split", *lines[:-1]]))
+    with pytest.raises(UserError, match=r"coarse/002.npy 2 times in 'test'.*list it once") as found:
+        experiment.Experiment(config(table), tmp_path / "run")
+    assert "\n" not in str(found.value)
+
+
+def test_modalities_that_do_not_train_make_no_look_alikes(tmp_path):
+    """A third modality, the same everywhere, would make every answer right."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for i in range(20):
+        image = np.dstack([rng.uniform(size=(16, 16, 6)), np.zeros((16, 16, 1))])
+        np.save(tmp_path / "data" / f"{i}.npy", image.astype(np.float32))
+    fields = {"data__modalities": (("rgb", (0, 1, 2)), ("uv", (3, 4, 5)), ("mask", (6,)))}
+    fields |= {
+        "spectral__train_on": ("rgb", "uv"),
+        "spectral__reference_split": "",
+        "data__eval_splits": ("test",),
+    }
+    c = config(tmp_path / "data", **fields)
+    task = tasks.create(config_lib.validate(c), ["a"])
+    source = experiment.sources.create(c.data, "test", seed=0)
+    assert task._look_alikes(source).tolist() == list(range(8))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"spectral__colour": ("uvb",)}, "spectral.colour=.*'uvb'.*names of data.modalities.*rgb, uv"),
         ({"data__modalities": (), "data__mean": (0.5,) * 3, "data__std": (0.5,) * 3}, "data.modalities"),
         ({"data__modalities": (("rgb", (0, 1)), ("uv", (2, 3)))}, "spectral.colour.*'rgb' has 2 channels, not 3"),
+        ({"data__modalities": (("rgb", (0, 1, 2)), ("combined", (3,)))}, "data.modalities.*all modalities together"),
         ({"data__mean": (0.5, 0.5, 0.5)}, "data.mean.*6 numbers, one a channel"),
         ({"data__augment__flip": 0.5}, "data.augment.flip=0.5 .*on the device"),
         ({"loss__label_smoothing": 0.1}, "loss.label_smoothing"),

@@ -106,6 +106,13 @@ class Spectral(ImageTask):
                 "spectral.reference_split",
                 f"{self.names[0]} alone has no retrieval: name a split with classes",
             )
+        for split in c.data.eval_splits:
+            names, counts = np.unique(np.asarray(sources[split].names, str), return_counts=True)
+            if (counts > 1).any():
+                raise UserError(
+                    f"{sources[split].name} lists {names[counts > 1][0]} {counts.max()} times in {split!r}: an image has "
+                    "one embedding, so list it once"
+                )
         if c.train.batch_size // c.optim.accumulate < 2:
             raise impossible(c, "train.batch_size", "a micro-batch of one image has no negatives")
 
@@ -318,9 +325,9 @@ class Spectral(ImageTask):
         return {name: tree for name, tree in variables.items() if name not in (pixels.COLLECTION, PROGRESS)}
 
     def _look_alikes(self, source: Source) -> np.ndarray:
-        """Of a split, found once a run."""
+        """Of a split, by the modalities that train; found once a run."""
         if source.split not in self._alike:
-            self._alike[source.split] = channels_lib.look_alikes(source)
+            self._alike[source.split] = channels_lib.look_alikes(source, self.names)
         return self._alike[source.split]
 
 
