@@ -345,25 +345,6 @@ def test_an_image_that_is_listed_twice_is_named_before_training(data, tmp_path):
     assert "\n" not in str(found.value)
 
 
-def test_modalities_that_do_not_train_make_no_look_alikes(tmp_path):
-    """A third modality, the same everywhere, would make every answer right."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "data").mkdir()
-    for i in range(20):
-        image = np.dstack([rng.uniform(size=(16, 16, 6)), np.zeros((16, 16, 1))])
-        np.save(tmp_path / "data" / f"{i}.npy", image.astype(np.float32))
-    fields = {"data__modalities": (("rgb", (0, 1, 2)), ("uv", (3, 4, 5)), ("mask", (6,)))}
-    fields |= {
-        "spectral__train_on": ("rgb", "uv"),
-        "spectral__reference_split": "",
-        "data__eval_splits": ("test",),
-    }
-    c = config(tmp_path / "data", **fields)
-    task = tasks.create(config_lib.validate(c), ["a"])
-    source = experiment.sources.create(c.data, "test", seed=0)
-    assert task._look_alikes(source).tolist() == list(range(8))
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

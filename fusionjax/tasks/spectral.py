@@ -209,7 +209,7 @@ class Spectral(ImageTask):
         c, name = self.config.spectral, self.config.spectral.reference_split
         if name and name not in outputs:
             raise UserError(f"the classes are learned from the split {name!r}: evaluate it too")
-        embedded = {split: _embedded(rows) for split, rows in outputs.items()}
+        embedded = {split: _embedded(rows, self.names) for split, rows in outputs.items()}
         reference = embedded.get(name)
         return {
             split: cross_modal.evaluate(
@@ -301,7 +301,7 @@ class Spectral(ImageTask):
         """Writes embeddings/<split>.npz and .parquet, embeddings/<split>_features.* and towers/<modality>.safetensors."""
         towers.write(folder, self.module, variables, self.config.model.name)
         for split, rows in outputs.items():
-            found, source = _embedded(rows), sources[split]
+            found, source = _embedded(rows, self.names), sources[split]
             names = outcomes_lib.names_of(source, found.rows).tolist()
             features = {name: f for name, f in found.features.items() if name != COMBINED}
             for ending, values in (("", found.embeddings), ("_features", features)):
@@ -331,19 +331,16 @@ class Spectral(ImageTask):
         return self._alike[source.split]
 
 
-def _embedded(rows: Outputs) -> Embedded:
-    """The images that could be read, in the order of the source."""
+def _embedded(rows: Outputs, names: Sequence[str]) -> Embedded:
+    """The images that could be read, in the order of the source; modalities in that of `names`, since what a compiled program
+    gives back is sorted."""
     good = np.flatnonzero((rows["valid"] > 0) & (rows["index"] >= 0))
     good = good[np.argsort(rows["index"][good], kind="stable")]
-    parts = {
-        kind: {
-            name.partition("/")[2]: np.asarray(values, np.float32)[good]
-            for name, values in rows.items()
-            if name.startswith(f"{kind}/")
-        }
-        for kind in ("embedding", "features")
-    }
-    return Embedded(parts["embedding"], parts["features"], rows["index"][good], rows["label"][good])
+    embeddings, features = (
+        {name: np.asarray(rows[f"{kind}/{name}"], np.float32)[good] for name in known}
+        for kind, known in (("embedding", names), ("features", (*names, COMBINED)))
+    )
+    return Embedded(embeddings, features, rows["index"][good], rows["label"][good])
 
 
 def _main(results: Mapping[str, Result]) -> str:
