@@ -97,8 +97,10 @@ class Spectral(ImageTask):
         name = c.spectral.reference_split
         classes = len(np.unique(sources[name].labels)) if name else 0
         if name and classes < 2:
+            alone = f"{self.names[0]} alone is scored by classes: put the files in class folders"
+            way = "set it to ''" if len(self.names) > 1 else alone
             raise impossible(
-                c, "spectral.reference_split", f"{sources[name].name} has {classes} class there; set it to ''"
+                c, "spectral.reference_split", f"{sources[name].name} has {classes} class there; {way}"
             )
         if len(self.names) == 1 and not name:
             raise impossible(
@@ -113,8 +115,12 @@ class Spectral(ImageTask):
                     f"{sources[split].name} lists {names[counts > 1][0]} {counts.max()} times in {split!r}: an image has "
                     "one embedding, so list it once"
                 )
-        if c.train.batch_size // c.optim.accumulate < 2:
+        micro, images = c.train.batch_size // c.optim.accumulate, len(sources["train"])
+        if micro < 2:
             raise impossible(c, "train.batch_size", "a micro-batch of one image has no negatives")
+        if micro > images:
+            few = f"{images} training images: a batch would hold an image twice, as its own negative"
+            raise impossible(c, "train.batch_size", few)
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch; see `Classification.loss`. `groups` is not used:

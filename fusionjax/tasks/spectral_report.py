@@ -39,7 +39,7 @@ def fields(
     result = results[split]
     n = len(result.split.rows)
     headline = [
-        (f"{name}, {s}", r.scores[name], None, f"{len(r.split.rows):,} queries")
+        (f"{name}, {s}", r.scores[name], None, f"{len(r.split.rows):,} queries; what looks the same counts")
         for s, r in results.items()
         for name in r.scores
         if name.startswith("recall@1/")
