@@ -79,6 +79,10 @@ def check(config: ConfigDict, default: ConfigDict, fail: Callable[[str, str], No
     for name in known:
         if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
             fail("data.modalities", f"{name!r} names files and scores: letters, digits and _ only")
+        if name in ("all", "combined"):
+            fail(
+                "data.modalities", f"{name!r} is what files and scores of all modalities together are called"
+            )
     if c.fusion not in ("separate", "concat", "attention"):
         fail("spectral.fusion", "allowed are separate, concat, attention")
     for key in ("train_on", "colour", "intensity"):

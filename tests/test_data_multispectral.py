@@ -562,3 +562,4 @@ def test_look_alikes_are_linked_through_either_modality(tmp_path):
     (root / "5.npy").write_bytes(b"")
     source = open_split(root, fractions=(1.0, 0.0, 0.0))
     assert channels.look_alikes(source).tolist() == [0, 0, 0, 3, 4, 5]  # `a` as uv is not `a` as rgb
+    assert channels.look_alikes(source, ("rgb",)).tolist() == [0, 1, 1, 3, 4, 5]

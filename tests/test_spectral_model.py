@@ -10,6 +10,7 @@ from fusionjax.errors import UserError
 from fusionjax.models import spectral
 from fusionjax.models.efficientnet import EfficientNet
 from fusionjax.models.resnet import ResNet
+from fusionjax.models.vit import ViT
 from fusionjax.pretrained import native
 
 MODALITIES = (("rgb", (0, 1, 2)), ("uv", (4, 3)))
@@ -28,11 +29,11 @@ def run(module, variables, images, **options):
     return jax.jit(lambda v, x: module.apply(v, x, **options))(variables, images)
 
 
-def made(fusion, encoder=vit, modalities=MODALITIES, **fields):
+def made(fusion, encoder=vit, modalities=MODALITIES, side=16, **fields):
     module = spectral.SpectralEncoder(
         encoder, modalities, fusion, projection=(16, 8), query_width=8, query_heads=2, **fields
     )
-    images = jax.random.normal(jax.random.key(1), (3, 16, 16, 5))
+    images = jax.random.normal(jax.random.key(1), (3, side, side, 5))
     return module, jax.jit(module.init)(jax.random.key(0), images), images
 
 
@@ -94,6 +95,34 @@ def test_an_encoder_leaves_as_a_plain_backbone(fusion, name, tmp_path):
     np.testing.assert_allclose(cls, aux["features"][name], atol=2e-5)
     with pytest.raises(UserError, match="of vit_shallow, not of resnet50"):
         native.variables_of(pretrained.read(path), "resnet50")
+
+
+def branches(width):
+    small = dict(patch_size=(12, 16), embed_dim=(16, 24), depth=((1, 1, 0),), num_heads=(2, 2))
+    return models.create(
+        "crossvit_9_dagger_240", num_classes=0, in_channels=width, img_size=(48, 48), **small
+    )
+
+
+def hybrid(width):
+    fields = dict(width=24, depth=1, heads=3, num_classes=0)
+    return ViT(32, 1, trunk=narrow(features="stride16"), trunk_stride=16, **fields)
+
+
+def nets(width):
+    return narrow()
+
+
+@pytest.mark.parametrize("encoder", [branches, hybrid, nets])
+def test_only_the_layer_that_reads_the_image_is_cut(encoder):
+    """Further convolutions of a stem, and a patch embedding behind a trunk, read features and not channels."""
+    module, variables, images = made("concat", encoder, side=48 if encoder is branches else 32)
+    _, aux = run(module, variables, images)
+    for name, channels in MODALITIES:
+        found, _ = spectral.of_modality(variables, module, name)
+        plain, _ = run(encoder(len(channels)), found, images[..., np.asarray(channels)])
+        plain = plain if plain.ndim == 2 else plain.mean((1, 2))
+        np.testing.assert_allclose(plain, aux["features"][name], atol=2e-5)
 
 
 def test_a_cut_network_is_the_network_and_its_lower_half_has_no_gradient():

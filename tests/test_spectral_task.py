@@ -325,7 +325,7 @@ def test_another_task_starts_from_an_encoder(trained, data, tmp_path, tower):
 
 
 def test_a_file_with_other_channels_or_nan_is_named(tmp_path):
-    root = tiny_spectral.images(tmp_path / "data", per_class=6)
+    root = tiny_spectral.images(tmp_path / "data", per_class=8)
     np.save(root / "fine" / "003.npy", np.full((20, 24, 6), np.nan, np.float32))
     with pytest.raises(UserError, match=re.escape("fine/003.npy")):
         experiment.Experiment(config(root, ",steps=2"), tmp_path / "run").train()
@@ -334,12 +334,37 @@ def test_a_file_with_other_channels_or_nan_is_named(tmp_path):
         experiment.Experiment(config(root), tmp_path / "other")
 
 
+def test_an_image_that_is_listed_twice_is_named_before_training(data, tmp_path):
+    """Its embedding could not be written by its name."""
+    table = tmp_path / "images.csv"
+    lines = [f"{data}/{name}/00{i}.npy,{name},{split}" for name in tiny_spectral.CLASSES
+             for i, split in ((0, "train"), (1, "train"), (2, "test"), (2, "test"))]  # fmt: skip
+    table.write_text("\n".join(["path,label,split", *lines[:-1]]))
+    with pytest.raises(UserError, match=r"coarse/002.npy 2 times in 'test'.*list it once") as found:
+        experiment.Experiment(config(table), tmp_path / "run")
+    assert "\n" not in str(found.value)
+
+
+def test_data_that_do_not_suffice_are_named(tmp_path):
+    flat, small = tmp_path / "flat", tiny_spectral.images(tmp_path / "small", per_class=5)
+    flat.mkdir()
+    for i in range(20):
+        np.save(flat / f"{i}.npy", np.load(small / "fine" / f"00{i % 5}.npy"))
+    with pytest.raises(UserError, match="has 1 class there; uv alone is scored by classes: put"):
+        experiment.Experiment(config(flat, ",modalities=uv"), tmp_path / "run")
+    with pytest.raises(UserError, match="has 1 class there; set it to ''"):
+        experiment.Experiment(config(flat), tmp_path / "run")
+    with pytest.raises(UserError, match="train.batch_size=8.* 6 training images: .* its own negative"):
+        experiment.Experiment(config(small), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"spectral__colour": ("uvb",)}, "spectral.colour=.*'uvb'.*names of data.modalities.*rgb, uv"),
         ({"data__modalities": (), "data__mean": (0.5,) * 3, "data__std": (0.5,) * 3}, "data.modalities"),
         ({"data__modalities": (("rgb", (0, 1)), ("uv", (2, 3)))}, "spectral.colour.*'rgb' has 2 channels, not 3"),
+        ({"data__modalities": (("rgb", (0, 1, 2)), ("combined", (3,)))}, "data.modalities.*all modalities together"),
         ({"data__mean": (0.5, 0.5, 0.5)}, "data.mean.*6 numbers, one a channel"),
         ({"data__augment__flip": 0.5}, "data.augment.flip=0.5 .*on the device"),
         ({"loss__label_smoothing": 0.1}, "loss.label_smoothing"),

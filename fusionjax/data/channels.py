@@ -101,7 +101,7 @@ def of(source: Any) -> ChannelMap:
     return inner.channels
 
 
-def look_alikes(source: Source) -> np.ndarray:
+def look_alikes(source: Source, modalities: Sequence[str] = ()) -> np.ndarray:
     """Which examples share a picture: pixel for pixel the same in all channels of a modality.
 
     Retrieval from one modality to the other cannot tell such examples apart: of 50 flags whose line drawing is the same empty
@@ -110,6 +110,7 @@ def look_alikes(source: Source) -> np.ndarray:
 
     Args:
         source: with a channel map, see `of`.
+        modalities: names of those that are compared, as they are retrieved; () for all.
 
     Returns:
         int64 (N,): the index of the first example that this one is linked to, by one shared picture or by several one after
@@ -118,7 +119,8 @@ def look_alikes(source: Source) -> np.ndarray:
     Raises:
         UserError: the source has no channel map.
     """
-    channels = of(source)
+    known = of(source)
+    compared = [(name, list(known[name])) for name in modalities or known.modality_names]
     parent = list(range(len(source)))
 
     def find(i: int) -> int:
@@ -132,8 +134,8 @@ def look_alikes(source: Source) -> np.ndarray:
             image = np.asarray(source.load(i))
         except (DecodeError, OSError):
             continue
-        for name, members in channels.modalities:
-            picture = hashlib.sha256(np.ascontiguousarray(image[..., list(members)])).digest()
+        for name, members in compared:
+            picture = hashlib.sha256(np.ascontiguousarray(image[..., members])).digest()
             a, b = find(i), find(first.setdefault((name, picture), i))
             parent[max(a, b)] = min(a, b)
     return np.asarray([find(i) for i in range(len(source))], np.int64)

@@ -1,5 +1,6 @@
 """Building blocks that every transformer here shares."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ DType = Any
 
 trunc_normal = nn.initializers.truncated_normal(0.02)
 """timm's ViT initialisation: normal, σ = 0.02, cut at ±2σ."""
+INPUT_KERNEL = re.compile(r"(trunk/)?(stem|patch_embed(_\d+)?(/conv0)?)/kernel")
+"""Name of the parameter that reads an image's channels; with a trunk it is the trunk's."""
 
 
 class Dense(nn.Module):

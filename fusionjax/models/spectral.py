@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from fusionjax.models.attention import attention, merge_heads, split_heads
 from fusionjax.models.crossvit import CrossViT
 from fusionjax.models.efficientnet import EfficientNet
-from fusionjax.models.layers import Dense, LayerNorm
+from fusionjax.models.layers import INPUT_KERNEL, Dense, LayerNorm
 from fusionjax.models.vit import ViT
 
 Array = jax.Array
@@ -300,9 +300,11 @@ def of_modality(
     rows, scale = slice(start, start + len(channels)), module.width_of(SHARED) / len(channels)
 
     def first(path: tuple[Any, ...], leaf: Any) -> Any:
-        keys = [str(getattr(p, "key", p)) for p in path]
-        inputs = keys[-1] == "kernel" and keys[0].startswith(("stem", "patch_embed")) and leaf.ndim == 4
-        return leaf[:, :, rows] * scale if inputs and scale != 1 else leaf
+        name = "/".join(str(getattr(p, "key", p)) for p in path)
+        # By its width too: behind a trunk, patch_embed reads the trunk's features.
+        if not INPUT_KERNEL.fullmatch(name) or leaf.shape[2] != module.width_of(SHARED) or scale == 1:
+            return leaf
+        return leaf[:, :, rows] * scale
 
     return {**found, "params": jax.tree_util.tree_map_with_path(first, found["params"])}, tower
 

@@ -10,6 +10,7 @@ from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fusionjax.errors import UserError
+from fusionjax.models.layers import INPUT_KERNEL
 from fusionjax.pretrained.positions import resample_pos_embed
 from fusionjax.pretrained.report import refuse
 from fusionjax.types import PyTree
@@ -17,7 +18,6 @@ from fusionjax.types import PyTree
 # What may differ between a model and its weights; a model of several branches numbers them.
 HEAD = re.compile(r"head(_\d+)?/(kernel|bias)")
 POSITIONS = re.compile(r"(.*/)?pos_embed(_(?P<branch>\d+))?")
-INPUT_KERNEL = re.compile(r"(trunk/)?(stem|patch_embed(_\d+)?(/conv0)?)/kernel")
 
 Grid = tuple[int, int]
 Path = tuple[str, ...]

@@ -97,8 +97,10 @@ class Spectral(ImageTask):
         name = c.spectral.reference_split
         classes = len(np.unique(sources[name].labels)) if name else 0
         if name and classes < 2:
+            alone = f"{self.names[0]} alone is scored by classes: put the files in class folders"
+            way = "set it to ''" if len(self.names) > 1 else alone
             raise impossible(
-                c, "spectral.reference_split", f"{sources[name].name} has {classes} class there; set it to ''"
+                c, "spectral.reference_split", f"{sources[name].name} has {classes} class there; {way}"
             )
         if len(self.names) == 1 and not name:
             raise impossible(
@@ -106,8 +108,19 @@ class Spectral(ImageTask):
                 "spectral.reference_split",
                 f"{self.names[0]} alone has no retrieval: name a split with classes",
             )
-        if c.train.batch_size // c.optim.accumulate < 2:
+        for split in c.data.eval_splits:
+            names, counts = np.unique(np.asarray(sources[split].names, str), return_counts=True)
+            if (counts > 1).any():
+                raise UserError(
+                    f"{sources[split].name} lists {names[counts > 1][0]} {counts.max()} times in {split!r}: an image has "
+                    "one embedding, so list it once"
+                )
+        micro, images = c.train.batch_size // c.optim.accumulate, len(sources["train"])
+        if micro < 2:
             raise impossible(c, "train.batch_size", "a micro-batch of one image has no negatives")
+        if micro > images:
+            few = f"{images} training images: a batch would hold an image twice, as its own negative"
+            raise impossible(c, "train.batch_size", few)
 
     def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
         """Loss, metrics and updated collections of one (micro-)batch; see `Classification.loss`. `groups` is not used:
@@ -202,7 +215,7 @@ class Spectral(ImageTask):
         c, name = self.config.spectral, self.config.spectral.reference_split
         if name and name not in outputs:
             raise UserError(f"the classes are learned from the split {name!r}: evaluate it too")
-        embedded = {split: _embedded(rows) for split, rows in outputs.items()}
+        embedded = {split: _embedded(rows, self.names) for split, rows in outputs.items()}
         reference = embedded.get(name)
         return {
             split: cross_modal.evaluate(
@@ -294,7 +307,7 @@ class Spectral(ImageTask):
         """Writes embeddings/<split>.npz and .parquet, embeddings/<split>_features.* and towers/<modality>.safetensors."""
         towers.write(folder, self.module, variables, self.config.model.name)
         for split, rows in outputs.items():
-            found, source = _embedded(rows), sources[split]
+            found, source = _embedded(rows, self.names), sources[split]
             names = outcomes_lib.names_of(source, found.rows).tolist()
             features = {name: f for name, f in found.features.items() if name != COMBINED}
             for ending, values in (("", found.embeddings), ("_features", features)):
@@ -318,25 +331,22 @@ class Spectral(ImageTask):
         return {name: tree for name, tree in variables.items() if name not in (pixels.COLLECTION, PROGRESS)}
 
     def _look_alikes(self, source: Source) -> np.ndarray:
-        """Of a split, found once a run."""
+        """Of a split, by the modalities that train; found once a run."""
         if source.split not in self._alike:
-            self._alike[source.split] = channels_lib.look_alikes(source)
+            self._alike[source.split] = channels_lib.look_alikes(source, self.names)
         return self._alike[source.split]
 
 
-def _embedded(rows: Outputs) -> Embedded:
-    """The images that could be read, in the order of the source."""
+def _embedded(rows: Outputs, names: Sequence[str]) -> Embedded:
+    """The images that could be read, in the order of the source; modalities in that of `names`, since what a compiled program
+    gives back is sorted."""
     good = np.flatnonzero((rows["valid"] > 0) & (rows["index"] >= 0))
     good = good[np.argsort(rows["index"][good], kind="stable")]
-    parts = {
-        kind: {
-            name.partition("/")[2]: np.asarray(values, np.float32)[good]
-            for name, values in rows.items()
-            if name.startswith(f"{kind}/")
-        }
-        for kind in ("embedding", "features")
-    }
-    return Embedded(parts["embedding"], parts["features"], rows["index"][good], rows["label"][good])
+    embeddings, features = (
+        {name: np.asarray(rows[f"{kind}/{name}"], np.float32)[good] for name in known}
+        for kind, known in (("embedding", names), ("features", (*names, COMBINED)))
+    )
+    return Embedded(embeddings, features, rows["index"][good], rows["label"][good])
 
 
 def _main(results: Mapping[str, Result]) -> str:

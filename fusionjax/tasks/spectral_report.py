@@ -1,6 +1,7 @@
 """The report of a run of the spectral task: tables, maps of the embeddings, and what was retrieved."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def fields(
     result = results[split]
     n = len(result.split.rows)
     headline = [
-        (f"{name}, {s}", r.scores[name], None, f"{len(r.split.rows):,} queries")
+        (f"{name}, {s}", r.scores[name], None, f"{len(r.split.rows):,} queries; what looks the same counts")
         for s, r in results.items()
         for name in r.scores
         if name.startswith("recall@1/")
@@ -47,7 +48,7 @@ def fields(
         note = f"{n:,} images, {min(config.spectral.neighbours, n)} nearest neighbours"
         headline.append((f"kNN accuracy, {split}", result.scores["accuracy"], None, note))
     tables, figures = _tables(names, results), []
-    for a, b in [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]:
+    for a, b in combinations(names, 2):
         labels = (np.asarray(result.split.labels), list(source.class_names))
         pair = (result.split.embeddings[a], result.split.embeddings[b])
         drawn = {"names": (a, b), "seed": config.seed}
@@ -78,14 +79,14 @@ _LISTS = (
 
 def _tables(names: Sequence[str], results: Mapping[str, Result]) -> list[tuple[str, Any, Any]]:
     tables = []
-    ways = [f"{a}_to_{b}" for a in names for b in names if a != b]
+    ways = list(permutations(names, 2))
     rows = []
     for split, result in results.items():
-        for way in ways:
+        for a, b in ways:
             for protocol, text in PROTOCOLS.items():
                 ks = retrieval.KS if not protocol else (1,)
-                values = [result.scores[f"recall@{k}{protocol}/{way}"] for k in ks]
-                rows.append((split, way.replace("_to_", " → "), text, *values, *[""] * (3 - len(values))))
+                values = [result.scores[f"recall@{k}{protocol}/{a}_to_{b}"] for k in ks]
+                rows.append((split, f"{a} → {b}", text, *values, *[""] * (3 - len(values))))
     if rows:
         heads = ("split", "from → to", "what counts", *(f"recall@{k}" for k in retrieval.KS))
         tables.append(("Retrieval", heads, rows))
@@ -102,14 +103,15 @@ def _tables(names: Sequence[str], results: Mapping[str, Result]) -> list[tuple[s
     rows = [
         (
             split,
-            key.replace("_", " and ", 1),
+            " and ".join(pair),
             f"{m.correlation:.3f}",
             f"{m.p_value:.3f}",
             f"{m.examples:,}",
             f"{m.permutations:,}",
         )
         for split, result in results.items()
-        for key, m in result.mantel.items()
+        for pair in combinations(names, 2)
+        if (m := result.mantel.get("_".join(pair)))
     ]
     if rows:
         heads = ("split", "modalities", "Spearman's ρ", "p (Mantel)", "images", "permutations")
