@@ -235,6 +235,8 @@ class Rules:
             self.fail(
                 "data.questions", "the task vqa asks questions, captions or columns; no other task does"
             )
+        if c.data.source == "vqa2" and c.data.questions != "columns":
+            self.fail("data.questions", "VQA v2 has questions of its own: 'columns', with the task vqa")
         if c.task == "vqa" and (c.text.kind != "instance" or c.loss.focal_gamma or c.loss.balanced):
             self.fail(
                 "task", "vqa reads its questions as text.kind='instance' and has no focal or balanced loss"
