@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -75,6 +76,10 @@ def test_a_run_learns_scores_every_subset_and_reports_it(trained):
     assert "Accuracy by the modalities at test" in page and "audio + text" in page
     assert "1 sounds of train could not be read" in page and "red0.wav" in page
     assert "1 sounds of train are silent" in page and "green0.wav" in page
+    assert "Sound files that were read" in page
+    cells = [f"<td[^>]*>{text}</td>" for text in ("train", "8,000 Hz", "1", "1")]
+    assert re.search(r"\s*".join(cells), page), "the rate and the channels of what was read are named"
+    assert re.search(r"\s*".join([cells[0], "<td[^>]*>16,000 Hz</td>", "<td[^>]*>2</td>", cells[3]]), page)
     assert "Attention between image, audio, text" in page
     assert list((folder / "report").glob("figure_*.png"))
     stored = json.loads((folder / "results.json").read_text())

@@ -36,9 +36,10 @@ class Sounds:
         hide_frames, hide_bands: SpecAugment: share of frames and of bands; 0 for none.
         span: frames of a hidden span.
         memory: bytes of decoded sounds to keep, so that an epoch need not read them again.
-        most_bad: share of the sounds above which damaged ones stop the run.
+        most_bad: share of the sound files above which damaged ones stop the run.
 
     Attributes:
+        formats: (rate, channels) of every file that was read; all become 16 kHz and one channel.
         bad: the damaged files, by name.
         silent: the silent ones, which are whole and stop no run.
     """
@@ -61,8 +62,9 @@ class Sounds:
         self._files, self._samples, self._frames, self._bands = files, samples, frames, bands
         self._seed, self._augment, self._most_bad = seed, augment, most_bad
         self._hide, self._span = (hide_frames, hide_bands), span
-        self._total = sum(map(bool, files))
+        self._total = len({path for own in files for path in own})
         self._kept: dict[Path, np.ndarray] = {}
+        self.formats: dict[Path, tuple[int, int]] = {}
         self._room, self._lock = memory, threading.Lock()
         self.bad, self.silent = BadImages("sound"), BadImages("sound")
         self.padding = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
@@ -100,6 +102,9 @@ class Sounds:
         if found is not None:
             return found
         found = audio_lib.read(path, longest=self._samples, rng=rng)
+        if path not in self.formats:
+            _, rate, channels = audio_lib.header(path)
+            self.formats[path] = rate, channels
         # Of a sound that fills the clip, another window may be drawn the next time.
         if len(found) < self._samples:
             with self._lock:

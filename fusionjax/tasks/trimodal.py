@@ -1,5 +1,6 @@
 """One label for an image, a sound and a text, any of which may be missing (METHODS.md section 5)."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -227,9 +228,20 @@ class Trimodal(ClassTask):
                     "Accuracy by the modalities at test, the others missing",
                     ("split", "modalities", "accuracy", "95 %"),
                     rows,
-                )
+                ),
+                *self._formats(),
             ],
         }
+
+    def _formats(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        """A table of the sound files that were read, as they are on disk."""
+        rows = [
+            (name.removeprefix("eval/"), f"{rate:,} Hz", f"{channels}", f"{count:,}")
+            for name, sounds in self._sounds.items()
+            for (rate, channels), count in sorted(Counter(sounds.formats.values()).items())
+        ]
+        title = "Sound files that were read; all become 16,000 Hz and the mean of their channels"
+        return [(title, ("split", "rate", "channels", "files"), rows)] if rows else []
 
     def explanations(
         self, source: Source, shown: Sequence[tuple[maps_lib.Example, int, Mapping[str, np.ndarray]]]
