@@ -262,6 +262,20 @@ def test_an_image_may_be_missing(bert, tmp_path):
     ).any()
 
 
+def test_a_split_for_evaluation_may_lack_every_sound_and_caption(things, bert, tmp_path):
+    lines = things.read_text().splitlines()
+    mute = [
+        line if line.split(",")[2] != "test" else ",".join([*line.split(",")[:3], "", ""]) for line in lines
+    ]
+    manifest = things.with_name("mute.csv")
+    manifest.write_text("\n".join(mute) + "\n")
+    run = experiment.Experiment(settings(manifest, bert, train__steps=3), tmp_path / "run")
+    summary = run.train()
+    assert summary["test/accuracy"] == summary["test/accuracy_image"] == summary["test/accuracy_image_text"]
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "no example of test has a sound" in page and "12 of 12 captions have no word in them" in page
+
+
 def test_mistakes_are_one_line(things, bert, tmp_path):
     for fields, words in (
         ({"trimodal__modalities": ("image", "smell")}, "'smell' of modalities is not one of"),

@@ -39,6 +39,7 @@ class Sounds:
         most_bad: share of the sound files above which damaged ones stop the run.
 
     Attributes:
+        total: sound files, damaged ones included.
         formats: (rate, channels) of every file that was read; all become 16 kHz and one channel.
         bad: the damaged files, by name.
         silent: the silent ones, which are whole and stop no run.
@@ -62,7 +63,7 @@ class Sounds:
         self._files, self._samples, self._frames, self._bands = files, samples, frames, bands
         self._seed, self._augment, self._most_bad = seed, augment, most_bad
         self._hide, self._span = (hide_frames, hide_bands), span
-        self._total = len({path for own in files for path in own})
+        self.total = len({path for own in files for path in own})
         self._kept: dict[Path, np.ndarray] = {}
         self.formats: dict[Path, tuple[int, int]] = {}
         self._room, self._lock = memory, threading.Lock()
@@ -88,7 +89,7 @@ class Sounds:
             return dict(self.padding)
         except DecodeError as error:
             self.bad.record(str(path), str(error))
-            self.bad.check(self._total, self._most_bad)
+            self.bad.check(self.total, self._most_bad)
             return dict(self.padding)
         if rng is not None and self._augment is not None:
             heard = self._augment(heard, rng)
@@ -124,11 +125,15 @@ class Sounds:
         return out
 
 
-def files_of(source: Source) -> list[tuple[Path, ...]]:
+def files_of(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
     """The sound files of each example: its column audio, paths below the source's root, several of them parted by "|".
 
+    Args:
+        source: a split.
+        needed: some example must have a sound, as in training; a split for evaluation may be without.
+
     Raises:
-        UserError: the source has no such column, or no example has a sound.
+        UserError: the source has no such column, or no example has a sound though that is needed.
     """
     columns = source.columns
     if "audio" not in columns:
@@ -138,7 +143,7 @@ def files_of(source: Source) -> list[tuple[Path, ...]]:
         )
     root = _root(source)
     found = [tuple(root / part for part in str(cell).split("|") if part) for cell in columns["audio"]]
-    if not any(found):
+    if needed and not any(found):
         raise UserError(f"{source.name}, split {source.split!r}: no example has a sound in the column audio")
     return found
 

@@ -67,12 +67,13 @@ class AudioSide:
         """What travels beside the images of a split.
 
         Raises:
-            UserError: the source has no sounds.
+            UserError: the source has no sounds; a split for evaluation may have none, but must have the column.
         """
         c = self.config
         augment = Augment(gain=c.audio.gain, noise=c.audio.noise, shift=c.audio.shift)
+        files = sounds.files_of(source, needed=source.split == c.data.train_split)
         return sounds.Sounds(
-            sounds.files_of(source), samples=self.samples, frames=self.frames, augment=augment,
+            files, samples=self.samples, frames=self.frames, augment=augment,
             bands=mel_lib.BANDS if self.log_mel else 0, seed=c.seed, hide_frames=c.audio.hide_frames,
             hide_bands=c.audio.hide_bands, memory=c.audio.memory * 2**20, most_bad=c.data.max_bad_fraction,
         )  # fmt: skip

@@ -146,6 +146,8 @@ class Trimodal(ClassTask):
         """Sounds that are damaged or silent, and what there is to say of the texts."""
         lines = []
         for name, rows in self._sounds.items():
+            if not rows.total:
+                lines.append(f"no example of {name.removeprefix('eval/')} has a sound")
             for what, found in (("could not be read", rows.bad), ("are silent", rows.silent)):
                 if found.count:
                     lines.append(
