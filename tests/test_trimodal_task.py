@@ -98,6 +98,25 @@ def test_the_loaded_run_gives_the_same_scores_and_predicts_what_it_is_given(trai
         assert len(found.classes) == 3 and found.probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_the_loaded_run_hears_what_it_is_given(trained, things, caplog):
+    run = fusionjax.load(trained[0])
+    image, texts = things.parent / "green9.png", [""]
+    sound = things.with_name("green9.wav")
+    heard, mute, silent = (
+        run.predict([image], texts=texts, sounds=[file])[0]
+        for file in (sound, "", things.with_name("green0.wav"))
+    )
+    assert heard.classes[0] == "green" and np.abs(heard.probabilities - mute.probabilities).max() > 1e-3
+    np.testing.assert_array_equal(silent.probabilities, mute.probabilities)
+    assert "green0.wav: it is silent" in caplog.text and "no sound is given" not in caplog.text
+    np.testing.assert_array_equal(run.predict([image], texts=texts)[0].probabilities, mute.probabilities)
+    assert "the model hears and no sound is given" in caplog.text
+    for files, words in (([things.with_name("red0.wav")], "red0.wav cannot be read: the file ends after"),
+                         (["none.ogg"], "there is no such file"), ([], "give 1 sounds")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            run.predict([image], texts=texts, sounds=files)
+
+
 def batch_of(task, sources, size=6, seed=0):
     """Rows of the training split as a run gives them, images for features."""
     rng = np.random.default_rng(seed)

@@ -115,6 +115,8 @@ def test_the_loaded_run_gives_the_same_scores_without_the_training_questions(tra
         assert summary[name] == pytest.approx(value, abs=0.03), name
     answer = run.predict([asked.parent / "blue8.png"], texts=["what colour is it"])[0]
     assert answer.classes[0] == "blue"
+    with pytest.raises(UserError, match="hears nothing: leave sounds out"):
+        run.predict([asked.parent / "blue8.png"], texts=["is it red"], sounds=["a.ogg"])
 
 
 def test_pictures_become_questions_whose_answers_are_trainings(asked, bert):
@@ -203,6 +205,11 @@ def test_mistakes_are_one_line(asked, bert, tmp_path):
         ({"data__questions": ""}, "the task vqa asks questions"),
         ({"data__questions": "captions"}, "no columns category and kind"),
         ({"data__questions": "guesses"}, "config.data.questions='guesses'"),
+        (
+            {"data__questions": "captions", "data__languages": ("fr", "en")},
+            "questions are made of English captions",
+        ),
+        ({"data__question_types": ("what",)}, "only questions that are made of captions have such types"),
         ({"data__answer_pictures": 50}, "no answer belongs to 50 pictures"),
         ({"loss__focal_gamma": 2.0}, "no focal or balanced loss"),
         ({"train__best_metric": "test/mAP"}, "config.train.best_metric"),

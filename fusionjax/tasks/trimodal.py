@@ -131,16 +131,29 @@ class Trimodal(ClassTask):
                 found[name] = Both(*parts)
         return found
 
-    def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
+    def given(
+        self,
+        texts: Sequence[str] | None,
+        variables: dict[str, PyTree],
+        sounds: Sequence[str | Path | None] | None = None,
+    ) -> Extra | None:
         """See `ImageTask`."""
-        return (
-            None if self.side is None else self.side.rows(self.side.given(texts), variables["params"]["text"])
-        )
+        parts: list[Extra] = []
+        if self.side is not None and texts is not None:
+            parts.append(self.side.rows(self.side.given(texts), variables["params"]["text"]))
+        if self.sound is not None and sounds is not None:
+            parts.append(self.sound.given(sounds))
+        return Both(*parts) if parts else None
 
     @property
     def reads_text(self) -> bool:
         """Whether an example has a text of its own."""
         return self.side is not None
+
+    @property
+    def reads_sound(self) -> bool:
+        """Whether an example may have a sound."""
+        return self.sound is not None
 
     def warnings(self) -> list[str]:
         """Sounds that are damaged or silent, and what there is to say of the texts."""
