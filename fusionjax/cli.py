@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ from ml_collections import ConfigDict, config_flags
 from fusionjax import config
 from fusionjax.errors import UserError
 
+_PATIENCE = 20.0
+"""Seconds that an interrupted command may take to close what is open."""
+
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
     """Parses absl flags, calls `main(positional arguments)` and leaves the process.
@@ -24,14 +28,13 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     """
     argv = list(sys.argv if argv is None else argv)
     _quiet()
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(_parse(argv)) or 0
     except UserError as e:
         fail(str(e))
     except KeyboardInterrupt:
-        sys.stdout.flush()
-        print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr, flush=True)
-        os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length
+        _interrupted()
     except Exception as e:
         disk = _disk(e)
         if disk is None:
@@ -73,6 +76,24 @@ def _parse(argv: list[str]) -> list[str]:
         if found:
             raise UserError(f"{found[1]}={found[2]!r} is of the wrong type: {found[3]}") from None
         raise UserError(f"{text} (--help lists the flags)") from None
+
+
+def _interrupt(*_: object) -> None:
+    """Ctrl-C: what is open is closed, as of any error. Again, or where that does not end, the process leaves at once.
+
+    An interrupt that falls into a library's callback is swallowed there: training would go on.
+    """
+    signal.signal(signal.SIGINT, lambda *_: _interrupted())
+    watch = threading.Timer(_PATIENCE, _interrupted)
+    watch.daemon = True
+    watch.start()
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> None:
+    sys.stdout.flush()
+    print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr, flush=True)
+    os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length
 
 
 def _quiet() -> None:

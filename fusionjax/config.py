@@ -47,7 +47,7 @@ def default() -> ConfigDict:
     )  # stamps: of the captions; training draws one an epoch, the first is the test's
     c.data.audio_languages = ("fr",)  # stamps: of the spoken descriptions, likewise
     c.data.sound = "description"  # stamps: description, effect, any
-    c.data.questions = ""  # vqa: made from captions (stamps), or a manifest's own columns; "" for none
+    c.data.questions = ""  # vqa: captions: made of them (stamps); columns: the data's own; "" for none
     c.data.question_types = ()  # of those that are made: category, is_it, which, what; () for all
     c.data.answers = 1000  # vqa: answers at most, the most frequent in training
     c.data.answer_pictures = 3  # vqa: pictures that an answer must belong to

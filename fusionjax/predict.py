@@ -17,6 +17,9 @@ TOP = flags.DEFINE_integer("top", 5, "Classes, or images of a gallery, to name."
 TEXT = flags.DEFINE_multi_string(
     "text", None, "Text of an image, once for each; of a run that reads an image's own text."
 )
+SOUND = flags.DEFINE_multi_string(
+    "sound", None, 'Sound file of an image, once for each, "" for none; of a run that hears.'
+)
 OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>/predictions by default.")
 
 
@@ -38,7 +41,7 @@ def main(rest: Sequence[str]) -> None:
         _rank(run, rest)
         return
     folder = Path(OUT.value) if OUT.value else run.folder / "predictions"
-    for i, found in enumerate(run.predict(rest, texts=TEXT.value, top=TOP.value)):
+    for i, found in enumerate(run.predict(rest, texts=TEXT.value, sounds=SOUND.value, top=TOP.value)):
         print(found.name)
         for name, p in zip(found.classes, found.probabilities, strict=True):
             print(f"  {100 * p:5.1f} %  {name}")

@@ -235,6 +235,14 @@ class Rules:
             self.fail(
                 "data.questions", "the task vqa asks questions, captions or columns; no other task does"
             )
+        if c.data.questions == "captions":
+            # "What is this?" is answered with the noun of an English sentence.
+            if "what" in (c.data.question_types or ("what",)) and tuple(c.data.languages[:1]) != ("en",):
+                self.fail("data.languages", "questions are made of English captions: 'en' comes first")
+        elif c.data.question_types:
+            self.fail("data.question_types", "only questions that are made of captions have such types")
+        if c.data.source == "vqa2" and c.data.questions != "columns":
+            self.fail("data.questions", "VQA v2 has questions of its own: 'columns', with the task vqa")
         if c.task == "vqa" and (c.text.kind != "instance" or c.loss.focal_gamma or c.loss.balanced):
             self.fail(
                 "task", "vqa reads its questions as text.kind='instance' and has no focal or balanced loss"

@@ -146,17 +146,23 @@ class Run:
         return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
 
     def predict(
-        self, images: Sequence[Image], *, texts: Sequence[str] | None = None, top: int = 5
+        self,
+        images: Sequence[Image],
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+        top: int = 5,
     ) -> list[Prediction]:
         """Classes and maps of some images.
 
         Args:
             images: file names, encoded bytes, or uint8 RGB arrays (h, w, 3) of any size.
             texts: one an image, for a run that reads a text of each; None for a run that does not.
+            sounds: a file an image, for a run that hears, None or "" for no sound; None for no sound of any.
             top: classes to name.
 
         Raises:
-            UserError: an image that is missing or does not decode, texts that are missing or too many, a run of
+            UserError: an image or a sound that is missing or does not decode, texts that are missing or too many, a run of
                 re-identification.
         """
         if "embedding" in self.task.keep:
@@ -171,7 +177,13 @@ class Run:
             )
         if texts is not None and not self.task.reads_text:
             raise UserError(f"{self.folder} reads no text of an image: leave texts out")
-        extra = self.task.given(texts, self.variables) if texts and images else None
+        if sounds is not None and not self.task.reads_sound:
+            raise UserError(f"{self.folder} hears nothing: leave sounds out")
+        if sounds is not None and len(sounds) != len(images):
+            raise UserError(f"{self.folder}: give {len(images)} sounds, one an image, an empty one for none")
+        if sounds is None and self.task.reads_sound and images:
+            log.warning("the model hears and no sound is given: it answers as without")
+        extra = self.task.given(texts, self.variables, sounds) if images else None
         names, pixels, out = self._apply(
             images, keep=("probabilities/combined", "rollout", "selected"), extra=extra
         )

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import errno, sys
+import errno, signal, sys, time
 from fusionjax import cli
 from fusionjax.errors import UserError
 
@@ -25,6 +25,20 @@ def mistake(rest):
 def interrupted(rest):
     raise KeyboardInterrupt
 
+def deaf(rest):
+    cli._PATIENCE = 0.5
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:  # as a library's callback does
+        time.sleep(60)
+
+def twice(rest):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
+
 def bug(rest):
     raise ValueError("ours")
 
@@ -42,6 +56,8 @@ cli.run({name}, ["program"])
         ),
         ("told", 2, "fusionjax: error: the disk is full; free some space and start the same command again\n"),
         ("mistake", 2, "fusionjax: error: config.a=1 is not possible\n"),
+        ("deaf", 130, "fusionjax: interrupted; start the same command again to go on\n"),
+        ("twice", 130, "fusionjax: interrupted; start the same command again to go on\n"),
         ("interrupted", 130, "fusionjax: interrupted; start the same command again to go on\n"),
     ],
 )

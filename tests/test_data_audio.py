@@ -1,6 +1,7 @@
 """Reading sound: formats, rates, channels; and that whatever is wrong with a file is named."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -110,18 +111,21 @@ def test_silence_is_named_and_told_from_damage(make):
     assert len(audio.read(encoded(quiet, subtype="FLOAT"))) == 16_000
 
 
-@pytest.mark.parametrize(("format", "subtype"), FORMATS)
+@pytest.mark.parametrize(
+    ("format", "subtype"), (*FORMATS, ("RF64", "PCM_16"), ("W64", "PCM_16"), ("AU", "PCM_16"))
+)
 @pytest.mark.parametrize("share", [0.95, 0.5, 0.02])
 def test_a_cut_off_file_is_named(rng, format, subtype, share):
     sound = (sine(440, 4) + 0.1 * rng.standard_normal(64_000)).astype(np.float32)
     data = encoded(sound, format=format, subtype=subtype)
+    assert len(audio.read(data)) == 64_000
     with pytest.raises(DecodeError):
         audio.read(data[: int(len(data) * share)])
 
 
 def test_a_damaged_page_of_an_ogg_file_is_named(rng):
     data = bytearray(encoded(0.1 * rng.standard_normal(200_000).astype(np.float32), format="OGG"))
-    assert not sound_files.damage(bytes(data)) and data.count(b"OggS") > 4
+    assert not sound_files.damage(bytes(data), len(data)) and data.count(b"OggS") > 4
     data[len(data) // 2] ^= 0x10
     fails("page . of the Ogg stream is damaged: its checksum does not fit", bytes(data))
     second = data.find(b"OggS", 4)
@@ -149,6 +153,29 @@ def test_whatever_the_damage_it_is_one_line(rng, capfd):
             refused += 1
             assert str(e) and "\n" not in str(e)
     assert refused > 50 and capfd.readouterr().err == ""
+
+
+def test_of_a_long_file_only_the_window_is_read(tmp_path):
+    """256 MB, nearly all of them a hole of the file system."""
+    path, samples = tmp_path / "long.wav", 2**27
+    data = bytearray(encoded(sine(440, 4)))
+    place = data.find(b"data") + 4
+    data[4:8], data[place : place + 4] = (
+        struct.pack("<I", n) for n in (place + 2 * samples - 4, 2 * samples)
+    )
+    path.write_bytes(data)
+    with open(path, "r+b") as file:
+        file.truncate(place + 4 + 2 * samples)
+        file.seek(place + 4 + samples)
+        file.write(data[place + 4 :])
+    assert audio.header(path).samples == samples
+    tracemalloc.start()
+    try:
+        found = audio.read(path, longest=32_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert abs(loudest(found) - 440) < 1.5 and peak < 2**20
 
 
 def test_a_wav_file_of_unknown_size_is_read():

@@ -124,6 +124,17 @@ QUESTIONS = [{"path": f"ash/{i % 3:02d}.jpg", "split": "train", "question": f"wh
               "answer": ("oak|ash|oak", "elm")[i % 2]} for i in range(6)]  # fmt: skip
 
 
+def test_a_file_has_one_spelling(tmp_path):
+    """Else the same picture would be on both sides of a split."""
+    rows = [{"path": f"{'./' * k}ash/{i:02d}.jpg", "label": "leaf", "audio": "./a.ogg | b.ogg" if i == 3 else ""}
+            for i in range(12) for k in range(3)]  # fmt: skip
+    path = write(tmp_path, rows)
+    found = {split: open_split(path, split) for split in ("train", "val", "test")}
+    names = {split: set(source.names) for split, source in found.items()}
+    assert sum(map(len, names.values())) == len(set().union(*names.values())) == 12
+    assert {a for source in found.values() for a in source.columns["audio"]} == {"", "a.ogg|b.ogg"}
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_questions_and_answers(tmp_path, suffix):
     rows = QUESTIONS

@@ -125,10 +125,20 @@ def test_targets_are_soft_scores():
         ("cat", "cat", "dog"),
     ]
     scores = q.targets([question(0, *a) for a in answers], ("dog", "cat"))
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(
-        scores, [[2 / 3, 1], [0, 0], [1, 0], [0.5, 0.5], [1, 0], [1 / 3, 2 / 3]], rtol=1e-6
-    )
+    want = np.array([[2 / 3, 1], [0, 0], [1, 0], [0.5, 0.5], [1, 0], [1 / 3, 2 / 3]])
+    assert scores[0].dtype == np.float32 and scores.shape == (6, 2) and len(scores) == 6
+    np.testing.assert_allclose(scores[:], want, rtol=1e-6)
+    np.testing.assert_allclose(scores[[5, 1]], want[[5, 1]], rtol=1e-6)
+    np.testing.assert_allclose(scores[3], want[3], rtol=1e-6)
+    assert scores.best.tolist() == want.argmax(1).tolist()
+    assert q.targets([], ("dog",))[:].shape == (0, 1)
+
+
+def test_answers_of_a_file_count_in_normal_spelling():
+    found = [question(i, "The Dog.", "a dog", "Two") for i in range(3)]
+    assert q.vocabulary(found) == ("2", "dog") and found[0].answer == "dog"
+    np.testing.assert_allclose(q.targets(found, ("2", "dog"))[0], [1 / 3, 2 / 3], rtol=1e-6)
+    assert q.answerable(found, ("dog",))[""] == (3, 1.0)
 
 
 def test_what_can_be_answered_is_said_by_type():
@@ -164,7 +174,7 @@ def test_a_source_that_asks(tmp_path):
         and asked.split == "train"
     )
     assert asked.labels.tolist() == [0, 0, 1] and asked.labels.dtype == np.int32
-    assert asked.scores.sum(1).tolist() == pytest.approx([1, 0, 5 / 3])
+    assert asked.scores[:].sum(1).tolist() == pytest.approx([1, 0, 5 / 3])
     assert (
         asked.names == ["3.jpg: what is this?", "0.jpg: what?", "3.jpg: what?"] and asked.load(0) == b"three"
     )

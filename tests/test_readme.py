@@ -70,7 +70,7 @@ VARIANTS = {
     "stamps_vqa": ("", "baseline=image", "baseline=text", "runlocal"),
     "trimodal": ("", "modalities=audio_text,train_encoders", "hearing=mel,pairings=all,partial", "runlocal"),
     "audiovisual": ("", "modalities=audio", "runlocal,hearing=mel"),
-    "vqa": ("", "baseline=text", "head=bottleneck,train_encoders", "runlocal"),
+    "vqa": ("", "baseline=text", "head=bottleneck,train_encoders", "runlocal", "source=vqa2"),
     "plant_village": (
         "",
         "head=adaptive,loss=focal,balanced",

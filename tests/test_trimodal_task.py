@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -75,6 +76,10 @@ def test_a_run_learns_scores_every_subset_and_reports_it(trained):
     assert "Accuracy by the modalities at test" in page and "audio + text" in page
     assert "1 sounds of train could not be read" in page and "red0.wav" in page
     assert "1 sounds of train are silent" in page and "green0.wav" in page
+    assert "Sound files that were read" in page
+    cells = [f"<td[^>]*>{text}</td>" for text in ("train", "8,000 Hz", "1", "1")]
+    assert re.search(r"\s*".join(cells), page), "the rate and the channels of what was read are named"
+    assert re.search(r"\s*".join([cells[0], "<td[^>]*>16,000 Hz</td>", "<td[^>]*>2</td>", cells[3]]), page)
     assert "Attention between image, audio, text" in page
     assert list((folder / "report").glob("figure_*.png"))
     stored = json.loads((folder / "results.json").read_text())
@@ -91,6 +96,25 @@ def test_the_loaded_run_gives_the_same_scores_and_predicts_what_it_is_given(trai
     for text in ("a thing of colour green", ""):
         found = run.predict([image], texts=[text])[0]
         assert len(found.classes) == 3 and found.probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_loaded_run_hears_what_it_is_given(trained, things, caplog):
+    run = fusionjax.load(trained[0])
+    image, texts = things.parent / "green9.png", [""]
+    sound = things.with_name("green9.wav")
+    heard, mute, silent = (
+        run.predict([image], texts=texts, sounds=[file])[0]
+        for file in (sound, "", things.with_name("green0.wav"))
+    )
+    assert heard.classes[0] == "green" and np.abs(heard.probabilities - mute.probabilities).max() > 1e-3
+    np.testing.assert_array_equal(silent.probabilities, mute.probabilities)
+    assert "green0.wav: it is silent" in caplog.text and "no sound is given" not in caplog.text
+    np.testing.assert_array_equal(run.predict([image], texts=texts)[0].probabilities, mute.probabilities)
+    assert "the model hears and no sound is given" in caplog.text
+    for files, words in (([things.with_name("red0.wav")], "red0.wav cannot be read: the file ends after"),
+                         (["none.ogg"], "there is no such file"), ([], "give 1 sounds")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            run.predict([image], texts=texts, sounds=files)
 
 
 def batch_of(task, sources, size=6, seed=0):
@@ -255,6 +279,20 @@ def test_an_image_may_be_missing(bert, tmp_path):
         predict(task.variables, rows | {"image": rows["image"][::-1].copy()})["probabilities/combined"]
         != want
     ).any()
+
+
+def test_a_split_for_evaluation_may_lack_every_sound_and_caption(things, bert, tmp_path):
+    lines = things.read_text().splitlines()
+    mute = [
+        line if line.split(",")[2] != "test" else ",".join([*line.split(",")[:3], "", ""]) for line in lines
+    ]
+    manifest = things.with_name("mute.csv")
+    manifest.write_text("\n".join(mute) + "\n")
+    run = experiment.Experiment(settings(manifest, bert, train__steps=3), tmp_path / "run")
+    summary = run.train()
+    assert summary["test/accuracy"] == summary["test/accuracy_image"] == summary["test/accuracy_image_text"]
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "no example of test has a sound" in page and "12 of 12 captions have no word in them" in page
 
 
 def test_mistakes_are_one_line(things, bert, tmp_path):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import fusionjax
+from configs import vqa as vqa_config
 from fusionjax import config as config_lib
 from fusionjax import experiment, tasks
-from fusionjax.data import cache, features, sources
-from fusionjax.data.questions import Asked
+from fusionjax.data import cache, features, sources, vqa_json
+from fusionjax.data.questions import Asked, Question
 from fusionjax.data.stream import TrainStream
 from fusionjax.errors import UserError
 from fusionjax.evaluation import vqa
@@ -114,6 +115,8 @@ def test_the_loaded_run_gives_the_same_scores_without_the_training_questions(tra
         assert summary[name] == pytest.approx(value, abs=0.03), name
     answer = run.predict([asked.parent / "blue8.png"], texts=["what colour is it"])[0]
     assert answer.classes[0] == "blue"
+    with pytest.raises(UserError, match="hears nothing: leave sounds out"):
+        run.predict([asked.parent / "blue8.png"], texts=["is it red"], sounds=["a.ogg"])
 
 
 def test_pictures_become_questions_whose_answers_are_trainings(asked, bert):
@@ -202,6 +205,11 @@ def test_mistakes_are_one_line(asked, bert, tmp_path):
         ({"data__questions": ""}, "the task vqa asks questions"),
         ({"data__questions": "captions"}, "no columns category and kind"),
         ({"data__questions": "guesses"}, "config.data.questions='guesses'"),
+        (
+            {"data__questions": "captions", "data__languages": ("fr", "en")},
+            "questions are made of English captions",
+        ),
+        ({"data__question_types": ("what",)}, "only questions that are made of captions have such types"),
         ({"data__answer_pictures": 50}, "no answer belongs to 50 pictures"),
         ({"loss__focal_gamma": 2.0}, "no focal or balanced loss"),
         ({"train__best_metric": "test/mAP"}, "config.train.best_metric"),
@@ -209,3 +217,73 @@ def test_mistakes_are_one_line(asked, bert, tmp_path):
         with pytest.raises(UserError, match=words) as e:
             experiment.Experiment(settings(asked, bert, **fields), tmp_path)
         assert "\n" not in str(e.value)
+
+
+HUMANS = ("the red",) * 6 + ("Red!",) * 3 + ("rot",)
+
+
+def vqa2(root):
+    """Three pictures of each split, of which one is asked about twice, in VQA v2's layout; returns the folder."""
+    rng = np.random.default_rng(0)
+    for split, first in (("train2014", 9), ("val2014", 42)):
+        (root / split).mkdir(parents=True)
+        asked = [
+            Question(10 * i, i, "What colour is it?", HUMANS, "what color", "other")
+            for i in range(first, first + 3)
+        ]
+        asked.append(Question(10 * first + 1, first, "Is it red?", ("yes",) * 10, "is it", "yes/no"))
+        for q in asked:
+            picture = rng.integers(0, 255, (40, 44, 3), np.uint8)
+            cv2.imwrite(str(root / split / vqa_json.image_name(split, q.image_id)), picture)
+        named = f"v2_OpenEnded_mscoco_{split}_questions.json", f"v2_mscoco_{split}_annotations.json"
+        vqa_json.write(asked[::-1], *(root / name for name in named))
+    return root
+
+
+def test_vqa_v2_trains_from_its_own_files(bert, tmp_path):
+    root, run = vqa2(tmp_path / "vqa"), tmp_path / "run"
+    c = vqa_config.get_config(f"source=vqa2,root={root},answer_pictures=1,runlocal")
+    c.text.encoder, c.text.max_tokens = str(bert), 16
+    c.model.trunk, c.data.resize, c.data.image_size = "vit_shallow", 36, 32
+    c = config_lib.validate(c)
+    train, val = (sources.create(c.data, split, seed=0) for split in ("train", "val"))
+    assert (
+        len(train) == len(val) == 4 and len(train.source) == 3 and train.class_names == ("red", "rot", "yes")
+    )
+    assert train.source.names[0] == "train2014/COCO_train2014_000000000009.jpg"
+    # By rising id of the picture, whatever the order of the file; nine say red, one rot, however they are spelt.
+    assert [train.names[i].split(": ")[1] for i in (0, 3)] == ["Is it red?", "What colour is it?"]
+    np.testing.assert_allclose(train.scores[3], [1, 1 / 3, 0], rtol=1e-6)
+    summary = experiment.Experiment(c, run).train()
+    asked = {q.question_id: q for q in vqa_json.read(*sorted(root.glob("*val2014*.json")))}
+    given = {
+        row["question_id"]: row["answer"] for row in json.loads((run / "answers" / "val.json").read_text())
+    }
+    assert sorted(given) == sorted(asked) == [420, 421, 430, 440]
+    # The references keep what the official code leaves them: "the red" is not what "red" meets, "Red!" neither.
+    official = {"red": 0.0, "rot": 0.3, "yes": 0.0}
+    want = [official[a] if key % 10 == 0 else float(a == "yes") for key, a in given.items()]
+    assert summary["val/vqa_accuracy"] == pytest.approx(np.mean(want))
+    exact = [a == ("red" if key % 10 == 0 else "yes") for key, a in given.items()]
+    assert summary["val/accuracy"] == pytest.approx(np.mean(exact)) and summary["val/answerable"] == 1
+
+
+def test_mistakes_in_vqa_v2s_folder_are_one_line(bert, tmp_path):
+    root = vqa2(tmp_path / "vqa")
+    c = vqa_config.get_config(f"source=vqa2,root={root},answer_pictures=1,runlocal")
+    c.text.encoder = str(bert)
+    with pytest.raises(UserError, match="answers of split 'test' are not public"):
+        sources.create(c.data, "test", seed=0)
+    c.data.check_counts = True
+    with pytest.raises(UserError, match="questions of split 'train': expected 443,757, found 4"):
+        sources.create(c.data, "train", seed=0)
+    c.data.check_counts = False
+    (root / "val2014" / vqa_json.image_name("val2014", 43)).unlink()
+    with pytest.raises(UserError, match=r"COCO_val2014_000000000043\.jpg is missing"):
+        sources.create(c.data, "val", seed=0)
+    (root / "v2_mscoco_val2014_annotations.json").unlink()
+    with pytest.raises(UserError, match="v2_mscoco_val2014_annotations.json does not exist"):
+        sources.create(c.data, "val", seed=0)
+    c.task, c.data.questions = "classification", ""
+    with pytest.raises(UserError, match="VQA v2 has questions of its own"):
+        config_lib.validate(c)

@@ -3,6 +3,7 @@
 Lower case, number words as digits, no articles, apostrophes in contractions, no punctuation other than apostrophes and colons.
 """
 
+import functools
 import re
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
@@ -44,6 +45,7 @@ def without_punctuation(text: str) -> str:
     return _PERIOD.sub("", out, count=_PERIODS)
 
 
+@functools.lru_cache(maxsize=2**16)  # VQA v2 writes 6.6 million answers, most of them the same few
 def normalise(text: str) -> str:
     """An answer in the spelling in which answers are compared.
 

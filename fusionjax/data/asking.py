@@ -8,7 +8,7 @@ from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 
 KINDS = ("captions", "columns")
-"""Values of `data.questions`: made from captions and folders, or a manifest's own."""
+"""Values of `data.questions`: made from captions and folders, or the source's own: a manifest's columns, VQA v2's files."""
 
 
 def asked(source: Source, train: Callable[[], Source], data: Any, *, seed: int) -> questions_lib.Asked:
@@ -31,7 +31,8 @@ def asked(source: Source, train: Callable[[], Source], data: Any, *, seed: int) 
 
 def _questions(source: Source, data: Any, seed: int) -> list[questions_lib.Question]:
     if data.questions == "columns":
-        return questions_lib.from_columns(source)
+        own = getattr(source, "questions", None)
+        return questions_lib.from_columns(source) if own is None else list(own)
     if data.questions != "captions":
         raise UserError(
             f"config.data.questions={data.questions!r} is not possible: allowed are {', '.join(KINDS)}"

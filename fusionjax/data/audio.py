@@ -7,6 +7,7 @@ silent is a `DecodeError` that says so.
 import importlib
 import io
 import math
+import os
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -63,7 +64,7 @@ def header(source: SoundFile) -> Header:
     Raises:
         DecodeError: no such file, not a sound file, a header that cannot be.
     """
-    return _guarded(lambda: _opened(source, None, lambda file, found: found))
+    return _guarded(lambda: _opened(source, lambda file, found: found))
 
 
 def read(
@@ -91,7 +92,7 @@ def read(
             number, too long. `SilentError` where nothing is to be heard in what was read.
         UserError: the packages that read sound are missing.
     """
-    data = _guarded(lambda: _bytes(source))
+    data, size = _guarded(lambda: _looked_at(source))
 
     def window(file: Any, found: Header) -> np.ndarray:
         if not found.samples:
@@ -113,10 +114,10 @@ def read(
         return _mono(samples, found.rate)
 
     def whole() -> np.ndarray:
-        wrong = sound_files.damage(data)
+        wrong = sound_files.damage(data, size)
         if wrong:
             raise DecodeError(wrong)
-        return resample(*_opened(source, data, lambda file, found: (window(file, found), found.rate)), rate)
+        return resample(*_opened(source, lambda file, found: (window(file, found), found.rate)), rate)
 
     samples = _guarded(whole)
     samples = samples[:longest] if longest else samples
@@ -232,20 +233,23 @@ class _Bytes(io.BytesIO):
             return self.tell()
 
 
-def _bytes(source: SoundFile) -> bytes:
-    data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else Path(source).read_bytes()
-    if not data:
-        raise DecodeError("the file is empty")
-    return data
+def _looked_at(source: SoundFile) -> tuple[bytes, int]:
+    """What `sound_files.damage` needs of a file, which may be hours long, and the file's size."""
+    if not isinstance(source, str | PathLike):
+        return bytes(source), len(source)
+    with open(source, "rb") as file:
+        data = file.read(sound_files.HEAD)
+        data += file.read() if data.startswith(sound_files.OGG) else b""
+        return data, os.fstat(file.fileno()).st_size
 
 
-def _opened(source: SoundFile, data: bytes | None, use: Callable[[Any, Header], Any]) -> Any:
+def _opened(source: SoundFile, use: Callable[[Any, Header], Any]) -> Any:
     """`use` of an open file and its header. A path is read by libsndfile itself: without Python's lock, and faster."""
     soundfile = package("soundfile")
     by_path = isinstance(source, str | PathLike)
-    if by_path and data is None and not Path(source).stat().st_size:
+    if not (Path(source).stat().st_size if by_path else len(source)):
         raise DecodeError("the file is empty")
-    with soundfile.SoundFile(str(source) if by_path else _Bytes(data or _bytes(source))) as file:
+    with soundfile.SoundFile(str(source) if by_path else _Bytes(source)) as file:
         found = Header(int(file.frames), int(file.samplerate), int(file.channels))
         if not _RATES[0] <= found.rate <= _RATES[1]:
             raise DecodeError(f"its rate of {found.rate} Hz is not within {_RATES[0]:,} to {_RATES[1]:,}")

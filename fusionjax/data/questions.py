@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,8 @@ class Question:
         image_id: of the picture: the example's index in its source where `generate` or `from_columns` made the question, else
             what a file says.
         question: the words.
-        answers: references, in normal spelling where this library made them; ten in VQA v2, empty where unknown.
+        answers: references, in normal spelling where this library made them, as they stand in a file of VQA v2, for its
+            accuracy is of these; ten in VQA v2, empty where unknown.
         question_type, answer_type: as VQA v2 has them; an answer is "yes/no", "number" or "other".
     """
 
@@ -53,9 +55,14 @@ class Question:
     answer_type: str
 
     @property
+    def spelt(self) -> tuple[str, ...]:
+        """The references in normal spelling: what vocabularies and targets are made of."""
+        return tuple(map(answers_lib.normalise, self.answers))
+
+    @property
     def answer(self) -> str:
-        """The most frequent reference, of equally frequent ones the first; "" where none is known."""
-        counts = Counter(self.answers)
+        """The most frequent reference in normal spelling, of equally frequent ones the first; "" where none is known."""
+        counts = Counter(self.spelt)
         return max(counts, key=counts.__getitem__) if counts else ""
 
 
@@ -144,7 +151,7 @@ def vocabulary(questions: Iterable[Question], *, most: int = 1000, least: int = 
     """
     pictures: dict[str, set[int]] = {}
     for q in questions:
-        for answer in set(q.answers):
+        for answer in set(q.spelt):
             pictures.setdefault(answer, set()).add(q.image_id)
     enough = [a for a, own in pictures.items() if len(own) >= least]
     if not enough or most < 1:
@@ -154,7 +161,43 @@ def vocabulary(questions: Iterable[Question], *, most: int = 1000, least: int = 
     return tuple(sorted(enough, key=lambda a: (-len(pictures[a]), a))[:most])
 
 
-def targets(questions: Sequence[Question], vocabulary: Sequence[str]) -> np.ndarray:
+class Scores:
+    """Soft scores of all answers, of which few are not 0: only these are kept, rows are made when they are asked for.
+
+    Args:
+        rows: of each question {answer's number: score}.
+        width: K.
+
+    Attributes:
+        shape: (Q, K).
+        best: int32 (Q,), the answer of the highest score, of equal ones the first; 0 where a question has none.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[int, float]], width: int):
+        self.shape = (len(rows), width)
+        most = max(map(len, rows), default=0)
+        # One column more than there are answers takes what fills up a row.
+        self._places = np.full((len(rows), most), width, np.int32)
+        self._values = np.zeros((len(rows), most), np.float32)
+        self.best = np.zeros(len(rows), np.int32)
+        for i, row in enumerate(rows):
+            own = sorted(row.items())
+            self._places[i, : len(own)] = [k for k, _ in own]
+            self._values[i, : len(own)] = [score for _, score in own]
+            self.best[i] = max(own, key=lambda item: item[1])[0] if own else 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """float32 (K,) of a number, (M, K) of several or of a slice."""
+        places = self._places[key]
+        out = np.zeros((*places.shape[:-1], self.shape[1] + 1), np.float32)
+        np.put_along_axis(out, places, self._values[key], -1)
+        return out[..., :-1]
+
+
+def targets(questions: Sequence[Question], vocabulary: Sequence[str]) -> Scores:
     """Soft scores of the answers: min(1, references that agree / 3), with fewer than three references the share that agrees.
 
     Args:
@@ -162,15 +205,18 @@ def targets(questions: Sequence[Question], vocabulary: Sequence[str]) -> np.ndar
         vocabulary: K answers.
 
     Returns:
-        float32 (Q, K); a row of 0 for a question none of whose references is in the vocabulary.
+        (Q, K); a row of 0 for a question none of whose references is in the vocabulary.
     """
     place = {answer: k for k, answer in enumerate(vocabulary)}
-    out = np.zeros((len(questions), len(place)), np.float32)
-    for row, q in zip(out, questions, strict=True):
-        for answer, count in Counter(q.answers).items():
-            if answer in place:
-                row[place[answer]] = min(1.0, count / min(3, len(q.answers)))
-    return out
+    rows = [
+        {
+            place[answer]: min(1.0, count / min(3, len(q.answers)))
+            for answer, count in Counter(q.spelt).items()
+            if answer in place
+        }
+        for q in questions
+    ]
+    return Scores(rows, len(place))
 
 
 def answerable(questions: Sequence[Question], vocabulary: Sequence[str]) -> dict[str, tuple[int, float]]:
@@ -178,7 +224,7 @@ def answerable(questions: Sequence[Question], vocabulary: Sequence[str]) -> dict
     known, found = set(vocabulary), {"": []}
     for q in questions:
         for kind in ("", q.question_type):
-            found.setdefault(kind, []).append(not known.isdisjoint(q.answers))
+            found.setdefault(kind, []).append(not known.isdisjoint(q.spelt))
     return {kind: (len(own), float(np.mean(own)) if own else 0.0) for kind, own in found.items()}
 
 
@@ -195,7 +241,7 @@ class Asked(Subset):
 
     Attributes:
         questions: as given.
-        scores: float32 (Q, K), see `targets`; where a row is 0, no class is right.
+        scores: (Q, K), see `targets`; where a row is 0, no class is right.
     """
 
     def __init__(self, source: Source, questions: Sequence[Question], vocabulary: Sequence[str]):
@@ -204,7 +250,7 @@ class Asked(Subset):
             raise ValueError(f"a question is about a picture that is not among the {len(source)}")
         self.questions, self.class_names = tuple(questions), tuple(vocabulary)
         self.scores = targets(questions, vocabulary)
-        self._labels = self.scores.argmax(1).astype(np.int32)
+        self._labels = self.scores.best
 
     @property
     def labels(self) -> np.ndarray:

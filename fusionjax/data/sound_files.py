@@ -1,7 +1,8 @@
-"""Is a sound file whole? Ogg, WAV and AIFF carry what tells; libsndfile reads such files when damaged and says nothing.
+"""Is a sound file whole? Ogg, WAV, AIFF and AU carry what tells; libsndfile reads such files when damaged and says nothing.
 
 A missing end of an Ogg or WAV file, and a damaged page of an Ogg file, cost the listener seconds of sound without an error.
-FLAC and MP3 need no look from here: libsndfile raises, or gives fewer samples than the header says.
+FLAC and MP3 need no look from here: libsndfile raises, or gives fewer samples than the header says. Of CAF nothing is known:
+libsndfile finds a missing end of more than a few samples.
 """
 
 import struct
@@ -14,30 +15,43 @@ _OPEN_ENDED = (
 )  # sizes that a program writes into a WAV header before it knows them
 _REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
+HEAD = 64
+"""Bytes of a file that `damage` needs, unless they begin with OGG: then it needs all."""
+OGG = b"OggS"
 
-def damage(data: bytes) -> str:
+
+def damage(data: bytes, size: int) -> str:
     """What is wrong with a sound file as a whole, one line; "" for nothing that can be seen.
 
     Args:
-        data: the whole file.
+        data: the file, or its first HEAD bytes where these do not begin with OGG.
+        size: bytes of the whole file.
     """
-    if data[:4] == b"OggS":
+    if data[:4] == OGG:
         return _ogg(data)
-    if data[:4] in (b"RIFF", b"RIFX"):
-        return _chunk(data, "<" if data[:4] == b"RIFF" else ">")
-    if data[:4] == b"FORM":
-        return _chunk(data, ">")
-    return ""
-
-
-def _chunk(data: bytes, order: str) -> str:
-    """RIFF and IFF: a size after the name, of what follows. One byte less is a lost padding byte, not a lost sample."""
-    if len(data) < 8:
+    found = next((fields for name, fields in _SIZES.items() if data.startswith(name)), None)
+    if found is None:
+        return ""
+    at, kind, before = found
+    if len(data) < at + struct.calcsize(kind):
         return "the file ends within its header"
-    (size,) = struct.unpack(order + "I", data[4:8])
-    if size not in _OPEN_ENDED and len(data) < 8 + size - 1:
-        return f"the file ends after {len(data):,} of {8 + size:,} bytes"
+    said = struct.unpack_from(kind, data, at)[0]
+    before = before if before >= 0 else struct.unpack_from(">I", data, 4)[0]
+    # One byte less is a lost padding byte, not a lost sample.
+    if said not in _OPEN_ENDED and size < before + said - 1:
+        return f"the file ends after {size:,} of {before + said:,} bytes"
     return ""
+
+
+_SIZES = {
+    b"RIFF": (4, "<I", 8),
+    b"RIFX": (4, ">I", 8),
+    b"FORM": (4, ">I", 8),
+    b"RF64": (20, "<Q", 8),  # in the chunk ds64, which comes first (EBU Tech 3306)
+    b"riff": (16, "<Q", 0),  # Wave64, whose names are of 16 bytes
+    b".snd": (8, ">I", -1),
+}
+"""How a file begins → where it says a size, as what, and how many bytes that leaves out; -1 where the second field says."""
 
 
 def _ogg(data: bytes) -> str:

@@ -36,9 +36,11 @@ class Sounds:
         hide_frames, hide_bands: SpecAugment: share of frames and of bands; 0 for none.
         span: frames of a hidden span.
         memory: bytes of decoded sounds to keep, so that an epoch need not read them again.
-        most_bad: share of the sounds above which damaged ones stop the run.
+        most_bad: share of the sound files above which damaged ones stop the run.
 
     Attributes:
+        total: sound files, damaged ones included.
+        formats: (rate, channels) of every file that was read; all become 16 kHz and one channel.
         bad: the damaged files, by name.
         silent: the silent ones, which are whole and stop no run.
     """
@@ -61,8 +63,9 @@ class Sounds:
         self._files, self._samples, self._frames, self._bands = files, samples, frames, bands
         self._seed, self._augment, self._most_bad = seed, augment, most_bad
         self._hide, self._span = (hide_frames, hide_bands), span
-        self._total = sum(map(bool, files))
+        self.total = len({path for own in files for path in own})
         self._kept: dict[Path, np.ndarray] = {}
+        self.formats: dict[Path, tuple[int, int]] = {}
         self._room, self._lock = memory, threading.Lock()
         self.bad, self.silent = BadImages("sound"), BadImages("sound")
         self.padding = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
@@ -86,7 +89,7 @@ class Sounds:
             return dict(self.padding)
         except DecodeError as error:
             self.bad.record(str(path), str(error))
-            self.bad.check(self._total, self._most_bad)
+            self.bad.check(self.total, self._most_bad)
             return dict(self.padding)
         if rng is not None and self._augment is not None:
             heard = self._augment(heard, rng)
@@ -100,6 +103,9 @@ class Sounds:
         if found is not None:
             return found
         found = audio_lib.read(path, longest=self._samples, rng=rng)
+        if path not in self.formats:
+            _, rate, channels = audio_lib.header(path)
+            self.formats[path] = rate, channels
         # Of a sound that fills the clip, another window may be drawn the next time.
         if len(found) < self._samples:
             with self._lock:
@@ -119,11 +125,15 @@ class Sounds:
         return out
 
 
-def files_of(source: Source) -> list[tuple[Path, ...]]:
+def files_of(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
     """The sound files of each example: its column audio, paths below the source's root, several of them parted by "|".
 
+    Args:
+        source: a split.
+        needed: some example must have a sound, as in training; a split for evaluation may be without.
+
     Raises:
-        UserError: the source has no such column, or no example has a sound.
+        UserError: the source has no such column, or no example has a sound though that is needed.
     """
     columns = source.columns
     if "audio" not in columns:
@@ -133,7 +143,7 @@ def files_of(source: Source) -> list[tuple[Path, ...]]:
         )
     root = _root(source)
     found = [tuple(root / part for part in str(cell).split("|") if part) for cell in columns["audio"]]
-    if not any(found):
+    if needed and not any(found):
         raise UserError(f"{source.name}, split {source.split!r}: no example has a sound in the column audio")
     return found
 

@@ -8,6 +8,7 @@ results      [{"question_id": 7000, "answer": "dog"}, …], which the official e
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def read(questions: str | Path, annotations: str | Path | None = None) -> list[Q
         for where, entry in _entries(annotations, "annotations"):
             given = _field(entry, "answers", list, where)
             references = tuple(
-                _field(a, "answer", str, f"{where}, answers[{k}]") for k, a in enumerate(given)
+                sys.intern(_field(a, "answer", str, f"{where}, answers[{k}]")) for k, a in enumerate(given)
             )
             if not references:
                 raise UserError(f"{where}: 'answers' is empty")

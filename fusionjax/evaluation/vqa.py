@@ -21,7 +21,8 @@ def soft_accuracy(answer: str, references: Sequence[str]) -> float:
     Each reference in turn is left out, the score is then min(1, matches / 3) among the others, and the mean over all is the
     accuracy: min(1, matches / 3) of ten references, made consistent with how one human fares against nine. The answer is
     compared in its normal spelling; as in the official code the references lose their punctuation only where they differ,
-    and nothing else, so they must be in normal spelling already (`Question.answers` that this library makes are).
+    and nothing else: answers of VQA v2's files are compared as they stand there, those that this library makes are in normal
+    spelling already.
 
     Fewer than four references cannot match three times with one left out: the 3 is then their number less one, and a single
     reference must be met.
@@ -94,7 +95,7 @@ def evaluate(
     scores = [soft_accuracy(p, q.answers) for p, q in zip(predicted, questions, strict=True)]
     exact = [answers_lib.normalise(p) == q.answer for p, q in zip(predicted, questions, strict=True)]
     known = None if vocabulary is None else set(vocabulary)
-    answerable = [known is None or not known.isdisjoint(q.answers) for q in questions]
+    answerable = [known is None or not known.isdisjoint(q.spelt) for q in questions]
     return Result(
         len(questions),
         sum(scores) / len(scores),

@@ -1,6 +1,8 @@
 """The sound of a task's examples: which encoder hears it, and what the encoder takes."""
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +17,9 @@ from fusionjax.data import audio as audio_lib
 from fusionjax.data import mel as mel_lib
 from fusionjax.data import sounds
 from fusionjax.data.audio_augment import Augment
+from fusionjax.data.decode import DecodeError
 from fusionjax.data.source import Source
+from fusionjax.errors import UserError
 from fusionjax.models import audio as audio_models
 from fusionjax.models.mel import MelEncoder
 
@@ -67,22 +71,43 @@ class AudioSide:
         """What travels beside the images of a split.
 
         Raises:
-            UserError: the source has no sounds.
+            UserError: the source has no sounds; a split for evaluation may have none, but must have the column.
         """
         c = self.config
         augment = Augment(gain=c.audio.gain, noise=c.audio.noise, shift=c.audio.shift)
+        files = sounds.files_of(source, needed=source.split == c.data.train_split)
         return sounds.Sounds(
-            sounds.files_of(source), samples=self.samples, frames=self.frames, augment=augment,
+            files, samples=self.samples, frames=self.frames, augment=augment,
             bands=mel_lib.BANDS if self.log_mel else 0, seed=c.seed, hide_frames=c.audio.hide_frames,
             hide_bands=c.audio.hide_bands, memory=c.audio.memory * 2**20, most_bad=c.data.max_bad_fraction,
         )  # fmt: skip
 
+    def given(self, files: Sequence[str | Path | None]) -> sounds.Sounds:
+        """What travels beside images at hand.
+
+        Args:
+            files: of each its sound, None or "" for none. A silent one is named, and taken as none.
+
+        Raises:
+            UserError: a file that cannot be read.
+        """
+        paths = [(Path(file).expanduser(),) if file else () for file in files]
+        for path in {path for own in paths for path in own}:
+            try:
+                audio_lib.read(path, longest=self.samples)
+            except audio_lib.SilentError:
+                pass
+            except DecodeError as error:
+                raise UserError(f"the sound {path} cannot be read: {error}") from None
+        return self._sounds(paths)
+
     def padding(self) -> dict[str, np.ndarray]:
         """What `rows` adds to a row that is no example."""
-        none = sounds.Sounds(
-            [], samples=self.samples, frames=self.frames, bands=mel_lib.BANDS if self.log_mel else 0
-        )
-        return none.padding
+        return self._sounds([]).padding
+
+    def _sounds(self, files: Sequence[Sequence[Path]]) -> sounds.Sounds:
+        bands = mel_lib.BANDS if self.log_mel else 0
+        return sounds.Sounds(files, samples=self.samples, frames=self.frames, bands=bands)
 
     def inputs(self, batch: dict[str, Array]) -> dict[str, Array]:
         """What the model takes: "audio", "audio_mask", and "masked_frames" of a Wav2Vec2.

@@ -127,9 +127,14 @@ class Fusion(ClassTask):
             for name, source in sources.items()
         }
 
-    def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
+    def given(
+        self,
+        texts: Sequence[str] | None,
+        variables: dict[str, PyTree],
+        sounds: Sequence[str | Path | None] | None = None,
+    ) -> Extra | None:
         """See `ImageTask`."""
-        if self.side is None or self.side.kind == "bank":
+        if self.side is None or self.side.kind == "bank" or texts is None:
             return None
         return self.side.rows(self.side.given(texts), variables["params"]["text"])
 

@@ -175,13 +175,32 @@ class ImageTask:
         """Tables of the report that tell of the weights; see `interpret.report.ReportContent`."""
         return []
 
-    def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
-        """What travels beside images at hand: a text each; None for a task without texts of examples."""
+    def given(
+        self,
+        texts: Sequence[str] | None,
+        variables: dict[str, PyTree],
+        sounds: Sequence[str | Path | None] | None = None,
+    ) -> Extra | None:
+        """What travels beside images at hand: a text and a sound each; None for a task without any of examples.
+
+        Args:
+            texts: one an image, where the task reads one.
+            variables: of the model.
+            sounds: a file an image, None or "" for no sound; None where there is none at all.
+
+        Raises:
+            UserError: a sound that cannot be read.
+        """
         return None
 
     @property
     def reads_text(self) -> bool:
         """Whether an example has a text of its own."""
+        return False
+
+    @property
+    def reads_sound(self) -> bool:
+        """Whether an example may have a sound."""
         return False
 
     def facts(self) -> dict[str, Any]:

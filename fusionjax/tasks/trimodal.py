@@ -1,5 +1,6 @@
 """One label for an image, a sound and a text, any of which may be missing (METHODS.md section 5)."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -130,21 +131,36 @@ class Trimodal(ClassTask):
                 found[name] = Both(*parts)
         return found
 
-    def given(self, texts: Sequence[str], variables: dict[str, PyTree]) -> Extra | None:
+    def given(
+        self,
+        texts: Sequence[str] | None,
+        variables: dict[str, PyTree],
+        sounds: Sequence[str | Path | None] | None = None,
+    ) -> Extra | None:
         """See `ImageTask`."""
-        return (
-            None if self.side is None else self.side.rows(self.side.given(texts), variables["params"]["text"])
-        )
+        parts: list[Extra] = []
+        if self.side is not None and texts is not None:
+            parts.append(self.side.rows(self.side.given(texts), variables["params"]["text"]))
+        if self.sound is not None and sounds is not None:
+            parts.append(self.sound.given(sounds))
+        return Both(*parts) if parts else None
 
     @property
     def reads_text(self) -> bool:
         """Whether an example has a text of its own."""
         return self.side is not None
 
+    @property
+    def reads_sound(self) -> bool:
+        """Whether an example may have a sound."""
+        return self.sound is not None
+
     def warnings(self) -> list[str]:
         """Sounds that are damaged or silent, and what there is to say of the texts."""
         lines = []
         for name, rows in self._sounds.items():
+            if not rows.total:
+                lines.append(f"no example of {name.removeprefix('eval/')} has a sound")
             for what, found in (("could not be read", rows.bad), ("are silent", rows.silent)):
                 if found.count:
                     lines.append(
@@ -227,9 +243,20 @@ class Trimodal(ClassTask):
                     "Accuracy by the modalities at test, the others missing",
                     ("split", "modalities", "accuracy", "95 %"),
                     rows,
-                )
+                ),
+                *self._formats(),
             ],
         }
+
+    def _formats(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        """A table of the sound files that were read, as they are on disk."""
+        rows = [
+            (name.removeprefix("eval/"), f"{rate:,} Hz", f"{channels}", f"{count:,}")
+            for name, sounds in self._sounds.items()
+            for (rate, channels), count in sorted(Counter(sounds.formats.values()).items())
+        ]
+        title = "Sound files that were read; all become 16,000 Hz and the mean of their channels"
+        return [(title, ("split", "rate", "channels", "files"), rows)] if rows else []
 
     def explanations(
         self, source: Source, shown: Sequence[tuple[maps_lib.Example, int, Mapping[str, np.ndarray]]]

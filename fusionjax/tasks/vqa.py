@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
+from fusionjax.data import vqa_json
 from fusionjax.data.extras import Both, Extra, Rows
 from fusionjax.data.questions import Question
 from fusionjax.data.source import Source
@@ -159,6 +160,24 @@ class VQA(Fusion):
             "correct": np.asarray([r.exact for r in single], np.uint8),
             "soft_accuracy": np.asarray([r.accuracy for r in single], np.float32),
         }
+
+    def leave(
+        self,
+        folder: Path,
+        variables: dict[str, PyTree],
+        outputs: Mapping[str, Outputs],
+        sources: Mapping[str, Source],
+    ) -> None:
+        """Writes answers/<split>.json, results as VQA v2's evaluation takes them: an answer to every question, "" where the
+        picture could not be read."""
+        for split, rows in outputs.items():
+            asked = sources[split].questions
+            good, predicted = self._answers(rows)
+            answers = [""] * len(asked)
+            for i, answer in zip(rows["index"][good], predicted, strict=True):
+                answers[i] = answer
+            (Path(folder) / "answers").mkdir(exist_ok=True)
+            vqa_json.write_results(Path(folder) / "answers" / f"{split}.json", asked, answers)
 
     def report(
         self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]

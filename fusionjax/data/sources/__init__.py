@@ -10,7 +10,7 @@ from fusionjax.data.source import ByIdentity, Source
 from fusionjax.errors import UserError
 
 SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "stamps", "market1501", "dukemtmc", "msmt17",
-           "veri776", "prepared", "multispectral", "openmoji_pair")  # fmt: skip
+           "veri776", "prepared", "multispectral", "openmoji_pair", "vqa2")  # fmt: skip
 """Values of `data.source`; each is a module of this package with a function `create`."""
 
 

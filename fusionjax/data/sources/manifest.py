@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import logging
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     if not path.is_file():
         raise UserError(f"config.data.root={data.root!r} is not a file: it must be the manifest, {_WHAT}")
     rows, table = _read(path)
+    # A file has one spelling: examples that share it are told by it.
+    table |= {n: [_spelt(cell, n == "audio") for cell in table[n]] for n in ("path", "audio") if n in table}
     table = _with_answers(path, rows, table)
     partial = HAS_IMAGE in data.carry
     for name in REQUIRED:
@@ -114,6 +117,12 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
             np.asarray([bool(table["path"][i]) for i in chosen], np.int64),
         )
     return kind(path.stem, split, class_names, labels[chosen], names, path.parent, columns)
+
+
+def _spelt(cell: str, several: bool) -> str:
+    """A path, or several with "|" between, without a ./ and the spaces around them."""
+    parts = [part.strip() for part in (cell.split("|") if several else [cell])]
+    return "|".join(posixpath.normpath(part) for part in parts if part)
 
 
 def _others(table: dict[str, list[str]], i: int) -> bool:

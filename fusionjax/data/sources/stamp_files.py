@@ -36,7 +36,7 @@ _ALIKE = (
     ("symbols/math/operators/op6_lessthan", "symbols/math/operators/op7_greaterthan"),
     ("symbols/math/operators/op8_lessthanequal", "symbols/math/operators/op9_greaterthanequal"),
     [f"people/body_parts/eye_{colour}_left" for colour in ("blue", "brown", "green")],
-    [f"seasonal/hanukkah/dreydl-{letter}" for letter in ("gimmel", "hay", "nun", "shin")],
+    [f"seasonal/hanukkah/dreydl{letter}" for letter in ("", "-gimmel", "-hay", "-nun", "-shin")],
     ("clothes/t_poloshirt", "clothes/t_tshirt"),
 )  # fmt: skip
 
