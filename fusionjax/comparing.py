@@ -1,93 +1,20 @@
 """Finished runs side by side: reads their workdirs, tests the differences, hands the rest to `interpret.comparison`."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
-from fusionjax import workdir
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes as outcomes_lib
 from fusionjax.evaluation import significance
-from fusionjax.evaluation.outcomes import Outcomes
+from fusionjax.finished import FinishedRun, further_scores, load, pictures
 from fusionjax.interpret.comparison import Comparison, Group, Row, Score, short_names, shown
 from fusionjax.interpret.report import duration
-from fusionjax.train import metrics
 
-# Fields that change no number: two runs that differ in nothing else are the same.
-_IDLE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
-         "evaluation.batch_size", "evaluation.probe", "report.")  # fmt: skip
 _ENVIRONMENT = {"jax": "versions of JAX", "git": "revisions of the program", "device": "devices"}
 """What of the environment is named where runs differ in it."""
-
-
-@dataclass(frozen=True, eq=False)
-class FinishedRun:
-    """What a workdir says of its run.
-
-    Attributes:
-        folder: the workdir.
-        fields: dotted config field → value, without those that change no number.
-        content: of config.json.
-        results: of results.json.
-        outcomes: of outcomes.npz.
-        records: of metrics.jsonl.
-    """
-
-    folder: Path
-    fields: Mapping[str, Any]
-    content: Mapping[str, Any]
-    results: Mapping[str, float]
-    outcomes: Outcomes
-    records: Sequence[Mapping[str, Any]]
-
-    @property
-    def digests(self) -> tuple[str | None, ...]:
-        """Of the examples of the splits that were scored."""
-        return tuple(self.content.get("examples", {}).get(split) for split in self.outcomes.read)
-
-
-def load(folder: str | Path) -> FinishedRun:
-    """Reads a workdir.
-
-    Raises:
-        UserError: no run there, one that is not finished, a damaged file.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no run: it has no config.json; name the workdir of a finished run")
-    content = workdir.read(folder)
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-        raise UserError(
-            f"{folder} holds no run: its config.json is not of one; name the workdir of a finished run"
-        )
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(results, dict):
-            raise ValueError("not names and numbers")
-    except FileNotFoundError:
-        raise UserError(
-            f"the run in {folder} is not finished: results.json is missing; start its training command again to go on"
-        ) from None
-    except ValueError as e:  # JSON's and Unicode's among them
-        raise UserError(f"{path} is damaged ({e}); start the run's training command again") from None
-    # Through the schema: a field that is newer than a run has its default there.
-    try:
-        config = workdir.config_of(content).to_dict()
-    except UserError as e:
-        raise UserError(f"{folder}: {e}") from None
-    fields = {
-        name: value
-        for name, value in traverse_util.flatten_dict(config, sep=".").items()
-        if not name.startswith(_IDLE)
-    }
-    found = outcomes_lib.read(folder, results)
-    return FinishedRun(folder, fields, content, results, found, metrics.read(folder))
 
 
 def compare(
@@ -164,6 +91,8 @@ def compare(
         records={names[i]: run.records for i, run in enumerate(runs)},
         warnings=_warnings(runs, names, groups, paired),
         notes=_notes(runs, names, arrays, paired, resamples, grouped) + _widthless(rows),
+        further=further_scores(runs),
+        pictures=pictures(runs),
     )
 
 

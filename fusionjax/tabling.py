@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax import comparing, workdir
+from fusionjax import finished, workdir
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes, significance
 from fusionjax.experiment import Experiment
@@ -99,7 +99,7 @@ def train(
         if not (run / "results.json").is_file() or workdir.config_of(workdir.read(run)) != experiment.config:
             experiment.train()
         results = json.loads((run / "results.json").read_text())
-        scored = comparing.load(run).outcomes
+        scored = finished.load(run).outcomes
         shown = ", ".join(f"{outcomes.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
         say(f"{title}, seed {seed}: {shown}, {results['seconds']:.0f} s")
         del experiment
@@ -137,7 +137,7 @@ def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
     Raises:
         UserError: a run that is damaged, or was scored on other examples than the first row's of the same seed.
     """
-    loaded = {title: [comparing.load(path) for path in paths] for title, paths in made.items()}
+    loaded = {title: [finished.load(path) for path in paths] for title, paths in made.items()}
     every = [r for runs in loaded.values() for r in runs]
     keys = [k for k in every[0].outcomes.measures if all(k in r.outcomes.measures for r in every)]
     if not keys:
@@ -145,7 +145,7 @@ def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
     return {outcomes.score_of(key): _rows(loaded, key) for key in keys}
 
 
-def _rows(loaded: Mapping[str, Sequence[comparing.FinishedRun]], key: str) -> list[TableRow]:
+def _rows(loaded: Mapping[str, Sequence[finished.FinishedRun]], key: str) -> list[TableRow]:
     first = next(iter(loaded.values()))
     rows = []
     for title, runs in loaded.items():

@@ -14,9 +14,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower may not import higher; rooms of the same height may, along `BESIDE` only.
 HEIGHT = {"errors": 0, "_version": 0, "types": 0, "rules": 1, "mesh": 1, "config": 2, "models": 3, "data": 3, "pretrained": 4,
           "train": 4, "evaluation": 4, "interpret": 4, "tasks": 5, "workdir": 5, "feeds": 5, "judge": 6, "reporting": 6,
-          "comparing": 6, "experiment": 7, "run": 7, "cli": 7, "main": 8, "evaluate": 8, "predict": 8, "prepare": 8,
+          "experiment": 7, "run": 7, "cli": 7, "main": 8, "evaluate": 8, "predict": 8, "prepare": 8,
           "compare": 8, "tabling": 8, "table": 9, "sweeping": 3, "config_spectral": 1,
-          "leaderboard": 5, "trials": 8, "sweep": 9}  # fmt: skip
+          "finished": 6, "comparing": 7, "leaderboard": 5, "trials": 8, "sweep": 9}  # fmt: skip
 BESIDE = {("interpret", "evaluation")}
 
 

@@ -199,6 +199,28 @@ def test_the_page_is_whole(ablations, tmp_path):
         page.write(tmp_path / "page" / "index.html", found)
 
 
+def test_what_no_example_says_by_itself_stands_beside(tmp_path):
+    runs = [hand_made(tmp_path / name, {"correct": right(0.5)}) for name in "ab"]
+    for k, run in enumerate(runs):
+        path = run / "results.json"
+        scores = {"test/knn/rgb": 0.25 + k, "test/kind": "text", "val/knn/rgb": 0.75, f"test/only_{k}": 1.0}
+        path.write_text(json.dumps(json.loads(path.read_text()) | scores))
+        (run / "report").mkdir()
+        for name in ("joint_map", "confusion_matrix", "curves", *["similarities_rgb_and_uv"] * k):
+            Image.new("RGB", (4, 3), (k, 0, 0)).save(run / "report" / f"figure_{name}.png")
+    found = comparing.compare(runs)
+    assert found.further == {"knn/rgb": [0.25, 1.25]}
+    assert [*found.pictures] == ["Confusion matrix", "Joint map of the embeddings"]
+    assert "Further scores, test, without intervals" in page.text(found) and "0.250" in page.markdown(found)
+    out = page.write(tmp_path / "out", found).parent
+    text = (out / "index.html").read_text()
+    for k in range(2):
+        name = f"comparison_{k:02d}_figure_joint_map.png"
+        assert f'src="{name}"' in text and Image.open(out / name).getpixel((0, 0)) == (k, 0, 0)
+    page.write(out, comparing.compare(runs[:1]))
+    assert not list(out.glob("comparison_01_*"))
+
+
 def test_hostile_names_are_text(tmp_path):
     folders = [
         hand_made(tmp_path / name, {"correct": right(0.5, seed=i)}, names=[f"\udcff{j}\n" for j in range(300)],

@@ -76,7 +76,7 @@ def test_rows_and_seeds_become_a_table(tmp_path):
 
 
 class Run:
-    """As `comparing.load` gives it."""
+    """As `finished.load` gives it."""
 
     def __init__(self, folder, names, correct, split="test"):
         self.folder, self.results = folder, {"seconds": 2.0}

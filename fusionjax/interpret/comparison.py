@@ -118,6 +118,8 @@ class Comparison:
         records: of metrics.jsonl, by run.
         warnings: what makes the numbers less comparable than they look.
         notes: how to read them.
+        further: scores that no example says by itself, a value a run: without intervals.
+        pictures: what they show → a file a run, copied beside the page.
     """
 
     split: str
@@ -127,6 +129,8 @@ class Comparison:
     records: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
+    further: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -145,7 +149,7 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Results by measure, groups by measure, and the config where its fields are too many to stand beside the results."""
+    """Results by measure, groups by measure, further scores, and the config where its fields are too many to stand beside."""
     made = []
     beside = comparison.fields if len(comparison.fields) <= FIELDS_BESIDE else {}
     several = len(comparison.rows) > 1
@@ -179,6 +183,11 @@ def tables(comparison: Comparison) -> list[Table]:
             rows.append([*cells, ", ".join(group.members)])
         title = f"{measure}, {comparison.split}: mean over training seeds"
         made.append(Table(title, ["config", *heads, "runs"], rows, [True, *[False] * len(heads), True]))
+    if comparison.further:
+        rows = [[name, *(f"{v:.3f}" for v in values)] for name, values in comparison.further.items()]
+        heads = ["score", *(row.name for row in comparison.rows)]
+        title = f"Further scores, {comparison.split}, without intervals"
+        made.append(Table(title, heads, rows, [True, *[False] * len(comparison.rows)]))
     if comparison.fields and not beside:
         rows = [[f, *(shown(row.fields[f]) for row in comparison.rows)] for f in comparison.fields]
         heads = ["field", *(row.name for row in comparison.rows)]
@@ -267,17 +276,24 @@ def write(folder: Path, comparison: Comparison) -> Path:
         drawn = {}
         for name, figure in comparison_figures.all_of(comparison).items():
             drawn[name] = figure and figures.save(figure, made / f"comparison_{name}.png").name
-        contents = (comma_separated(comparison), markdown(comparison), _page(comparison, drawn))
+        shown_of = {}
+        for what, files in comparison.pictures.items():
+            shown_of[what] = [f"comparison_{i:02d}_{file.name}" for i, file in enumerate(files)]
+            for name, file in zip(shown_of[what], files, strict=True):
+                shutil.copyfile(file, made / name)
+        contents = (comma_separated(comparison), markdown(comparison), _page(comparison, drawn, shown_of))
         for name, content in zip(_OURS, contents, strict=True):
             (made / name).write_text(content, encoding="utf-8", errors="replace")
         for old in (folder / "index.html", *folder.glob("comparison_*.png")):
             old.unlink(missing_ok=True)  # an old page does not show new pictures
-        for name in (*filter(None, drawn.values()), *_OURS):
+        for name in (*(path.name for path in made.glob("*.png")), *_OURS):
             os.replace(made / name, folder / name)
     return folder / "index.html"
 
 
-def _page(comparison: Comparison, drawn: Mapping[str, str | None]) -> str:
+def _page(
+    comparison: Comparison, drawn: Mapping[str, str | None], pictures: Mapping[str, Sequence[str]]
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -289,6 +305,7 @@ def _page(comparison: Comparison, drawn: Mapping[str, str | None]) -> str:
         comparison=comparison,
         first=comparison.rows[0],
         drawn=drawn,
+        pictures=pictures,
         tables=tables(comparison),
     )
 

@@ -54,7 +54,13 @@ class Entry:
                 raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
 
 
-def rank_list(entries: Sequence[Entry], title: str = "", *, score_name: str = "similarity") -> Figure | None:
+def rank_list(
+    entries: Sequence[Entry],
+    title: str = "",
+    *,
+    score_name: str = "similarity",
+    marks: tuple[str, str] = ("same identity", "another identity"),
+) -> Figure | None:
     """One row a query: the query, then its list from rank 1. A right image has a solid green border and ✓, a wrong one a
     dashed red border and ✗. Write it with `figures.save`.
 
@@ -62,6 +68,7 @@ def rank_list(entries: Sequence[Entry], title: str = "", *, score_name: str = "s
         entries: queries, drawn in this order.
         title: of the figure.
         score_name: what the numbers under the images are, said in the legend.
+        marks: what a right and a wrong image are, said there too.
 
     Returns:
         Figure; None without entries or where all lists are empty.
@@ -97,8 +104,8 @@ def rank_list(entries: Sequence[Entry], title: str = "", *, score_name: str = "s
             axes.text(0.5, -0.03, "\n".join(under), transform=axes.transAxes, **_UNDER)
     scored = any(e.scores is not None for e in entries)
     keys = [
-        Line2D([], [], color=RIGHT, lw=3, label="✓ same identity"),
-        Line2D([], [], color=WRONG, lw=3, ls=(0, (3, 1.5)), label="✗ another identity"),
+        Line2D([], [], color=RIGHT, lw=3, label=f"✓ {marks[0]}"),
+        Line2D([], [], color=WRONG, lw=3, ls=(0, (3, 1.5)), label=f"✗ {marks[1]}"),
         *([Line2D([], [], ls="", label=f"number: {label(score_name, 40)}")] if scored else []),
     ]
     figure.legend(

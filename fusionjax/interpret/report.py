@@ -5,6 +5,7 @@ a path.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -142,8 +143,7 @@ def _page(content: ReportContent, folder: Path) -> str:
                   for title, key, group in examples if group],
         shown={kind: any(getattr(e, kind) is not None for e in (*content.right, *content.wrong))
                for kind in ("rollout", "selected")},
-        drawn=[(title, text, figures.save(figure, folder / f"figure_{i:02d}.png").name)
-               for i, (title, text, figure) in enumerate(content.figures)],
+        drawn=_drawn(content.figures, folder),
         facts=_facts(content),
     )  # fmt: skip
 
@@ -226,6 +226,17 @@ def _figures(
         drawn["confusion_matrix"] = figures.confusion_matrix(result.confusion, result.class_names, title)
         drawn["per_class"] = figures.per_class_bars(result.per_class)
     return {k: f and figures.save(f, folder / f"figure_{k}.png").name for k, f in drawn.items()}
+
+
+def _drawn(further: Sequence[tuple[str, str, Figure]], folder: Path) -> list[tuple[str, str, str]]:
+    """Saves them under their titles, by which those of several runs are found; title, text and file of each."""
+    made: list[tuple[str, str, str]] = []
+    for title, text, figure in further:
+        stem = "figure_" + (re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")[:60] or "untitled")
+        taken = sum(name.startswith(stem) for _, _, name in made)
+        path = folder / f"{stem}{f'_{taken + 1}' if taken else ''}.png"
+        made.append((title, text, figures.save(figure, path).name))
+    return made
 
 
 def _pictures(example: Example, stem: str, folder: Path) -> dict[str, Any]:

@@ -52,16 +52,19 @@ def fields(
         labels = (np.asarray(result.split.labels), list(source.class_names))
         pair = (result.split.embeddings[a], result.split.embeddings[b])
         drawn = {"names": (a, b), "seed": config.seed}
+        which = f": {a} and {b}" if len(names) > 2 else ""
         if n >= 3:
-            figures.append(("Joint map", _MAP, embedding_figures.joint_map(*pair, *labels, **drawn)))
-        figures.append(("Similarities", _HEAT, embedding_figures.similarity_map(*pair, *labels, **drawn)))
+            drawn_map = embedding_figures.joint_map(*pair, *labels, **drawn)
+            figures.append((f"Joint map{which}", _MAP, drawn_map))
+        heat = embedding_figures.similarity_map(*pair, *labels, **drawn)
+        figures.append((f"Similarities{which}", _HEAT, heat))
         for query, gallery in ((a, b), (b, a)):
             for wrong in (True, False):
                 entries = _entries(config, dict(modalities), (query, gallery), result, source, wrong=wrong)
                 if entries:
                     kind = "Wrong at rank 1" if wrong else "Drawn at random"
                     title = f"{kind}: {query} to {gallery}"
-                    figures.append((title, _LISTS, rank_list.rank_list(entries)))
+                    figures.append((title, _LISTS, rank_list.rank_list(entries, marks=_MARKS)))
     what = " and ".join(names)
     task = f"Embeddings of {what} of one image near each other ({config.spectral.fusion})."
     if len(names) == 1:
@@ -75,6 +78,8 @@ _LISTS = (
     "The query in one modality, then the nearest images in the other. Solid green with ✓: the same image, or one that looks "
     "the same in either modality; dashed red with ✗: another."
 )
+
+_MARKS = ("the same image, or looks the same", "another image")
 
 
 def _tables(names: Sequence[str], results: Mapping[str, Result]) -> list[tuple[str, Any, Any]]:
