@@ -88,6 +88,8 @@ def train(
             config = make(",".join(filter(None, (argument, f"seed={seed}"))))
             with config.unlocked():
                 config.report.enabled = reports
+                # What frozen features alone can do is the same in every row.
+                config.evaluation.probe = config.evaluation.probe and title == next(iter(rows))
                 if config.data.cache.enabled and not config.data.cache.folder:
                     config.data.cache.folder = str(folder / "features")
             configs[title, seed] = config
