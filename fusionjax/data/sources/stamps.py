@@ -4,7 +4,7 @@ Data that install like any package: Debian's `tuxpaint-stamps-default`. Version 
 each language has of them is in docs/data_stamps.md. Nothing of them is part of this package.
 
 **Splits** are by stamp, stratified by class, drawn by the seed with `data.fractions`. Stamps that look or sound alike stay on
-one side (`stamp_files.stamps` says which): 695 groups.
+one side (`stamp_files.stamps` says which): 694 groups.
 
 **What tells the class.** A caption names what the picture shows, so text and speech are strong clues, as captions are; nothing
 is looked up by the class. But whether a stamp has a sound effect at all depends on its class (animals mostly have one), and a
