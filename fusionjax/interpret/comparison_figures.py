@@ -47,7 +47,7 @@ def intervals(comparison: Any) -> Figure:
         _style(panels[0], f"{measure}, {comparison.split}")
         for i, s in enumerate(scores):
             _whisker(panels[0], i, s.value, s.interval, _look(comparison, i))
-        panels[0].set(xlabel=f"{measure} in %, with its 95 % interval over the test examples")
+        panels[0].set(xlabel="%, with its 95 % interval over the test examples")  # of what, the title says
         if several:
             panels[0].axvline(scores[0].value, color=_SOFT, lw=1, ls="--", zorder=0)
             _style(panels[1], f"{measure}: difference to {label(rows[0].name, 24)}")
