@@ -86,7 +86,7 @@ class Run:
 
 
 def measured(monkeypatch, runs):
-    monkeypatch.setattr(tabling.comparing, "load", runs.get)
+    monkeypatch.setattr(tabling.finished, "load", runs.get)
     titles = dict.fromkeys(key[0] for key in runs)
     return tabling.measures({title: [key for key in runs if key[0] == title] for title in titles})
 
