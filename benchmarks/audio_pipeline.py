@@ -19,10 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import soundfile
 
-from fusionjax.data import audio, audio_augment
-from fusionjax.data.sources import stamp_files
+from fusionjax.data.audio import augment, waveform
+from fusionjax.data.datasets import stamp_files
+from fusionjax.types import SAMPLE_RATE
 
-LENGTH = 3 * audio.RATE
+LENGTH = 3 * SAMPLE_RATE
 
 
 def made(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
@@ -40,12 +41,12 @@ def made(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
 
 
 def ours(path: pathlib.Path) -> np.ndarray:
-    return audio.clip(path, LENGTH)[0]
+    return waveform.clip(path, LENGTH)[0]
 
 
 def ours_in_training(path: pathlib.Path) -> np.ndarray:
     rng = np.random.default_rng(len(str(path)))
-    return audio.clip(path, LENGTH, rng=rng, augment=audio_augment.Augment())[0]
+    return waveform.clip(path, LENGTH, rng=rng, augment=augment.Augment())[0]
 
 
 def with_librosa() -> Callable[[pathlib.Path], np.ndarray] | None:
@@ -56,8 +57,8 @@ def with_librosa() -> Callable[[pathlib.Path], np.ndarray] | None:
         return None
 
     def load(path: pathlib.Path) -> np.ndarray:
-        samples, _ = librosa.load(path, sr=audio.RATE, mono=True)
-        return audio.normalise(*audio.fit(samples, LENGTH))
+        samples, _ = librosa.load(path, sr=SAMPLE_RATE, mono=True)
+        return waveform.normalise(*waveform.fit(samples, LENGTH))
 
     return load
 
@@ -87,7 +88,7 @@ def main() -> None:
             paths = [s.descriptions["fr"] for s in found if "fr" in s.descriptions][: arguments.clips]
         else:
             paths = made(pathlib.Path(name), arguments.clips)
-        seconds = statistics.mean(audio.header(p).seconds for p in paths)
+        seconds = statistics.mean(waveform.header(p).seconds for p in paths)
         size = statistics.mean(p.stat().st_size for p in paths) / 1000
         print(f"{len(paths)} Ogg files, {seconds:.1f} s and {size:.0f} kB on average")
         contestants = {"fusionjax": ours, "fusionjax, augmented": ours_in_training, "librosa": with_librosa()}

@@ -4,9 +4,9 @@ r"""Throughput of the n-channel augmentation, compiled, against the same operati
 
 Six channels in two modalities, float32 at hand on the device: resized crop, flip, rotation of at most 15°, the same for both
 modalities; then colour jitter, grey and blur of the first three channels, noise and gamma of the others, each with its
-probability (`fusionjax.data.spectral.Spec()`). kornia blurs with a kernel of the same width. What differs: kornia draws the
-order of the jitter once a batch, and what a coin leaves out it does not compute; ours draws an order for each image, samples
-once for crop, flip and rotation together, and computes everything.
+probability (`fusionjax.train.augment.multispectral.Spec()`). kornia blurs with a kernel of the same width. What differs:
+kornia draws the order of the jitter once per batch and skips the operations that were not drawn; ours draws an order for
+each image, samples once for crop, flip and rotation together, and computes everything.
 
 Each contestant lives in a process of its own; they take turns, one batch a turn, so that a drift of the machine's speed meets
 all alike. Needs torch and kornia (`pip install torch; pip install --no-deps kornia kornia_rs`), which nothing else does.
@@ -26,11 +26,11 @@ def jax_batch(batch: int, size: int, threads: int):
     import jax
     import numpy as np
 
-    from fusionjax.data import spectral
+    from fusionjax.train.augment import multispectral
 
     images = jax.device_put(np.random.default_rng(0).random((batch, size, size, 6), np.float32))
-    augment = jax.jit(spectral.augment, static_argnums=2)
-    spec, key, count = spectral.Spec(), jax.random.key(0), 0
+    augment = jax.jit(multispectral.augment, static_argnums=2)
+    spec, key, count = multispectral.Spec(), jax.random.key(0), 0
 
     def once():
         nonlocal count

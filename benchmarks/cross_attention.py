@@ -44,8 +44,8 @@ def jax_call(shape: Shape, backward: bool, block: int):
     import jax
     import jax.numpy as jnp
 
-    from fusionjax.models import token_blocks
-    from fusionjax.models.cross_attention import BidirectionalLayer
+    from fusionjax.models.methods import token_blocks
+    from fusionjax.models.methods.cross_attention import BidirectionalLayer
 
     image, text, mask = (jnp.asarray(x) for x in data(shape))
     module = BidirectionalLayer(shape.width, shape.heads)

@@ -26,15 +26,15 @@ def contestant(cached: bool, folder: Path):
     import jax
 
     from configs import openmoji_fusion
-    from fusionjax import experiment
-    from fusionjax import mesh as mesh_lib
+    from fusionjax.distributed import mesh as mesh_lib
+    from fusionjax.experiment import trainer
 
     config = openmoji_fusion.get_config(f"cache={folder}")
     config.data.cache.enabled = config.evaluation.probe = False
     if cached:
         config.data.cache.enabled = True
     config.data.threads = 2
-    run = experiment.Experiment(config, folder / f"cached_{cached}")
+    run = trainer.Experiment(config, folder / f"cached_{cached}")
     mesh, optimizer = mesh_lib.create(config.train.batch_size), run.optimizer()
     variables = run._initial_variables()
     began = time.perf_counter()

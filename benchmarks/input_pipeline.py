@@ -14,7 +14,8 @@ import numpy as np
 import simplejpeg
 
 from fusionjax import config as config_lib
-from fusionjax.data import pipeline, sources
+from fusionjax.data import datasets
+from fusionjax.data.loading import pipeline
 
 
 def photograph(rng: np.random.Generator) -> bytes:
@@ -47,7 +48,7 @@ def main() -> None:
                 data = config_lib.default().data
                 data.root, data.resize, data.image_size, data.resize_mode = str(root), resize, size, mode
                 data.augment.crop, data.threads, data.fractions = crop, threads, (1.0, 0.0, 0.0)
-                source = sources.create(data, "train", seed=0)
+                source = datasets.create(data, "train", seed=0)
                 batches = pipeline.train_dataset(source, data, seed=0, batch_size=32)
                 next(batches)
                 count = max(4, arguments.images // 32)

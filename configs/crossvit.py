@@ -17,7 +17,7 @@ paper's repeated augmentation (three views of an image in a batch) is left out.
 from configs import common
 from fusionjax import config as base
 from fusionjax.errors import UserError
-from fusionjax.models import crossvit
+from fusionjax.models.backbones import crossvit
 
 
 def get_config(arg=None):

@@ -10,7 +10,7 @@ DeiT-B 88.0 → 88.8, ViT-B 90.8 → 91.4, R50-ViT-B 91.3 → 92.0 (baseline →
 
 from configs import common
 from fusionjax import config as base
-from fusionjax import sweeping
+from fusionjax.studies import search_space
 
 
 def get_config(arg=None):
@@ -25,7 +25,7 @@ def get_config(arg=None):
 def sweep():
     """What `python -m fusionjax.sweep` searches; CUB has no validation split, so hold some of train out (see the README)."""
     return {
-        "optim.learning_rate": sweeping.log(3e-6, 3e-4),
+        "optim.learning_rate": search_space.log(3e-6, 3e-4),
         "model.drop_path": [0.0, 0.1, 0.2],
-        "model.ratio": sweeping.uniform(0.05, 0.3),  # R
+        "model.ratio": search_space.uniform(0.05, 0.3),  # R
     }

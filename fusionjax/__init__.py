@@ -8,7 +8,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str):
     # Lazily, so that `import fusionjax` costs nothing.
     if name == "load":
-        from fusionjax.run import load
+        from fusionjax.experiment.inference import load
 
         return load
     raise AttributeError(f"module 'fusionjax' has no attribute {name!r}")

@@ -24,8 +24,8 @@ GROUP = flags.DEFINE_boolean(
 
 def main(rest: Sequence[str]) -> None:
     """Prints the tables; writes the page where --out is given."""
-    from fusionjax import comparing
     from fusionjax.interpret import comparison
+    from fusionjax.studies import comparison as comparing
 
     found = comparing.compare(rest, paired=not UNPAIRED.value, group=GROUP.value)
     print(comparison.text(found), end="")

@@ -18,7 +18,7 @@ def main(rest: Sequence[str]) -> None:
         raise UserError(f"unexpected argument {rest[0]!r}")
     if not WORKDIR.value:
         raise UserError("--workdir is missing: name the folder of a run")
-    from fusionjax.run import load
+    from fusionjax.experiment.inference import load
 
     run = load(WORKDIR.value)
     found = run.evaluate(SPLITS.value)

@@ -29,10 +29,10 @@ def main(rest: Sequence[str]) -> None:
     config = cli.config_of(CONFIG)
     if not WORKDIR.value and not CHECK.value:
         raise UserError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart")
-    from fusionjax import experiment
+    from fusionjax.experiment import trainer
 
-    experiment.enable_compilation_cache()
-    run = experiment.Experiment(config, Path(WORKDIR.value or "."))
+    trainer.enable_compilation_cache()
+    run = trainer.Experiment(config, Path(WORKDIR.value or "."))
     if CHECK.value:
         print(run.describe())
         return

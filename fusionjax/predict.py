@@ -29,8 +29,8 @@ def main(rest: Sequence[str]) -> None:
         raise UserError("--workdir is missing: name the folder of a run")
     if not rest:
         raise UserError("no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
+    from fusionjax.experiment.inference import load
     from fusionjax.interpret import figures
-    from fusionjax.run import load
 
     run = load(WORKDIR.value)
     if run.task.reads_text and len(TEXT.value or ()) != len(rest):

@@ -30,29 +30,29 @@ def main(rest: Sequence[str]) -> None:
         raise UserError("--out is missing: --verify needs the folder of a prepared data set")
     if not rest and not VERIFY.value:
         raise UserError("the data set is missing: python -m fusionjax.prepare market1501 --root=…")
-    from fusionjax.data import preparation, records
+    from fusionjax.data.prepared import records, writer
 
     out = Path(OUT.value).expanduser() if OUT.value else None
     if VERIFY.value:
         content = records.read_index(out, f"--out={OUT.value!r}")
         if rest:
-            preparation.same_request(out, content, {"source": rest[0]})
+            writer.same_request(out, content, {"source": rest[0]})
         records.verify(out, content)
         print(f"{out} is whole: {records.summary(content)}")
         return
     if out is not None and (out / records.INDEX).exists() and not OVERWRITE.value:
         content = records.read_index(out, f"--out={OUT.value!r}")
-        preparation.same_request(out, content, _asked(rest[0]))
+        writer.same_request(out, content, _asked(rest[0]))
         print(f"{out} is finished: {records.summary(content)}; --overwrite makes it anew")
         return
     if not ROOT.value:
         raise UserError(f"--root is missing: name the folder of {rest[0]}")
     try:
-        work = preparation.Preparation(_data(rest[0]), seed=SEED.value, wanted=SPLITS.value)
+        work = writer.Preparation(_data(rest[0]), seed=SEED.value, wanted=SPLITS.value)
         rows = work.check() if out is None else work.write(out, shards=SHARDS.value)
     except UserError as e:  # the readers speak of the config's fields, which are flags here
         raise UserError(str(e).replace("config.data.", "--")) from None
-    print(preparation.table(rows))
+    print(writer.table(rows))
     if out is None:
         print("checked; nothing was written: --out=<folder> does")
     else:

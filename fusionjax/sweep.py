@@ -9,8 +9,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fusionjax import cli, sweeping
+from fusionjax import cli
 from fusionjax.errors import UserError
+from fusionjax.studies import search_space
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file with a sweep(), and its argument.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command again goes on.")
@@ -42,12 +43,13 @@ def main(rest: Sequence[str]) -> None:
     _needs("--launch=print or --launch=slurm", LAUNCH.value != "here", WORKERS)
     _needs("--launch=slurm", LAUNCH.value == "slurm", SBATCH, DRY_RUN)
     _needs("--prune", PRUNE.value, PRUNER)
-    spec, folder = sweeping.spec_of(flag.config_filename), Path(WORKDIR.value)
+    spec, folder = search_space.spec_of(flag.config_filename), Path(WORKDIR.value)
     if importlib.util.find_spec("optuna") is None:
         raise UserError('a sweep needs Optuna: python -m pip install -e ".[sweep]"')
-    from fusionjax import experiment, leaderboard, trials
+    from fusionjax.experiment import trainer
+    from fusionjax.studies import leaderboard, search
 
-    sweep = trials.Sweep(
+    sweep = search.Sweep(
         base, spec, folder, trials=TRIALS.value, sampler=SAMPLER.value, seed=SEED.value,
         pruner=PRUNER.value if PRUNE.value else "", metric=METRIC.value, storage=STORAGE.value,
         allow_test=ALLOW_TEST.value, reports=REPORTS.value,
@@ -55,8 +57,8 @@ def main(rest: Sequence[str]) -> None:
     if LAUNCH.value != "here":
         print(_launch(folder))
         return
-    experiment.enable_compilation_cache()
-    trials.prepare(sweep.base, folder)  # what is wrong with every trial is said before there is one
+    trainer.enable_compilation_cache()
+    search.prepare(sweep.base, folder)  # what is wrong with every trial is said before there is one
     sweep.open()
     sweep.work()
     print(leaderboard.finish(sweep, flag.config_filename, flag.override_values))
@@ -66,14 +68,14 @@ def _launch(folder: Path) -> str:
     flag = flags.FLAGS["config"]
     given = {f.name: f.value for f in _OF_A_WORKER if flags.FLAGS[f.name].present}
     given |= {f"config.{name}": value for name, value in flag.override_values.items()}
-    words = sweeping.command("sweep", {"config": flag.config_filename, "workdir": folder, **given})
+    words = search_space.command("sweep", {"config": flag.config_filename, "workdir": folder, **given})
     if LAUNCH.value == "print":
         return "\n".join([shlex.join(words)] * WORKERS.value)
-    script = sweeping.sbatch_script(
+    script = search_space.sbatch_script(
         shlex.join([sys.executable, *words[1:]]), folder.absolute(), Path.cwd(),
         workers=WORKERS.value, options=SBATCH.value,
     )  # fmt: skip
-    return script.rstrip() if DRY_RUN.value else sweeping.submit(script, folder)
+    return script.rstrip() if DRY_RUN.value else search_space.submit(script, folder)
 
 
 def _needs(other: str, there: bool, *given: flags.FlagHolder) -> None:

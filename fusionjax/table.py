@@ -37,16 +37,17 @@ def main(rest: Sequence[str]) -> None:
         or not SEEDS.value
     ):
         raise UserError(f"--seeds={','.join(SEEDS.value)}: whole numbers, each once")
-    from fusionjax import experiment, tabling
+    from fusionjax.experiment import trainer
+    from fusionjax.studies import ablation_table
 
-    configured, rows = tabling.load(path)
+    configured, rows = ablation_table.load(path)
     unknown = [title for title in ROW.value if title not in rows]
     if unknown:
         raise UserError(f"--row={unknown[0]!r} is no row of the table; it has {', '.join(map(repr, rows))}")
     rows = {title: rows[title] for title in (ROW.value or rows)}
-    experiment.enable_compilation_cache()
+    trainer.enable_compilation_cache()
     folder = Path(WORKDIR.value)
-    made = tabling.train(
+    made = ablation_table.train(
         folder,
         rows,
         [int(s) for s in SEEDS.value],
@@ -54,7 +55,7 @@ def main(rest: Sequence[str]) -> None:
         reports=REPORTS.value,
         say=lambda line: print(line, flush=True),
     )
-    text = tabling.markdown(tabling.measures(made))
+    text = ablation_table.markdown(ablation_table.measures(made))
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{folder / 'table.md'}")
 

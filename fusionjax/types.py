@@ -25,3 +25,6 @@ Batch: TypeAlias = Mapping[str, Array]
 PyTree: TypeAlias = Any
 Metrics: TypeAlias = Mapping[str, Any]
 """name → clu.metrics.Average, a (sum, count); the value is sum / count, taken once, at the end."""
+
+SAMPLE_RATE = 16_000
+"""Hz: every sound is resampled to it, and every audio encoder reads it."""

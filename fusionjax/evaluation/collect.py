@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from fusionjax import mesh as mesh_lib
+from fusionjax.distributed import mesh as mesh_lib
 
 CARRIED = ("label", "valid", "index")
 """Batch keys that travel with the predictions."""

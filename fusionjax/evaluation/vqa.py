@@ -7,8 +7,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from fusionjax.data import answers as answers_lib
-from fusionjax.data.questions import Question
+from fusionjax.data.vqa import answers as answers_lib
+from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
 
 AGREE = 3

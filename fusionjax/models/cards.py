@@ -10,12 +10,12 @@ import jax.extend.core
 import jax.numpy as jnp
 
 from fusionjax.models import registry
-from fusionjax.models.audio import Wav2Vec2
-from fusionjax.models.clip import CLIP
-from fusionjax.models.crossvit import CrossViT
-from fusionjax.models.efficientnet import EfficientNet
-from fusionjax.models.text import TextEncoder
-from fusionjax.models.vit import ViT
+from fusionjax.models.backbones.audio import Wav2Vec2
+from fusionjax.models.backbones.clip import CLIP
+from fusionjax.models.backbones.crossvit import CrossViT
+from fusionjax.models.backbones.efficientnet import EfficientNet
+from fusionjax.models.backbones.text import TextEncoder
+from fusionjax.models.backbones.vit import ViT
 
 SAMPLES, WORDS = 16_000, 128
 _EFFICIENTNET = {"0": 224, "1": 240, "2": 260, "3": 300, "4": 380, "5": 456}

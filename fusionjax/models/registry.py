@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
-from fusionjax.models import audio, clip, crossvit, efficientnet, resnet, text
-from fusionjax.models.dcal import DCAL
-from fusionjax.models.vit import ViT
+from fusionjax.models.backbones import audio, clip, crossvit, efficientnet, resnet, text
+from fusionjax.models.backbones.vit import ViT
+from fusionjax.models.methods.dcal import DCAL
 
 _SIZES = {
     "tiny": dict(width=192, depth=12, heads=3),

@@ -11,9 +11,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fusionjax.errors import UserError
-from fusionjax.models import audio, clip, crossvit, efficientnet, resnet, text
+from fusionjax.models.backbones import audio, clip, crossvit, efficientnet, resnet, text
+from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.registry import backbone, create
-from fusionjax.models.vit import ViT
 from fusionjax.pretrained import (
     keys_clip,
     keys_crossvit,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models import clip, text
+from fusionjax.models.backbones import clip, text
 from fusionjax.pretrained import keys_clip, keys_text
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file, read

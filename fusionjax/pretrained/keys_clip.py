@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fusionjax.models.clip import CLIP
+from fusionjax.models.backbones.clip import CLIP
 from fusionjax.pretrained.keys import KeyMap, Rule, conv, linear, norm_rules, same
 from fusionjax.pretrained.keys_text import stack_rules
 

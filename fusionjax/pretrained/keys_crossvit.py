@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fusionjax.models.crossvit import CrossViT
+from fusionjax.models.backbones.crossvit import CrossViT
 from fusionjax.pretrained.keys import KeyMap, Rule, conv, linear_rules, norm_rules, same
 from fusionjax.pretrained.keys_vit import LINEAR, NORMS
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Container
 
-from fusionjax.models.efficientnet import EfficientNet
+from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.pretrained.keys import KeyMap, flat_conv, linear_rules, unit_rules
 
 

@@ -1,6 +1,6 @@
 """Key maps of the ResNet family: torchvision's names, which timm shares, and those of timm's hybrid trunk."""
 
-from fusionjax.models.resnet import ResNet
+from fusionjax.models.backbones.resnet import ResNet
 from fusionjax.pretrained.keys import KeyMap, linear_rules, unit_rules
 
 

@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 
 import numpy as np
 
-from fusionjax.models.text import TextEncoder
+from fusionjax.models.backbones.text import TextEncoder
 from fusionjax.pretrained.keys import KeyMap, Rule, linear, linear_rules, norm_rules, same
 
 # Before the encoder's names in a checkpoint that holds a head as well.

@@ -9,8 +9,8 @@ from collections.abc import Container, Mapping
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models.resnet import ResNet
-from fusionjax.models.vit import ViT
+from fusionjax.models.backbones.resnet import ResNet
+from fusionjax.models.backbones.vit import ViT
 from fusionjax.pretrained import keys_resnet
 from fusionjax.pretrained.keys import KeyMap, Rule, conv, linear_rules, norm_rules, same
 

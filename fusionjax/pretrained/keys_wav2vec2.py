@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fusionjax.models.audio import Wav2Vec2
+from fusionjax.models.backbones.audio import Wav2Vec2
 from fusionjax.pretrained.keys import KeyMap, Rule, linear_rules, norm_rules, same
 
 PREFIX = "wav2vec2."

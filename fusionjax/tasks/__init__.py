@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
-from fusionjax.tasks.classification import Classification
-from fusionjax.tasks.fusion import Fusion
-from fusionjax.tasks.mvpdr import MVPDR
-from fusionjax.tasks.reid import ReIdentification
-from fusionjax.tasks.spectral import Spectral
-from fusionjax.tasks.trimodal import AudioVisual, Trimodal
-from fusionjax.tasks.vqa import VQA
+from fusionjax.tasks.classification.task import Classification
+from fusionjax.tasks.contrastive.task import Spectral
+from fusionjax.tasks.image_text.fusion import Fusion
+from fusionjax.tasks.image_text.mvpdr import MVPDR
+from fusionjax.tasks.multimodal.trimodal import AudioVisual, Trimodal
+from fusionjax.tasks.multimodal.vqa import VQA
+from fusionjax.tasks.reid.task import ReIdentification
 
 TASKS = {
     "classification": Classification,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 
-from fusionjax.models import audio, clip, crossvit, efficientnet, resnet, text
+from fusionjax.models.backbones import audio, clip, crossvit, efficientnet, resnet, text
 
 from . import torchvision_stub
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusionjax import pretrained
-from fusionjax.models import efficientnet, resnet
+from fusionjax.models.backbones import efficientnet, resnet
 from fusionjax.pretrained.positions import resample_pos_embed
 
 from .originals import arrays, images, randomise, timm

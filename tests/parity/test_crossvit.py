@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fusionjax import pretrained
-from fusionjax.models import create, crossvit
+from fusionjax.models import create
+from fusionjax.models.backbones import crossvit
 from fusionjax.models.resize import resize_bicubic
 from fusionjax.pretrained import keys_crossvit
 from fusionjax.pretrained.convert import place

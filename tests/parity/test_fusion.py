@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fusionjax.models import fusion_heads, token_blocks
-from fusionjax.models.cross_attention import BidirectionalStack, CrossAttention
+from fusionjax.models.methods import fusion_heads, token_blocks
+from fusionjax.models.methods.cross_attention import BidirectionalStack, CrossAttention
 
 # Absolute, in float32.
 TOLERANCE = 1e-5

@@ -11,9 +11,9 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from fusionjax import config, pretrained
-from fusionjax.data.transforms import eval_transform
+from fusionjax.data.image.transforms import eval_transform
 from fusionjax.models import create
-from fusionjax.tasks.inputs import normalise
+from fusionjax.tasks.base.rgb_inputs import normalise
 
 from .originals import timm
 

@@ -10,8 +10,8 @@ torchvision_stub.install()
 
 from timm.data import auto_augment  # noqa: E402
 
-from fusionjax.data import rand_augment as ours  # noqa: E402
-from tests import trees  # noqa: E402
+from fusionjax.data.image import rand_augment as ours  # noqa: E402
+from tests.support import trees  # noqa: E402
 
 THEIRS = {
     "auto_contrast": "AutoContrast",

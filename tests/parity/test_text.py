@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from fusionjax.models import text
+from fusionjax.models.backbones import text
 from fusionjax.pretrained import hub
 
 # Absolute, in float32.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from fusionjax.models.audio import Wav2Vec2
+from fusionjax.models.backbones.audio import Wav2Vec2
 from fusionjax.pretrained import keys_wav2vec2
 from fusionjax.pretrained.convert import abstract, place
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusionjax.data import names as names_lib
+from fusionjax.data import class_names as names_lib
 from fusionjax.data.text.tokens import check_text
 from fusionjax.errors import UserError
 

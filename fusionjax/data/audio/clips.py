@@ -1,0 +1,155 @@
+"""The sounds of a source's examples, joined to their rows by the reading threads. A sound that is missing is masked."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionjax.data.audio import augment as audio_augment
+from fusionjax.data.audio import waveform as audio_lib
+from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.loading.stream import Example
+from fusionjax.data.source import Source
+from fusionjax.data.unreadable import BadImages
+from fusionjax.errors import UserError
+from fusionjax.types import SAMPLE_RATE
+
+_STREAM = 0x50D  # keeps these draws apart from others that start from the same seed
+
+
+class Sounds:
+    """An `Extra`: "audio" float32 (S,), normalised over the sound, and "audio_mask" bool (S,), False after it.
+
+    An example without a sound, or whose sound is damaged, silent or shorter than a frame, has a mask of False; a file that is
+    there and cannot be heard is named, once. Further rows are what SpecAugment hides in training, nothing at test:
+    "hidden_frames" bool (T,) and, with `bands`, "hidden_bands" bool (F,).
+
+    Args:
+        files: of each example the paths of its sounds, one of which is drawn in training, the first taken at test; none where
+            it has no sound. See `files_of`.
+        samples: S, at `data.audio.RATE`; of a longer sound training draws a window, test takes the middle.
+        frames: (samples) → frames that the encoder makes of so many.
+        bands: F of the encoder's spectrogram; 0 for none.
+        seed: of the draws, which are functions of (seed, epoch, index, repeat).
+        augment: of the waveform in training; None for none.
+        hide_frames, hide_bands: SpecAugment: share of frames and of bands; 0 for none.
+        span: frames of a hidden span.
+        memory: bytes of decoded sounds to keep, so that an epoch need not read them again.
+        most_bad: share of the sound files above which damaged ones stop the run.
+
+    Attributes:
+        total: sound files, damaged ones included.
+        formats: (rate, channels) of every file that was read; all become 16 kHz and one channel.
+        bad: the damaged files, by name.
+        silent: the silent ones, which are whole and stop no run.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Sequence[Path]],
+        *,
+        samples: int,
+        frames: Callable[[int], int],
+        bands: int = 0,
+        seed: int = 0,
+        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        hide_frames: float = 0.0,
+        hide_bands: float = 0.0,
+        span: int = 10,
+        memory: int = 2**28,
+        most_bad: float = 1.0,
+    ):
+        self._files, self._samples, self._frames, self._bands = files, samples, frames, bands
+        self._seed, self._augment, self._most_bad = seed, augment, most_bad
+        self._hide, self._span = (hide_frames, hide_bands), span
+        self.total = len({path for own in files for path in own})
+        self._kept: dict[Path, np.ndarray] = {}
+        self.formats: dict[Path, tuple[int, int]] = {}
+        self._room, self._lock = memory, threading.Lock()
+        self.bad, self.silent = BadImages("sound"), BadImages("sound")
+        self.padding = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
+        self.padding["hidden_frames"] = np.zeros(frames(samples), bool)
+        if bands:
+            self.padding["hidden_bands"] = np.zeros(bands, bool)
+
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
+        """See `Extra`."""
+        own = self._files[index]
+        if not own:
+            return dict(self.padding)
+        rng = None if epoch is None else np.random.default_rng([_STREAM, self._seed, epoch, index, repeat])
+        path = own[int(rng.integers(len(own)))] if rng is not None and len(own) > 1 else own[0]
+        try:
+            heard = self._read(path, rng)
+            if self._frames(len(heard)) < 1:
+                raise DecodeError(f"{1000 * len(heard) / SAMPLE_RATE:.1f} ms are too short for a frame")
+        except audio_lib.SilentError as error:
+            self.silent.record(str(path), str(error))
+            return dict(self.padding)
+        except DecodeError as error:
+            self.bad.record(str(path), str(error))
+            self.bad.check(self.total, self._most_bad)
+            return dict(self.padding)
+        if rng is not None and self._augment is not None:
+            heard = self._augment(heard, rng)
+        heard, mask = audio_lib.fit(heard, self._samples)
+        row = self.padding | {"audio": audio_lib.normalise(heard, mask), "audio_mask": mask}
+        return row if rng is None else row | self._hidden(self._frames(int(mask.sum())), rng)
+
+    def _read(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
+        """At most `samples` of the file."""
+        found = self._kept.get(path)
+        if found is not None:
+            return found
+        found = audio_lib.read(path, longest=self._samples, rng=rng)
+        if path not in self.formats:
+            _, rate, channels = audio_lib.header(path)
+            self.formats[path] = rate, channels
+        # Of a sound that fills the clip, another window may be drawn the next time.
+        if len(found) < self._samples:
+            with self._lock:
+                if path not in self._kept and found.nbytes <= self._room:
+                    self._kept[path] = found
+                    self._room -= found.nbytes
+        return found
+
+    def _hidden(self, frames: int, rng: np.random.Generator) -> Example:
+        """SpecAugment's masks over a clip's own frames and over the bands."""
+        times, bands = self._hide
+        own = audio_augment.spans(frames, rng, probability=times, span=self._span, least=1)
+        out = {"hidden_frames": np.pad(own, (0, len(self.padding["hidden_frames"]) - frames))}
+        if self._bands:
+            span = max(1, self._bands // 10)
+            out["hidden_bands"] = audio_augment.spans(self._bands, rng, probability=bands, span=span, least=1)
+        return out
+
+
+def files_of(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
+    """The sound files of each example: its column audio, paths below the source's root, several of them parted by "|".
+
+    Args:
+        source: a split.
+        needed: some example must have a sound, as in training; a split for evaluation may be without.
+
+    Raises:
+        UserError: the source has no such column, or no example has a sound though that is needed.
+    """
+    columns = source.columns
+    if "audio" not in columns:
+        raise UserError(
+            f"{source.name} has no column audio; its columns are {', '.join(columns) or 'none'}: add one (a manifest can have "
+            "it), or leave audio out of config.trimodal.modalities"
+        )
+    root = _root(source)
+    found = [tuple(root / part for part in str(cell).split("|") if part) for cell in columns["audio"]]
+    if needed and not any(found):
+        raise UserError(f"{source.name}, split {source.split!r}: no example has a sound in the column audio")
+    return found
+
+
+def _root(source: Any) -> Path:
+    while not hasattr(source, "root"):
+        source = source.source
+    return Path(source.root)

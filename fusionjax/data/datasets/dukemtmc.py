@@ -1,0 +1,40 @@
+"""DukeMTMC-reID in its official layout: 702 identities to train, 702 to find among 17,661 images of 8 cameras."""
+
+import re
+from typing import Any
+
+from fusionjax.data.datasets import checks, reid_names
+from fusionjax.data.source import FileSource
+
+DUKE = reid_names.DataSet(
+    "DukeMTMC-reID",
+    images={"train": 16522, "query": 2228, "gallery": 17661},
+    identities={"train": 702, "query": 702, "gallery": 1110},  # gallery: with 408 distractors
+    cameras=8,
+)
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+_NAME = re.compile(r"(\d+)_c(\d)(?!\d)")
+_LIKE = "0005_c2_f0046985.jpg"
+_GET = "DukeMTMC-reID; its authors withdrew it, so use a copy only where you may"
+
+
+def create(data: Any, split: str, *, seed: int) -> FileSource:
+    """Reads bounding_box_train, query or bounding_box_test; identity and camera are in the files' names.
+
+    Args:
+        data: `config.data`; `root` is the folder DukeMTMC-reID or its parent.
+        split: "train", "query" or "gallery".
+        seed: unused, the split is official.
+
+    Returns:
+        FileSource in the order of the names, with the columns identity and camera, see `reid_names.build`.
+
+    Raises:
+        UserError: see `sources.create`.
+    """
+    checks.split_is_one_of(DUKE.name, split, FOLDERS)
+    top = checks.root_folder(data.root, DUKE.name, _GET)
+    root = checks.inside(top, FOLDERS["train"], "DukeMTMC-reID", "dukemtmc-reid", "dukemtmcreid")
+    names = reid_names.jpegs(root, FOLDERS[split])
+    identities, cameras = zip(*(reid_names.parse(_NAME, name, _LIKE) for name in names), strict=True)
+    return reid_names.build(DUKE, split, root, names, identities, cameras, check_counts=data.check_counts)

@@ -1,0 +1,61 @@
+"""Market-1501 in its official layout: 751 identities to train, 750 to find among 15,913 images of 6 cameras."""
+
+import re
+from typing import Any
+
+from fusionjax.data.datasets import checks, reid_names
+from fusionjax.data.source import FileSource
+from fusionjax.errors import UserError
+
+MARKET = reid_names.DataSet(
+    "Market-1501",
+    images={"train": 12936, "query": 3368, "gallery": 15913},
+    identities={"train": 751, "query": 750, "gallery": 751},  # gallery: with 0, the distractors
+    cameras=6,
+)
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+GALLERY_FILES = 19732
+"""Images in bounding_box_test, with those of identity −1."""
+JUNK, DISTRACTOR = -1, 0
+_NAME = re.compile(r"(-1|\d+)_c(\d)(?!\d)")
+_LIKE = "0002_c1s1_000451_03.jpg"
+_GET = "Market-1501-v15.09.15.zip, from the authors' page"
+
+
+def create(data: Any, split: str, *, seed: int) -> FileSource:
+    """Reads bounding_box_train, query or bounding_box_test; identity and camera are in the files' names.
+
+    The gallery loses its junk, identity −1, and keeps its distractors, identity 0 (the authors' protocol).
+
+    Args:
+        data: `config.data`; `root` is the folder Market-1501-v15.09.15 or its parent.
+        split: "train", "query" or "gallery".
+        seed: unused, the split is official.
+
+    Returns:
+        FileSource in the order of the names, with the columns identity and camera, see `reid_names.build`.
+
+    Raises:
+        UserError: see `sources.create`.
+    """
+    checks.split_is_one_of(MARKET.name, split, FOLDERS)
+    top = checks.root_folder(data.root, MARKET.name, _GET)
+    root = checks.inside(top, FOLDERS["train"], "Market-1501-v15.09.15", "Market-1501", "market1501")
+    names = reid_names.jpegs(root, FOLDERS[split])
+    if split == "gallery":
+        checks.count(
+            f"{MARKET.name}, files in {FOLDERS[split]}", len(names), GALLERY_FILES, data.check_counts
+        )
+    rows = [(name, *reid_names.parse(_NAME, name, _LIKE)) for name in names]
+    if split == "gallery":
+        rows = [row for row in rows if row[1] != JUNK]
+    else:
+        for name, identity, _ in rows:
+            if identity in (JUNK, DISTRACTOR):
+                raise UserError(
+                    f"image {root / name} has identity {identity}, which belongs in {FOLDERS['gallery']} only"
+                )
+    return reid_names.build(
+        MARKET, split, root, [name for name, _, _ in rows], [i for _, i, _ in rows], [c for _, _, c in rows],
+        check_counts=data.check_counts,
+    )  # fmt: skip

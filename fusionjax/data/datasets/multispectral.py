@@ -1,0 +1,176 @@
+"""Images with any number of channels: .npy and multi-band TIFF files (H, W, C), in folders or by a manifest.
+
+    root/<class>/<file>    root/{train,val,test}/<class>/<file>    root/<file>    root/{train,val,test}/<file>
+    root.csv or root.parquet, with the columns of `sources.manifest`
+
+Files without class folders belong to one class, `NO_CLASS`. A split that is not given as a folder or a column is drawn by
+`data.fractions`. All files must have the same size, channels and type; this is read from the headers when the source is
+opened. A file that is damaged or holds NaN or infinite values is an image that cannot be read: it is named when it is met.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionjax.data.datasets import checks, folder, manifest
+from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.multispectral import files
+from fusionjax.data.multispectral.channels import ChannelMap, channel_map
+from fusionjax.data.sampling import splits
+from fusionjax.data.source import FileSource
+from fusionjax.errors import UserError
+
+NO_CLASS = "unlabelled"
+_WHAT = "multispectral images"
+_LAYOUT = (
+    f"{', '.join(files.SUFFIXES)} files, right in it or in class folders, perhaps in train, val and test"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MultispectralSource(FileSource):
+    """A split of multispectral images; see `Source`.
+
+    Attributes:
+        channels: names and modalities of the channels.
+        image_shape: (H, W, C) of every image.
+        dtype: of every image: uint8, uint16 or float32.
+    """
+
+    channels: ChannelMap
+    image_shape: tuple[int, int, int]
+    dtype: np.dtype
+
+    def load(self, i: int) -> np.ndarray:
+        """The image, (H, W, C) of `image_shape` and `dtype`, values as stored.
+
+        Raises:
+            DecodeError: the file is damaged, has another format than when the source was opened, or holds values that
+                are not finite.
+        """
+        image = files.read(self.root / self.names[i], self.channels.count)
+        if image.shape != self.image_shape or image.dtype != self.dtype:
+            raise DecodeError(
+                f"it is {files.Format(image.shape, image.dtype.name)}, the others are "
+                f"{files.Format(self.image_shape, self.dtype.name)}"
+            )
+        return image
+
+
+def create(data: Any, split: str, *, seed: int) -> MultispectralSource:
+    """Opens one split.
+
+    Args:
+        data: `config.data`; `root`, `channels`, `modalities` (see `data.channels.channel_map`), `fractions`, `train_split`,
+            `label`, `max_pixels` and `threads` are read.
+        split: "train", "val", "test", or the name of a split folder or of a value of the manifest's column split.
+        seed: draws the split where none is given.
+
+    Returns:
+        MultispectralSource in the order of the files' names.
+
+    Raises:
+        UserError: see `sources.create`; also a file whose channels are not as many as `channels` names, or whose size or
+            type is not that of the first file of the training split; a type other than uint8, uint16 and float32;
+            files both in the root and in class folders; tifffile is needed and not installed.
+    """
+    channels = channel_map(data.modalities, data.channels)
+    found = _files(data, split, seed)
+    with ThreadPoolExecutor(data.threads) as pool:  # what is slow is waiting for the disk
+        formats = list(pool.map(lambda name: _header(found.root / name, channels), found.names))
+    readable = [
+        (name, f) for name, f in zip(found.names, formats, strict=True) if isinstance(f, files.Format)
+    ]
+    if not readable:
+        raise UserError(
+            f"none of the {len(found)} images of split {split!r} in {data.root} can be read: {found.names[0]}: {formats[0]}"
+        )
+    first, expected = _reference(data, split, seed, channels) or readable[0]
+    for name, given in readable:
+        where = found.root / name
+        _check(where, given, channels, data.max_pixels)
+        if given != expected:
+            raise UserError(
+                f"{where} is {given}, {first} is {expected}: all images must have one size and one type"
+            )
+    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(FileSource)}
+    return MultispectralSource(
+        **fields, channels=channels, image_shape=expected.shape, dtype=np.dtype(expected.dtype)
+    )
+
+
+def _files(data: Any, split: str, seed: int) -> FileSource:
+    """The split's files, by whichever layout the root has."""
+    if data.root and Path(data.root).expanduser().is_file():
+        found = manifest.create(data, split, seed=seed)
+        other = next((n for n in found.names if not n.lower().endswith(files.SUFFIXES)), None)
+        if other is not None:
+            raise UserError(f"{data.root} lists {other}, which does not end in {', '.join(files.SUFFIXES)}")
+        return found
+    root = checks.root_folder(data.root, _WHAT, _LAYOUT)
+    folders = folder._folders(root)
+    loose = folder._files(root, files.SUFFIXES)
+    if loose and any(folder._images(root, Path(f.name), files.SUFFIXES) for f in folders):
+        raise UserError(
+            f"{root} holds {loose[0]} and also folders with images: put every image in a class folder, or none"
+        )
+    if loose:
+        parts = splits.stratified(np.zeros(len(loose), int), data.fractions, seed=seed)
+        return _flat(root, split, [loose[i] for i in splits.pick(str(root), parts, split)])
+    given = [f.name for f in folders if folder._files(f, files.SUFFIXES)]
+    known = {*splits.SPLITS, data.train_split, split}
+    if given and {f.name for f in folders} <= known:
+        if split not in given:
+            raise UserError(f"{root} has no folder {split!r} with images; it has {', '.join(given)}")
+        return _flat(root, split, [f"{split}/{n}" for n in folder._files(root / split, files.SUFFIXES)])
+    return folder.read(data, split, seed=seed, suffixes=files.SUFFIXES, what=_WHAT)
+
+
+def _flat(root: Path, split: str, names: Sequence[str]) -> FileSource:
+    return FileSource(
+        root.resolve().name, split, (NO_CLASS,), np.zeros(len(names), np.int32), list(names), root
+    )
+
+
+def _reference(data: Any, split: str, seed: int, channels: ChannelMap) -> tuple[str, files.Format] | None:
+    """The first readable file of the training split: other splits are compared with it too."""
+    if split == data.train_split:
+        return None
+    try:
+        train = _files(data, data.train_split, seed)
+    except UserError:  # there is none: a test set is evaluated by itself
+        return None
+    for name in train.names:
+        given = _header(train.root / name, channels)
+        if isinstance(given, files.Format):
+            return name, given
+    return None
+
+
+def _header(path: Path, channels: ChannelMap) -> files.Format | str:
+    """What a file says it is, or why it cannot be read: such a file is an image that cannot be read, and named as one."""
+    try:
+        return files.header(path, channels.count)
+    except (DecodeError, OSError) as e:
+        return " ".join(str(e).split())
+
+
+def _check(where: Path, given: files.Format, channels: ChannelMap, max_pixels: int) -> None:
+    if len(given.shape) != 3:
+        raise UserError(f"{where} is {given}, not (H, W, C)")
+    height, width, count = given.shape
+    if count != channels.count:
+        raise UserError(
+            f"{where} has {count} channels, {given}, and {channels.count} are named ({', '.join(channels.names)}): mend the "
+            "file, or name its channels in config.data.channels"
+        )
+    if given.dtype not in files.TYPES:
+        raise UserError(f"{where} is {given}: convert it to one of {', '.join(files.TYPES)}")
+    if not 0 < height * width <= max_pixels:
+        raise UserError(
+            f"{where} has {height} × {width} pixels, config.data.max_pixels={max_pixels} allows fewer"
+        )

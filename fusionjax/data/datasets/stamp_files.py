@@ -1,0 +1,192 @@
+"""What a folder of Tux Paint stamps holds: pictures, captions, sounds, and which stamps must not be parted.
+
+A stamp is a picture `<name>.png` or `<name>.svg`. Beside it stand, where there are any,
+
+    <name>.txt              its caption: the first line in English, then lines like `de.utf8=Ein Hund.`
+    <name>_desc.ogg         the caption spoken in English; <name>_desc_fr.ogg in French
+    <name>.ogg              its sound; <name>_de.ogg that of German (a letter's or a number's name)
+
+in .wav in place of .ogg at times. `<name>_mirror.png` is drawn when a painter mirrors the stamp, and is no stamp of its own.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from fusionjax.data.sampling import splits
+from fusionjax.errors import UserError
+
+PICTURES = (".png", ".svg")
+"""In order of preference: seven SVG files are letters of a font that a machine may lack, and have a PNG file beside them."""
+SOUNDS = (".ogg", ".wav")
+SPOKEN = ("en", "be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")
+"""Languages in which most stamps are described aloud, and English."""
+_MIRRORED = re.compile(r"_(mirror|flip)(_flip)?$")
+_SERIES = re.compile(r"[-_ ]?\d+[a-z]?$")
+_TAG = re.compile(r"[a-z]{2,3}(_[A-Za-z]{2})?(@[a-z]+)?")
+_LETTERS = "symbols/alphabets/english/{0}/lowercase/{2}_{1} symbols/alphabets/english/{0}/lowercase/{3}_{1}"
+# All pictures were compared, cut to what is drawn, at 32×32, mirrored too. Other pairs as close are two mostly white ones.
+_ALIKE = (
+    *(_LETTERS.format(*style, *pair).split()
+      for style in (("filled", "filled"), ("outlined", "outline")) for pair in ("bd", "pq")),
+    ("symbols/math/operators/op6_lessthan", "symbols/math/operators/op7_greaterthan"),
+    ("symbols/math/operators/op8_lessthanequal", "symbols/math/operators/op9_greaterthanequal"),
+    [f"people/body_parts/eye_{colour}_left" for colour in ("blue", "brown", "green")],
+    [f"seasonal/hanukkah/dreydl{letter}" for letter in ("", "-gimmel", "-hay", "-nun", "-shin")],
+    ("clothes/t_poloshirt", "clothes/t_tshirt"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """One stamp.
+
+    Attributes:
+        name: path below the root, without suffix: "animals/birds/crow".
+        picture: its file.
+        captions: by language; empty where there are none.
+        descriptions: files of the spoken captions, by language.
+        effects: files of its sound, by language; "" for the one of every language.
+        group: the same number for stamps that look or sound alike.
+    """
+
+    name: str
+    picture: Path
+    captions: Mapping[str, str]
+    descriptions: Mapping[str, Path]
+    effects: Mapping[str, Path]
+    group: int
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that it is in, outermost first; the outermost is its class."""
+        return tuple(self.name.split("/")[:-1])
+
+
+def stamps(root: Path) -> tuple[Stamp, ...]:
+    """Every stamp below a folder, in the order of their names.
+
+    **Groups**: stamps are one group where, directly or through others, they have the same caption in one of the languages of
+    `SPOKEN` (the same words would be heard in training and test), the same picture or the same recording byte for byte, names
+    in one folder that differ in a number at the end, or pictures that were found to look alike.
+
+    Raises:
+        UserError: a caption file is not UTF-8.
+    """
+    pictures: dict[str, Path] = {}
+    sounds: dict[str, Path] = {}
+    for name in _files(root):
+        stem, dot, kind = name.rpartition(".")
+        kind = dot + kind.lower()
+        if kind in PICTURES and "/" in stem and (stem not in pictures or kind == PICTURES[0]):
+            pictures[stem] = root / name
+        elif kind in SOUNDS:
+            sounds.setdefault(stem, root / name)
+    pictures = {
+        n: p for n, p in pictures.items() if _MIRRORED.sub("", n) == n or _MIRRORED.sub("", n) not in pictures
+    }
+    descriptions: dict[str, dict[str, Path]] = {name: {} for name in pictures}
+    effects: dict[str, dict[str, Path]] = {name: {} for name in pictures}
+    for stem, path in sounds.items():
+        owner, language = next(
+            ((o, tag) for o, tag in _readings(stem) if o.removesuffix("_desc") in pictures), ("", "")
+        )
+        if owner in pictures:
+            effects[owner][language] = path
+        elif owner:
+            descriptions[owner.removesuffix("_desc")][language or "en"] = path
+    captions = {name: _captions(root / f"{name}.txt") for name in pictures}
+    names = sorted(pictures)
+    heard = {name: [*descriptions[name].values(), *effects[name].values()] for name in names}
+    place = {name: i for i, name in enumerate(names)}
+    keys = _shared_keys(names, pictures, captions, heard)
+    groups = splits.linked(len(names), ((place[name], key) for name, key in keys)).tolist()
+    return tuple(
+        Stamp(name, pictures[name], captions[name], descriptions[name], effects[name], group)
+        for name, group in zip(names, groups, strict=True)
+    )
+
+
+def counts(found: Sequence[Stamp]) -> dict[str, tuple[int, int, int]]:
+    """Stamps with a caption, a spoken description and a sound, by language; "" for the sound of every language."""
+    languages = {tag for s in found for tag in (*s.captions, *s.descriptions, *s.effects)}
+    table = {
+        tag: tuple(sum(tag in kind for kind in kinds) for kinds in zip(
+            *((s.captions, s.descriptions, s.effects) for s in found), strict=True))
+        for tag in languages
+    }  # fmt: skip
+    return dict(sorted(table.items(), key=lambda item: (-item[1][1], -item[1][0], item[0])))
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Paths below the root, with slashes."""
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        below = Path(folder).relative_to(root).as_posix().removeprefix(".")
+        yield from (f"{below}/{name}".lstrip("/") for name in sorted(files) if not name.startswith("."))
+
+
+def _readings(stem: str) -> Iterator[tuple[str, str]]:
+    """What a file's name may be made of, an owner and a language: "a_pt_br" is itself, "a_pt" in br, or "a" in pt_BR."""
+    yield stem, ""
+    parts = stem.split("_")
+    for k in (1, 2):
+        tag = "_".join(parts[-k:])
+        if len(parts) > k and _TAG.fullmatch(tag):
+            yield "_".join(parts[:-k]), _tag(tag)
+
+
+def _tag(language: str) -> str:
+    """zh_tw → zh_TW."""
+    head, line, country = language.partition("_")
+    return head + line + country.upper()
+
+
+def _captions(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the caption file {path} cannot be read: {error}") from None
+    found = {"en": lines[0].strip() if lines else ""}
+    for line in lines[1:]:
+        language, marker, text = line.partition(".utf8=")
+        if marker:
+            found[_tag(language.strip())] = text.strip()
+    return {language: text for language, text in found.items() if text}
+
+
+def _shared_keys(
+    names: Sequence[str],
+    pictures: Mapping[str, Path],
+    captions: Mapping[str, Mapping[str, str]],
+    heard: Mapping[str, Sequence[Path]],
+) -> Iterator[tuple[str, Hashable]]:
+    """(name, what it shares with others of its group)."""
+    for name in names:
+        for language in SPOKEN:
+            words = " ".join(re.findall(r"\w+", captions[name].get(language, "").casefold()))
+            if words:
+                yield name, ("caption", language, words)
+        folder, _, last = name.rpartition("/")
+        series = _SERIES.sub("", last)
+        if sum(map(str.isalpha, series)) > 1:
+            yield name, ("series", folder, series.casefold())
+    alike = {name: i for i, pair in enumerate(_ALIKE) for name in pair}
+    yield from ((name, ("alike", alike[name])) for name in names if name in alike)
+    yield from _same_bytes((name, pictures[name]) for name in names)
+    yield from _same_bytes((name, path) for name in names for path in heard[name])
+
+
+def _same_bytes(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Hashable]]:
+    """(name, digest) of the files that are as long as another one: only these are read."""
+    by_size: dict[int, list[tuple[str, Path]]] = {}
+    for name, path in files:
+        by_size.setdefault(path.stat().st_size, []).append((name, path))
+    for name, path in itertools.chain.from_iterable(f for f in by_size.values() if len(f) > 1):
+        yield name, ("bytes", hashlib.sha256(path.read_bytes()).digest())

@@ -1,0 +1,214 @@
+"""The outputs of a frozen trunk, computed once and kept on disk: later epochs cost what is on top of it only."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fusionjax.data.loading import pipeline
+from fusionjax.data.source import ByIdentity, FileSource, Source, Subset
+from fusionjax.data.unreadable import BadImages
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """Features of a split.
+
+    Attributes:
+        features: (passes, N, h, w, C) float16, a read-only memory map, or a view of one; pass 0 is not augmented.
+        valid: (passes, N) float32, 0 where an image could not be read.
+        labels: (N,) int32.
+    """
+
+    features: np.ndarray
+    valid: np.ndarray
+    labels: np.ndarray
+
+
+class Taken:
+    """Rows of an array at some indices, taken when they are asked for: nothing is copied before.
+
+    Args:
+        array: (passes, M, ...), or (M, ...) as `self[k]` has it.
+        indices: (N,) into M.
+        axis: of M, 1 or 0.
+    """
+
+    def __init__(self, array: np.ndarray, indices: np.ndarray, axis: int = 1):
+        self._array, self._indices, self._axis = array, indices, axis
+        self.shape = (*array.shape[:axis], len(indices), *array.shape[axis + 1 :])
+        self.ndim, self.dtype = array.ndim, array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        if not self._axis:
+            return self._array[self._indices[key]]
+        if isinstance(key, tuple):
+            return self._array[key[0], self._indices[key[1]]]
+        return Taken(self._array[key], self._indices, 0)
+
+
+class FeatureCache:
+    """Computes what is missing, and opens what is there.
+
+    Args:
+        folder: of the files; each is named by what it depends on, so a stale one is never read.
+        encode: batch of images → (B, h, w, C), compiled by the caller.
+        weights: digest of the trunk's weights.
+        data: `config.data`.
+        seed: of the augmentation.
+        bad: takes the names of unreadable images.
+        say: takes a line of progress.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encode: Callable[[Batch], Any],
+        *,
+        weights: str,
+        data: Any,
+        seed: int,
+        bad: BadImages,
+        say: Callable[[str], None],
+    ):
+        self._folder, self._encode, self._weights = Path(folder), encode, weights
+        self._data, self._seed, self._bad, self._say = data, seed, bad, say
+
+    def train(self, source: Source) -> Cached:
+        """`data.cache.passes` passes: the plain images, then differently augmented ones."""
+        return self._open(source, self._data.cache.passes)
+
+    def evaluation(self, source: Source) -> Cached:
+        """One pass, the plain images."""
+        return self._open(source, 1)
+
+    def _open(self, source: Source, passes: int) -> Cached:
+        if isinstance(source, Subset):
+            # Several questions about a picture: its features are computed once.
+            pictures, at = np.unique(source.indices, return_inverse=True)
+            if len(pictures) < len(source):
+                whole = self._open(Subset(source.source, pictures), passes)
+                return Cached(
+                    Taken(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
+                )
+        path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
+        marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
+        if not (path.exists() and marks.exists() and reasons.exists()):
+            self._compute(source, passes, path, marks, reasons)
+        for name, reason in json.loads(reasons.read_text()).items():
+            self._bad.record(name, reason)
+        self._bad.check(len(source), self._data.max_bad_fraction)
+        labels = np.asarray(source.labels, np.int32)
+        return Cached(np.load(path, mmap_mode="r"), np.load(marks), labels)
+
+    def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
+        began = time.perf_counter()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Another run may compute the same, on another machine too: a name of its own.
+        handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=self._folder)
+        os.close(handle)
+        part = Path(name)
+        try:
+            self._fill(source, passes, part, path, marks, reasons)
+        finally:
+            part.unlink(missing_ok=True)
+        seconds = time.perf_counter() - began
+        images = passes * len(source)
+        self._say(
+            f"features of {source.split}: {images} images ({passes} passes) in {seconds:.0f} s, "
+            f"{images / seconds:.0f} images/s, {path.stat().st_size / 2**20:.0f} MiB"
+        )
+
+    def _fill(self, source: Source, passes: int, part: Path, path: Path, marks: Path, reasons: Path) -> None:
+        valid = np.zeros((passes, len(source)), np.float32)
+        out = None
+        for k in range(passes):
+            for batch in self._batches(source, k):
+                rows = batch["index"] >= 0
+                features = np.asarray(self._encode({"image": batch["image"]}))[rows]
+                if out is None:
+                    shape = (passes, len(source), *features.shape[1:])
+                    out = _allocate(part, shape)
+                out[k, batch["index"][rows]] = features
+                valid[k, batch["index"][rows]] = batch["valid"][rows]
+        out.flush()
+        del out
+        os.replace(part, path)
+        # The small files come last and whole: without them the features are made anew.
+        np.save(part.with_suffix(".npy"), valid)
+        os.replace(part.with_suffix(".npy"), marks)
+        part.write_text(json.dumps(self._bad.reasons))
+        os.replace(part, reasons)
+
+    def _batches(self, source: Source, k: int) -> Iterable[Batch]:
+        size = self._data.cache.batch_size
+        if k == 0:
+            return pipeline.eval_batches(source, self._data, batch_size=size, bad=self._bad)
+        return pipeline.augmented_batches(
+            source, self._data, seed=self._seed, epoch=k, batch_size=size, bad=self._bad
+        )
+
+    def _key(self, source: Source, passes: int) -> str:
+        """Digest of everything that the features are a function of."""
+        data = json.loads(self._data.to_json_best_effort())
+        for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits", "languages", "audio_languages",
+                      "sound", "questions", "question_types", "answers", "answer_pictures"):  # fmt: skip
+            data.pop(field)
+        parts = [
+            self._weights,
+            data,
+            self._seed,
+            source.name,
+            source.split,
+            passes,
+            list(source.names),
+            stamps(source),
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A float16 array on disk whose space is really there: a full disk is an OSError now, not a SIGBUS later."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return out
+
+
+def stamps(source: Source) -> list[Any]:
+    """What changes where an example's data do, one an example: size and time of its file, so that a mended image is read
+    again; for a source with a digest of its own, that. [] where there is neither."""
+    if isinstance(source, ByIdentity):
+        return stamps(source.source)
+    if isinstance(source, Subset):
+        whole = stamps(source.source)
+        return [whole[i] for i in source.indices] if whole else []
+    if hasattr(source, "digest"):
+        return [source.digest] * len(source)
+    if not isinstance(source, FileSource):
+        return []
+    stats = [path and path.stat() for path in map(source.file, range(len(source)))]
+    return [s and (s.st_size, s.st_mtime_ns) for s in stats]
+
+
+def digest(tree: Any) -> str:
+    """sha256 of a tree of arrays, of their names, shapes and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()

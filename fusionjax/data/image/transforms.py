@@ -1,0 +1,290 @@
+"""Image transforms: pure functions on RGB uint8 (h, w, 3), random ones of a NumPy generator. Resizing, cropping, padding and
+flipping take any number of channels and uint16 and float32 too.
+
+What an image does not cover (padding, the corners of a rotation, an erased rectangle) takes one colour, the
+data's mean.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusionjax.data.image.rand_augment import rand_augment
+from fusionjax.data.multispectral.channels import channel_map
+
+Colour = Sequence[int] | None
+"""A pixel; None for the nearest pixel of the image, of images that are not RGB."""
+Size = int | Sequence[int]
+"""Rows and columns, or one number for both."""
+_LONGEST = 64
+_MOST = 4
+
+
+def resize(image: np.ndarray, height: int, width: int, *, interpolation: str = "bilinear") -> np.ndarray:
+    """Resizes to (height, width, C): by area where the image shrinks, else bilinear or bicubic."""
+    h, w = image.shape[:2]
+    if (h, w) == (height, width):
+        return image
+    if image.ndim == 3 and image.shape[2] > _MOST:  # OpenCV refuses them
+        parts = [image[..., c : c + _MOST] for c in range(0, image.shape[2], _MOST)]
+        parts = [resize(np.ascontiguousarray(p), height, width, interpolation=interpolation) for p in parts]
+        return np.concatenate(parts, axis=2)
+    enlarge = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    shrinks = height * width < h * w
+    made = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else enlarge)
+    return made if made.ndim == image.ndim else made[..., None]  # OpenCV drops a single channel's axis
+
+
+def resize_shorter(image: np.ndarray, size: int, *, interpolation: str = "bilinear") -> np.ndarray:
+    """Shorter side to `size`, aspect kept; the longer side is rounded down as torchvision does.
+
+    Of an image that is more than 64 times as long as wide only the middle is kept: enlarged whole it would
+    fill the memory.
+    """
+    h, w = image.shape[:2]
+    longest = _LONGEST * min(h, w)
+    if max(h, w) > longest:
+        top, left = max(0, h - longest) // 2, max(0, w - longest) // 2
+        image = image[top : top + longest, left : left + longest]
+        h, w = image.shape[:2]
+    if h <= w:
+        return resize(image, size, max(size, int(size * w / h)), interpolation=interpolation)
+    return resize(image, max(size, int(size * h / w)), size, interpolation=interpolation)
+
+
+def pad(image: np.ndarray, pixels: int, colour: Colour) -> np.ndarray:
+    """A border of `pixels` on every side."""
+    return _border(image, pixels, pixels, pixels, pixels, colour) if pixels else image
+
+
+def pad_to(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
+    """Centres the image on a canvas of at least `size`."""
+    (h, w), (rows, columns) = image.shape[:2], _sides(size)
+    down, right = max(0, rows - h), max(0, columns - w)
+    if not down and not right:
+        return image
+    return _border(image, down // 2, down - down // 2, right // 2, right - right // 2, colour)
+
+
+def centre_crop(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
+    """The middle of the image, of `size`; a smaller image is padded."""
+    image, (rows, columns) = pad_to(image, size, colour), _sides(size)
+    top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+    return image[top : top + rows, left : left + columns]
+
+
+def random_crop(image: np.ndarray, size: Size, rng: np.random.Generator, colour: Colour) -> np.ndarray:
+    """A window of `size` anywhere in the image; a smaller image is padded."""
+    image, (rows, columns) = pad_to(image, size, colour), _sides(size)
+    top = int(rng.integers(image.shape[0] - rows + 1))
+    left = int(rng.integers(image.shape[1] - columns + 1))
+    return image[top : top + rows, left : left + columns]
+
+
+def random_window(
+    height: int, width: int, rng: np.random.Generator, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Window (top, left, rows, columns) of torchvision's RandomResizedCrop.
+
+    The area is uniform in `scale` times the image's, the aspect width / height log-uniform in `ratio`; after
+    ten draws that do not fit, the largest centred window whose aspect is allowed.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    h, w = height, width
+    if width / height < ratio[0]:
+        h = min(height, max(1, round(width / ratio[0])))
+    elif width / height > ratio[1]:
+        w = min(width, max(1, round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    size: Size,
+    rng: np.random.Generator,
+    *,
+    scale: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    """The window of `random_window`, resized to `size`."""
+    top, left, h, w = random_window(*image.shape[:2], rng, scale, ratio)
+    return resize(image[top : top + h, left : left + w], *_sides(size), interpolation=interpolation)
+
+
+def flip(image: np.ndarray) -> np.ndarray:
+    """Mirrors left and right."""
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+def rotate(image: np.ndarray, degrees: float, colour: Colour) -> np.ndarray:
+    """Turns about the centre, counter-clockwise; the size stays."""
+    h, w = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(image, matrix, (w, h), borderMode=cv2.BORDER_CONSTANT, borderValue=tuple(colour))
+
+
+def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and saturation, in random order, each by a factor of 1 ± strength at most."""
+    x = image.astype(np.float32)
+    factors = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    for kind in rng.permutation(3):
+        if kind == 0:
+            x = x * factors[0]
+        else:
+            grey = x @ np.float32([0.299, 0.587, 0.114])
+            anchor = grey.mean() if kind == 1 else grey[..., None]
+            x = anchor + factors[kind] * (x - anchor)
+        x = np.clip(x, 0, 255)
+    return (x + 0.5).astype(np.uint8)
+
+
+def erase(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    colour: Colour,
+    *,
+    scale: Sequence[float] = (0.02, 0.33),
+    ratio: Sequence[float] = (0.3, 3.3),
+    deviation: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Fills one random rectangle (random erasing, Zhong et al. 2017, with torchvision's ranges).
+
+    Args:
+        image: uint8 (h, w, 3).
+        rng: decides where, how large, and the noise.
+        colour: of the fill.
+        scale, ratio: ranges of the rectangle's share of the area and of its aspect.
+        deviation: σ of normal noise around `colour`, a channel, for timm's "pixel" filling; None for a plain fill. What noise
+            leaves 0 … 255 is cut.
+    """
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < h < height and 0 < w < width:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            image = image.copy()
+            fill = np.asarray(colour)
+            if deviation is not None:
+                fill = np.clip(rng.normal(fill, deviation, (h, w, 3)), 0, 255)
+            image[top : top + h, left : left + w] = fill
+            break
+    return image
+
+
+def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    """The training transform of `config.data`.
+
+    Returns:
+        f(image uint8 (h, w, 3), rng) → uint8 (*image_shape(data), 3), contiguous. The result depends on its arguments only.
+    """
+    a, size, colour = data.augment, image_shape(data), mean_colour(data)
+    crop, angle, border = a.crop, a.rotate, a.pad
+    scale, ratio, interpolation = tuple(a.scale), tuple(a.ratio), data.interpolation
+    p_flip, p_erase, strength = a.flip, a.erase, a.jitter
+    deviation = [255 * s for s in data.std] if a.erase_fill == "noise" else None
+    operations = {"operations": a.rand_operations, "magnitude": a.rand_magnitude}
+    fit = _fit(data)
+
+    def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if crop == "random_resized":
+            image = random_resized_crop(
+                image, size, rng, scale=scale, ratio=ratio, interpolation=interpolation
+            )
+        else:
+            image = fit(image)
+        if angle:
+            image = rotate(image, rng.uniform(-angle, angle), colour)
+        if crop == "random":
+            image = random_crop(pad(image, border, colour), size, rng, colour)
+        elif crop == "none":
+            image = centre_crop(image, size, colour)
+        if rng.uniform() < p_flip:
+            image = flip(image)
+        if strength:
+            image = jitter(image, strength, rng)
+        if a.rand_operations:
+            image = rand_augment(image, rng, colour, **operations)
+        if rng.uniform() < p_erase:
+            image = erase(image, rng, colour, deviation=deviation)
+        return np.ascontiguousarray(image)
+
+    return transform
+
+
+def eval_transform(data: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The deterministic transform of `config.data`: resize, then the centre.
+
+    Returns:
+        f(image uint8 (h, w, 3)) → uint8 (*image_shape(data), 3), contiguous.
+    """
+    size, colour, fit = image_shape(data), mean_colour(data), _fit(data)
+    return lambda image: np.ascontiguousarray(centre_crop(fit(image), size, colour))
+
+
+def image_shape(data: Any) -> tuple[int, int]:
+    """Rows and columns of the model's images: `data.image_shape`, or a square of `data.image_size`."""
+    return tuple(data.image_shape) or (data.image_size, data.image_size)
+
+
+def channels(data: Any) -> int:
+    """C of the images: 3, or as many as `data.modalities` and `data.channels` speak of."""
+    return channel_map(data.modalities, data.channels).count if data.modalities else 3
+
+
+def mean_colour(data: Any) -> tuple[int, int, int] | None:
+    """`data.mean` as a pixel: what normalisation maps to zero; None for images that are not RGB."""
+    if data.modalities:
+        return None
+    r, g, b = (int(np.clip(round(255 * m), 0, 255)) for m in data.mean)
+    return r, g, b
+
+
+def picture_of(image: np.ndarray) -> np.ndarray:
+    """Some channels as a picture: three as red, green and blue, of more the first three, one as grey, two as red and green.
+
+    Args:
+        image: (h, w, c); uint8 as it is, other types stretched from the least to the greatest value.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    image = image[..., :3]
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        image = (255 * (image.astype(np.float64) - low) / max(high - low, 1e-12) + 0.5).astype(np.uint8)
+    if image.shape[-1] == 1:
+        return np.repeat(image, 3, axis=-1)
+    if image.shape[-1] == 2:
+        return np.concatenate([image, np.zeros_like(image[..., :1])], axis=-1)
+    return image
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    rows, columns = (size, size) if isinstance(size, int) else size
+    return rows, columns
+
+
+def _fit(data: Any) -> Callable[[np.ndarray], np.ndarray]:
+    size, interpolation = data.resize, data.interpolation
+    if data.image_shape:
+        return lambda image: resize(image, *data.image_shape, interpolation=interpolation)
+    if data.resize_mode == "squash":
+        return lambda image: resize(image, size, size, interpolation=interpolation)
+    return lambda image: resize_shorter(image, size, interpolation=interpolation)
+
+
+def _border(image: np.ndarray, top: int, bottom: int, left: int, right: int, colour: Colour) -> np.ndarray:
+    if colour is None:
+        return np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=tuple(colour))

@@ -1,0 +1,267 @@
+"""Checks a data set image by image and writes it as ArrayRecord files, once."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from fusionjax.data import datasets
+from fusionjax.data.datasets import folder as folder_source
+from fusionjax.data.datasets import manifest
+from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.prepared import records
+from fusionjax.data.sampling import splits
+from fusionjax.data.source import FileSource
+from fusionjax.data.unreadable import BadImages
+from fusionjax.errors import UserError
+
+_REID = ("train", "query", "gallery")
+SPLITS = {
+    "market1501": _REID,
+    "dukemtmc": _REID,
+    "msmt17": ("train", "val", "trainval", "query", "gallery"),
+    "veri776": _REID,
+    "cub": ("train", "test"),
+    "cars": ("train", "test"),
+    "aircraft": ("train", "val", "trainval", "test"),
+    "folder": (),
+    "manifest": (),
+}
+"""Data sets that can be prepared, with their splits; () for those whose splits depend on what is there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A split, for the summary; `identities` and `cameras` are None where the data set has none.
+
+    Attributes:
+        split: its name.
+        images: examples; a manifest may show an image more than once.
+        classes: labels.
+        identities, cameras: different values of the columns.
+        unreadable: images that cannot be decoded.
+        size: bytes of its different images.
+    """
+
+    split: str
+    images: int
+    classes: int
+    identities: int | None
+    cameras: int | None
+    unreadable: int
+    size: int
+
+
+class Preparation:
+    """A data set, its lists read and checked, its images not yet.
+
+    Args:
+        data: `config.data` with `source` and `root`; its `check_counts`, `fractions`, `max_pixels`,
+            `max_bad_fraction` and `threads` are read.
+        seed: draws the splits where there are no official ones.
+        wanted: splits; () for all that there are.
+
+    Raises:
+        UserError: a data set that cannot be prepared, and whatever its reader objects to.
+    """
+
+    def __init__(self, data: Any, *, seed: int, wanted: Sequence[str] = ()):
+        if data.source not in SPLITS:
+            raise UserError(f"data set {data.source!r} cannot be prepared; allowed are {', '.join(SPLITS)}")
+        self.data = data
+        self.sources: dict[str, FileSource] = {
+            split: datasets.create(data, split, seed=seed)
+            for split in tuple(wanted) or SPLITS[data.source] or _found(data)
+        }
+        self.made = {
+            "root": str(Path(data.root).expanduser().resolve()),
+            "source": data.source,
+            "splits": list(self.sources),
+            "seed": seed,
+            "fractions": list(data.fractions),
+            "check_counts": bool(data.check_counts),
+        }
+        self._bad = BadImages()
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """name → reason of the images that cannot be decoded, in the order in which they were met."""
+        return self._bad.reasons
+
+    def check(self) -> list[Row]:
+        """Decodes every image once; those that cannot be are logged, and are in `unreadable`.
+
+        Returns:
+            A row a split.
+
+        Raises:
+            UserError: a file cannot be read at all; or, after the last image, more than `data.max_bad_fraction` of a
+                split cannot be decoded.
+        """
+        return self._pass(None, 1)
+
+    def write(self, folder: Path, *, shards: int = 1) -> list[Row]:
+        """As `check`, and writes the data set; bytes are stored as they are, an image of several splits once.
+
+        Args:
+            folder: see `records.writing`; what it held is replaced in one step, or kept if this fails.
+            shards: files a split.
+        """
+        if self.data.source == "folder" and folder.resolve().is_relative_to(Path(self.data.root).resolve()):
+            raise UserError(
+                f"--out={folder} lies within --root, where it would be taken for a class; name another"
+            )
+        with records.writing(folder):
+            return self._pass(folder, shards)
+
+    def _pass(self, folder: Path | None, shards: int) -> list[Row]:
+        where: dict[str, int] = {}  # name → record
+        sizes: dict[str, int] = {}
+        files: list[dict[str, Any]] = []
+        rows: list[Row] = []
+        for split, source in self.sources.items():
+            new = {name: i for i, name in enumerate(source.names) if name not in where}
+            where.update({name: len(where) + k for k, name in enumerate(new)})
+            indices = list(new.values())
+            with tqdm.tqdm(total=len(indices), desc=split, unit=" images", disable=None) as progress:
+                parts = np.array_split(indices, min(shards, max(1, len(indices))))
+                for k, part in enumerate(parts):
+                    images = self._read(source, part.astype(int).tolist(), sizes, progress)
+                    if folder is None or not len(part):
+                        deque(images, maxlen=0)
+                        continue
+                    stem = split if shards == 1 else f"{split}-{k:05d}-of-{len(parts):05d}"
+                    files.append(records.write_file(folder, _plain(stem), images))
+            rows.append(self._row(split, source, sizes))
+        for row in rows:
+            self._limit(row)
+        if folder is not None:
+            records.commit(
+                folder,
+                {
+                    "made": {**self.made, "shards": shards},
+                    "bottom_rows_removed": getattr(next(iter(self.sources.values())), "banner", 0),
+                    "unreadable": self.unreadable,
+                    "files": files,
+                    "splits": {
+                        split: records.split_entry(source, [where[name] for name in source.names])
+                        for split, source in self.sources.items()
+                    },
+                },
+            )
+        return rows
+
+    def _read(
+        self, source: FileSource, indices: Sequence[int], sizes: dict[str, int], progress: Any
+    ) -> Iterator[bytes]:
+        """The bytes of the images, in order; each is decoded, and noted where it cannot be."""
+        threads, ahead = self.data.threads, deque()
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for i in indices:
+                    ahead.append((i, pool.submit(self._one, source, i)))
+                    if len(ahead) > 4 * threads:
+                        yield self._note(source, sizes, *ahead.popleft())
+                        progress.update()
+                while ahead:
+                    yield self._note(source, sizes, *ahead.popleft())
+                    progress.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _one(self, source: FileSource, i: int) -> tuple[bytes, str]:
+        try:
+            encoded = FileSource.load(source, i)  # the file, also where the source gives a part of the image
+        except OSError as e:
+            raise UserError(
+                f"image {source.root / source.names[i]} cannot be read: {e.strerror or e}; mend or remove it"
+            ) from None
+        try:
+            decode(encoded, self.data.max_pixels)
+        except DecodeError as e:
+            return encoded, str(e)
+        return encoded, ""
+
+    def _note(self, source: FileSource, sizes: dict[str, int], i: int, future: Any) -> bytes:
+        encoded, reason = future.result()
+        sizes[source.names[i]] = len(encoded)
+        if reason:
+            self._bad.record(source.names[i], reason)
+        return encoded
+
+    def _row(self, split: str, source: FileSource, sizes: dict[str, int]) -> Row:
+        different, bad = set(source.names), set(self._bad.names)
+        identities, cameras = (
+            len(np.unique(source.columns[key].astype(str))) if key in source.columns else None
+            for key in ("identity", "camera")
+        )
+        return Row(
+            split, len(source), len(source.class_names), identities, cameras, len(different & bad),
+            sum(sizes[name] for name in different),
+        )  # fmt: skip
+
+    def _limit(self, row: Row) -> None:
+        if row.unreadable > self.data.max_bad_fraction * row.images:
+            known = set(self.sources[row.split].names)
+            shown = [f"{n} ({r})" for n, r in self.unreadable.items() if n in known][:3]
+            raise UserError(
+                f"{row.unreadable} of {row.images} images of split {row.split!r} are unreadable, more than "
+                f"config.data.max_bad_fraction={self.data.max_bad_fraction:g} allows: {'; '.join(shown)}"
+                f"{' …' if row.unreadable > len(shown) else ''}; mend or remove them"
+            )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The summary, a line a split."""
+    head = ("split", "images", "classes", "identities", "cameras", "unreadable", "MiB")
+    cells = [
+        (r.split, *("–" if v is None else f"{v:,}" for v in (r.images, r.classes, r.identities, r.cameras, r.unreadable)),
+         f"{r.size / 2**20:,.1f}")
+        for r in rows
+    ]  # fmt: skip
+    widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in (head, *cells)
+    )  # fmt: skip
+
+
+def same_request(folder: Path, content: dict[str, Any], made: dict[str, Any]) -> None:
+    """Raises a UserError where a finished output is not what is asked for now.
+
+    Args:
+        folder: of the output.
+        content: its index.
+        made: what is asked for, by the names of the index's `made`.
+    """
+    for key, value in made.items():
+        if content["made"].get(key) != value:
+            raise UserError(
+                f"--out={folder} was prepared with {key}={content['made'].get(key)!r}, and asked is {value!r}; name another "
+                "folder, or add --overwrite"
+            )
+
+
+def _found(data: Any) -> tuple[str, ...]:
+    """The splits of a folder or a manifest: those that are there, else those that are drawn."""
+    drawn = tuple(s for s, share in zip(splits.SPLITS, data.fractions, strict=True) if share > 0)
+    root = Path(data.root).expanduser()
+    if data.source == "folder" and root.is_dir():
+        return tuple(s for s in splits.SPLITS if folder_source._holds_classes(root / s)) or drawn
+    if data.source == "manifest" and root.is_file():
+        given = dict.fromkeys(manifest._read(root)[1].get("split", ()))
+        return tuple(sorted(given, key=lambda s: (s not in splits.SPLITS, *_rank(s)))) or drawn
+    return drawn  # the reader says what is wrong
+
+
+def _rank(split: str) -> tuple[int, str]:
+    return (splits.SPLITS.index(split) if split in splits.SPLITS else 0), split
+
+
+def _plain(stem: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem)

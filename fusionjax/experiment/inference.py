@@ -1,0 +1,297 @@
+"""A trained run, opened from its workdir: `run = fusionjax.load("runs/cub"); run.predict(["bird.jpg"])`."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fusionjax import tasks
+from fusionjax.data import datasets
+from fusionjax.data.image import transforms
+from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.loading import pipeline
+from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.unreadable import BadImages
+from fusionjax.distributed import mesh as mesh_lib
+from fusionjax.errors import UserError
+from fusionjax.evaluation.collect import collect
+from fusionjax.experiment import workdir
+from fusionjax.interpret.maps import Example
+from fusionjax.train import checkpoint, optim, state
+
+log = logging.getLogger(__name__)
+
+Image = str | Path | bytes | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        name: the file's, or "image <n>" for an array.
+        image: uint8 (S, S, 3), as the model saw it.
+        classes: the k most probable class names, the first first.
+        probabilities: float32 (k,), theirs.
+        rollout: float32 (h, w), how much of CLS comes from each patch, or None.
+        selected: int32 (n,), the patches that GLCA queried with, by falling weight, or None.
+    """
+
+    name: str
+    image: np.ndarray
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    rollout: np.ndarray | None
+    selected: np.ndarray | None
+
+    def example(self) -> Example:
+        """For the figures of `fusionjax.interpret`."""
+        return Example(
+            name=self.name,
+            image=self.image,
+            true="",
+            predicted=self.classes[0],
+            probability=float(self.probabilities[0]),
+            rollout=self.rollout,
+            selected=self.selected,
+            grid=None if self.rollout is None else self.rollout.shape,
+        )
+
+
+def load(folder: str | Path) -> "Run":
+    """Opens a workdir: its config, class names and reported weights.
+
+    Args:
+        folder: the --workdir of a run.
+
+    Raises:
+        UserError: no run there, no whole checkpoint, or one of another architecture.
+    """
+    folder = Path(folder)
+    content = workdir.read(folder)
+    config = workdir.config_of(content)
+    if not content.get("class_names"):
+        raise UserError(f"{folder / 'config.json'} lists no class names; train again in another --workdir")
+    task = tasks.create(config, content["class_names"])
+    if content.get("tokenizer", "") not in ("", task.facts().get("tokenizer")):
+        raise UserError(
+            f"{folder}: the tokenizer of config.text.encoder={config.text.encoder!r} is not the one that it was trained with"
+        )
+    mesh = mesh_lib.create()
+    where = mesh_lib.replicated(mesh)
+    abstract = jax.eval_shape(functools.partial(_state, task, config), jax.random.key(0))
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
+    keeper = checkpoint.Checkpointer(folder / "checkpoints", read_only=True)
+    best = keeper.best_step() if config.train.best_metric else None
+    restored = keeper.restore(target, best)
+    keeper.close()
+    if restored is None:
+        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
+    step, current, _ = restored
+    if not (folder / "results.json").exists():
+        log.warning(
+            "the run in %s is not finished: these are its weights of step %d of %s",
+            folder,
+            step,
+            content.get("steps"),
+        )
+    return Run(folder, config, task, mesh, current.averaged, step)
+
+
+def _state(task: Any, config: Any, key: jax.Array) -> state.TrainState:
+    variables = task.init(key)
+    optimizer = optim.create(
+        config.optim, variables["params"], steps=1, steps_per_epoch=1, frozen=task.frozen
+    )
+    return state.create(variables, optimizer, ema=config.optim.ema_decay > 0)
+
+
+class Run:
+    """A trained model with what it was trained on.
+
+    Attributes:
+        folder: the workdir.
+        config: of the run.
+        task: see `fusionjax.tasks`; `task.module` is the linen module, `task.class_names` its classes.
+        variables: the weights, for `task.module.apply`.
+        step: of the checkpoint that they come from.
+    """
+
+    def __init__(self, folder: Path, config: Any, task: Any, mesh: Any, variables: Any, step: int):
+        self.folder, self.config, self.task, self.mesh = folder, config, task, mesh
+        self.variables, self.step = variables, step
+        self.compiled = jax.jit(task.predict)
+        self.bad = BadImages()
+
+    def embed(self, images: Sequence[Image], *, cameras: Sequence[int] | None = None) -> np.ndarray:
+        """Embeddings of some images, of a re-identification run: a unit row each; their products are cosine similarities.
+
+        Args:
+            images: as for `predict`.
+            cameras: of a model with a camera embedding, one an image; None takes camera 0 and warns.
+
+        Returns:
+            (N, D) float32.
+
+        Raises:
+            UserError: an image that is missing or does not decode, a run that classifies.
+        """
+        if "embedding" not in self.task.keep:
+            raise UserError(f"{self.folder} is a run of {self.config.task}: embed() is for re-identification")
+        _, _, out = self._apply(images, keep=("embedding",), cameras=cameras)
+        return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
+
+    def predict(
+        self,
+        images: Sequence[Image],
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+        top: int = 5,
+    ) -> list[Prediction]:
+        """Classes and maps of some images.
+
+        Args:
+            images: file names, encoded bytes, or uint8 RGB arrays (h, w, 3) of any size.
+            texts: one an image, for a run that reads a text of each; None for a run that does not.
+            sounds: a file an image, for a run that hears, None or "" for no sound; None for no sound of any.
+            top: classes to name.
+
+        Raises:
+            UserError: an image or a sound that is missing or does not decode, texts that are missing or too many, a run of
+                re-identification.
+        """
+        if "embedding" in self.task.keep:
+            raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
+        if self.config.task == "spectral":
+            raise UserError(
+                f"{self.folder} learned no classes; its embeddings are in embeddings/, its encoders in towers/"
+            )
+        if self.task.reads_text and (texts is None or len(texts) != len(images)):
+            raise UserError(
+                f"{self.folder} reads a text of each image: give {len(images)}, one an image, as texts"
+            )
+        if texts is not None and not self.task.reads_text:
+            raise UserError(f"{self.folder} reads no text of an image: leave texts out")
+        if sounds is not None and not self.task.reads_sound:
+            raise UserError(f"{self.folder} hears nothing: leave sounds out")
+        if sounds is not None and len(sounds) != len(images):
+            raise UserError(f"{self.folder}: give {len(images)} sounds, one an image, an empty one for none")
+        if sounds is None and self.task.reads_sound and images:
+            log.warning("the model hears and no sound is given: it answers as without")
+        extra = self.task.given(texts, self.variables, sounds) if images else None
+        names, pixels, out = self._apply(
+            images, keep=("probabilities/combined", "rollout", "selected"), extra=extra
+        )
+        found = []
+        for i, name in enumerate(names):
+            p = out["probabilities/combined"][i]
+            order = np.argsort(-p, kind="stable")[:top]
+            found.append(
+                Prediction(
+                    name=name,
+                    image=pixels[i],
+                    classes=tuple(self.task.class_names[k] for k in order),
+                    probabilities=p[order],
+                    rollout=out["rollout"][i].reshape(self.task.grid) if "rollout" in out else None,
+                    selected=out["selected"][i] if "selected" in out else None,
+                )
+            )
+        return found
+
+    def _apply(
+        self,
+        images: Sequence[Image],
+        *,
+        keep: tuple[str, ...],
+        cameras: Sequence[int] | None = None,
+        extra: Extra | None = None,
+    ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
+        """Names, the pixels that the model saw, and the outputs that `keep` names."""
+        n = self.config.model.cameras
+        if n and cameras is None:
+            log.warning("the model has an embedding of %d cameras and none is given: camera 0 is taken", n)
+        cameras = [0] * len(images) if cameras is None else list(cameras)
+        if len(cameras) != len(images) or any(not 0 <= c < max(n, 1) for c in cameras):
+            raise UserError(f"cameras={cameras}: one for each of {len(images)} images, 0 … {max(n, 1) - 1}")
+        names, pixels = [], []
+        view = transforms.eval_transform(self.config.data)
+        for i, image in enumerate(images):
+            names.append(str(image) if isinstance(image, str | Path) else f"image {i + 1}")
+            pixels.append(view(_read(image, names[-1], self.config.data.max_pixels)))
+        if not pixels:
+            return names, pixels, {}
+        batches = pipeline.array_batches(
+            pixels,
+            mesh_lib.round_up(min(len(pixels), 16), self.mesh),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            carried={
+                name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
+            },
+            extra=extra,
+        )
+        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
+
+    def attention(self, image: Image) -> Prediction:
+        """The maps of one image: `.rollout`, `.selected`."""
+        return self.predict([image])[0]
+
+    def outputs(
+        self, split: str, *, keep: tuple[str, ...] | None = None
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        """The source of a split, and `task.predict`'s outputs over all of it.
+
+        Args:
+            split: of the run's data set.
+            keep: prefixes of the outputs' names; None for those that are scored.
+        """
+        source = datasets.create(self.config.data, split, seed=self.config.seed)
+        if self.task.closed_set and tuple(source.class_names) != tuple(self.task.class_names):
+            raise UserError(
+                f"the data set's classes are not those of {self.folder}: {_first_difference(self, source)}"
+            )
+        batches = pipeline.eval_batches(
+            source,
+            self.config.data,
+            batch_size=mesh_lib.round_up(self.config.evaluation.batch_size, self.mesh),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            bad=self.bad,
+            extra=self.task.extras({split: source}, self.variables).get(split),
+        )
+        return source, collect(self.compiled, self.variables, batches, self.mesh, keep=keep or self.task.keep)
+
+    def evaluate(self, splits: Sequence[str] | None = None) -> dict[str, Any]:
+        """The task's results, computed anew from the images; `task.scalars` makes numbers of them.
+
+        Args:
+            splits: None for those of the config.
+        """
+        found = {split: self.outputs(split) for split in (splits or self.config.data.eval_splits)}
+        return self.task.evaluate(
+            {s: o for s, (_, o) in found.items()}, {s: x for s, (x, _) in found.items()}
+        )
+
+
+def _first_difference(run: Run, source: Any) -> str:
+    for a, b in zip(run.task.class_names, source.class_names, strict=False):
+        if a != b:
+            return f"{b!r} where the run has {a!r}"
+    return f"{len(source.class_names)} where the run has {len(run.task.class_names)}"
+
+
+def _read(image: Image, name: str, max_pixels: int) -> np.ndarray:
+    try:
+        if isinstance(image, str | Path) and not Path(image).exists():
+            raise UserError(f"{name}: no such file")
+        return decode(Path(image) if isinstance(image, str) else image, max_pixels)
+    except (DecodeError, OSError) as e:
+        raise UserError(f"{name} cannot be read: {e}") from None

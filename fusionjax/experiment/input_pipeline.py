@@ -1,0 +1,157 @@
+"""What a run reads: training batches that resume, evaluation batches of every split; of images, or of cached features."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fusionjax.data.feature_cache import batches
+from fusionjax.data.feature_cache import store as cache
+from fusionjax.data.loading import pipeline
+from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading.stream import FiniteBatches, TrainStream
+from fusionjax.data.sampling import identity_batches
+from fusionjax.data.source import Source
+from fusionjax.data.unreadable import BadImages
+from fusionjax.distributed import mesh as mesh_lib
+
+
+class ImageFeed:
+    """Batches of images.
+
+    Args:
+        config: of the run.
+        train: training source.
+        evaluation: source by split.
+        mesh: of the devices; evaluation batches are rounded up to share evenly.
+        extras: what travels beside the images, by the names of `bad`.
+
+    Attributes:
+        bad: unreadable images by split; "train" is the training source's.
+        mesh: of the devices.
+    """
+
+    def __init__(
+        self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh,
+        extras: Mapping[str, Extra] = MappingProxyType({}),
+    ):  # fmt: skip
+        self.extras, self.mesh = extras, mesh
+        self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
+        self.eval_batch = mesh_lib.round_up(config.evaluation.batch_size, mesh)
+        self.bad = {name: BadImages() for name in self.sources}
+
+    def train(self) -> TrainStream:
+        """This process's share of endless training batches."""
+        c = self.config
+        return pipeline.train_dataset(
+            self.sources["train"],
+            c.data,
+            seed=c.seed,
+            batch_size=c.train.batch_size,
+            bad=self.bad["train"],
+            order=train_order(self.sources["train"], c),
+            extra=self.extras.get("train"),
+            **_share(),
+        )
+
+    def evaluation(self, split: str) -> FiniteBatches:
+        """This process's share of a split, once, padded."""
+        c, name = self.config, f"eval/{split}"
+        return pipeline.eval_batches(
+            self.sources[name], c.data, batch_size=self.eval_batch, bad=self.bad[name],
+            extra=self.extras.get(name), **_share(),
+        )  # fmt: skip
+
+    def warnings(self) -> list[str]:
+        """A line for each split with images that could not be read."""
+        return [
+            f"{bad.count} of {len(self.sources[name])} images of {name.removeprefix('eval/')} could not be read and were "
+            f"left out: {'; '.join(bad.messages)}"
+            for name, bad in self.bad.items()
+            if bad.count
+        ]
+
+
+class FeatureFeed(ImageFeed):
+    """Batches of a frozen trunk's outputs, computed from the images the first time.
+
+    Args:
+        config, train, evaluation, mesh, extras: as for `ImageFeed`.
+        folder: of the cache.
+        encode: compiled, batch of images → features.
+        weights: digest of the trunk's weights.
+        say: takes lines of progress.
+
+    Attributes:
+        cached: `data.cache.Cached` by the names of `bad`.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        train: Source,
+        evaluation: dict[str, Source],
+        *,
+        mesh: Mesh,
+        folder: Any,
+        encode: Callable[[Any], Any],
+        weights: str,
+        say: Callable[[str], None],
+        extras: Mapping[str, Extra] = MappingProxyType({}),
+    ):
+        super().__init__(config, train, evaluation, mesh=mesh, extras=extras)
+        self.cached: dict[str, cache.Cached] = {}
+        for name, source in self.sources.items():
+            store = cache.FeatureCache(
+                folder,
+                encode,
+                weights=weights,
+                data=config.data,
+                seed=config.seed,
+                bad=self.bad[name],
+                say=say,
+            )
+            self.cached[name] = store.train(source) if name == "train" else store.evaluation(source)
+
+    def train(self) -> TrainStream:
+        """As `ImageFeed.train`, of features; epoch e reads pass e mod `data.cache.passes`."""
+        c, part = self.config, self.cached["train"]
+        return batches.feature_dataset(
+            part.features,
+            part.labels,
+            valid=part.valid,
+            seed=c.seed,
+            batch_size=c.train.batch_size,
+            order=train_order(self.sources["train"], c),
+            extra=self.extras.get("train"),
+            **_share(),
+        )
+
+    def evaluation(self, split: str) -> FiniteBatches:
+        """As `ImageFeed.evaluation`, of features."""
+        part = self.cached[f"eval/{split}"]
+        return batches.feature_batches(
+            part.features[0],
+            part.labels,
+            valid=part.valid[0],
+            batch_size=self.eval_batch,
+            extra=self.extras.get(f"eval/{split}"),
+            **_share(),
+        )
+
+
+def train_order(source: Source, config: ConfigDict) -> identity_batches.IdentityOrder | None:
+    """P×K batches where `data.per_identity` is K; None for a permutation an epoch."""
+    k = config.data.per_identity
+    if not k:
+        return None
+    return identity_batches.IdentityOrder(
+        source.labels, identities=config.train.batch_size // k, per_identity=k, seed=config.seed
+    )
+
+
+def _share() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

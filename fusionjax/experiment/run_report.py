@@ -1,0 +1,171 @@
+"""From a finished run to its report page: picks examples, measures the references, hands the rest to `interpret.report`."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.image import transforms
+from fusionjax.data.loading import pipeline
+from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.source import Source
+from fusionjax.distributed import mesh as mesh_lib
+from fusionjax.evaluation.collect import collect
+from fusionjax.evaluation.probe import Baseline
+from fusionjax.experiment import workdir
+from fusionjax.interpret import report
+from fusionjax.interpret.maps import Example
+from fusionjax.train import metrics
+
+_PROBE = 64
+
+
+def probe(
+    task: Any, train: Cached, test: Cached, source: Source, pool: Callable[[np.ndarray], Any]
+) -> list[Baseline]:
+    """What the pretrained network's features are worth by themselves: the task's reference on their mean over the grid.
+
+    Args:
+        task: see `fusionjax.tasks`.
+        train, test: pass 0 of each, the images as they are, is used.
+        source: of `test`.
+        pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
+    """
+
+    def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
+        maps = part.features[0]
+        pooled = [
+            np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i]
+            for i in range(0, len(maps), _PROBE)
+        ]
+        good = np.flatnonzero(part.valid[0] > 0)
+        return np.concatenate(pooled)[good], good
+
+    (x, kept), (y, chosen) = rows(train), rows(test)
+    return task.probe(x, train.labels[kept], y, chosen, source)
+
+
+def _padded(maps: np.ndarray) -> np.ndarray:
+    """Filled up to one batch, so that there is one program to compile."""
+    return np.concatenate([maps, np.zeros((_PROBE - len(maps), *maps.shape[1:]), maps.dtype)])
+
+
+Shown = tuple[Example, int, dict[str, np.ndarray]]
+"""An example, its index in the source, and its row of what was kept."""
+
+
+def examples(
+    predict: Any, variables: Any, source: Source, data: Any, outputs: Mapping[str, np.ndarray], mesh: Mesh,
+    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Extra | None = None,
+) -> tuple[list[Shown], list[Shown]]:  # fmt: skip
+    """The right and the wrong answers given with the most confidence, with their maps.
+
+    Args:
+        predict: compiled.
+        variables: of the model.
+        source: the split.
+        data: `config.data`.
+        outputs: of `collect` over the split, with "probabilities/combined".
+        mesh: of the devices.
+        grid: rows and columns of the patch tokens.
+        count: of each kind.
+        keep: prefixes of the outputs to bring along.
+        extra: what travels beside the images.
+    """
+    p, label, valid = outputs["probabilities/combined"], outputs["label"], outputs["valid"] > 0
+    guess, confidence = p.argmax(-1), p.max(-1)
+    ranked = np.argsort(-confidence, kind="stable")
+    right = [i for i in ranked if valid[i] and guess[i] == label[i]]
+    wrong = [i for i in ranked if valid[i] and guess[i] != label[i]][:count]
+    chosen = _spread(right, label, count) + wrong
+    if not chosen:
+        return [], []
+    index = outputs["index"][chosen]
+    images = [pipeline.view(source, int(i), data) for i in index]
+    # Batches of the devices' number, padded: the report may show fewer images than there are devices.
+    batches = pipeline.array_batches(
+        images,
+        mesh_lib.round_up(min(len(images), 16), mesh),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
+        extra=extra and _At(extra, index),
+    )
+    maps = collect(predict, variables, batches, mesh, keep=keep)
+    made = [
+        (
+            Example(
+                name=str(source.names[int(i)]),
+                image=transforms.picture_of(images[k]),
+                true=source.class_names[label[at]],
+                predicted=source.class_names[guess[at]],
+                probability=float(confidence[at]),
+                rollout=maps["rollout"][k].reshape(grid) if "rollout" in maps else None,
+                selected=maps["selected"][k] if "selected" in maps else None,
+                grid=grid,
+            ),
+            int(i),
+            {name: maps[name][k] for name in maps if name.startswith(keep)},
+        )
+        for k, (i, at) in enumerate(zip(index, chosen, strict=True))
+    ]
+    return made[: len(made) - len(wrong)], made[len(made) - len(wrong) :]
+
+
+def write(
+    folder: Path, *, baselines: Sequence[Baseline], seconds: float, parameters: int, warnings: Sequence[str],
+    fields: Mapping[str, Any],
+) -> Path:  # fmt: skip
+    """Writes report/index.html below the workdir `folder`; returns its path.
+
+    Args:
+        folder: the workdir.
+        baselines, seconds, parameters, warnings: as in `report.ReportContent`.
+        fields: further ones of it, the task's.
+    """
+    content = workdir.read(folder)
+    config = content["config"]
+    return report.write(
+        folder / "report",
+        report.ReportContent(
+            title=f"{config['model']['name']} on {config['data']['builder'] or config['data']['source']}",
+            baselines=[(b.title, b.value, b.note) for b in baselines],
+            records=metrics.read(folder),
+            config_json=json.dumps(config, indent=1, ensure_ascii=False),
+            environment=content["environment"],
+            command=content.get("command", ""),
+            warnings=warnings,
+            train_seconds=seconds,
+            n_parameters=parameters,
+            **fields,
+        ),
+    )
+
+
+def count_parameters(variables: Any) -> int:
+    """Numbers in "params"."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+class _At:
+    """An `Extra` of some chosen examples: row k is that of index[k]."""
+
+    def __init__(self, extra: Extra, index: np.ndarray):
+        self._extra, self._index, self.padding = extra, index, extra.padding
+
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> dict[str, np.ndarray]:
+        return self._extra.row(int(self._index[index]), epoch, repeat)
+
+
+def _spread(ranked: list[int], label: np.ndarray, count: int) -> list[int]:
+    """The most confident of every class in turn, so that the page does not show one easy class only."""
+    by_class: dict[int, list[int]] = {}
+    for i in ranked:
+        by_class.setdefault(int(label[i]), []).append(i)
+    rounds = (i for k in range(count) for members in by_class.values() for i in members[k : k + 1])
+    return [i for i, _ in zip(rounds, range(count), strict=False)]

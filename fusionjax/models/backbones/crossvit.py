@@ -1,0 +1,380 @@
+"""CrossViT: branches with patches of different sizes, whose CLS tokens read each other's patches.
+
+Chen, Fan & Panda, ICCV 2021, arXiv 2103.14899. Names and settings are timm's; two or more branches.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusionjax.errors import UserError
+from fusionjax.models.attention import (
+    attention,
+    attention_with_dropout,
+    attention_with_map,
+    merge_heads,
+    split_heads,
+)
+from fusionjax.models.backbones.multi_conv import LAYERS, MultiConv
+from fusionjax.models.backbones.vit import Block
+from fusionjax.models.layers import Dense, DType, LayerNorm, PatchEmbed, drop_path, gelu, trunc_normal
+from fusionjax.models.resize import resize_bicubic
+
+Array = jax.Array
+
+CAPTURE = ("attention", "features", "fusion", "tokens")
+
+
+class Fusion(nn.Module):
+    """The CLS token of one branch queries another's patch tokens and returns to its own width.
+
+    Attributes:
+        heads: H, the other branch's.
+        depth: cross-attention blocks; each queries the same patch tokens.
+
+    Args (call):
+        cls: (B, 1, D_i) of the branch.
+        patches: (B, N_j − 1, D_j) of the other.
+        rate: of stochastic depth.
+
+    Returns:
+        (B, 1, D_i) without a residual from `cls`, and the maps [(B, H, 1, N_j)] where "attention" is captured.
+
+    The rest as in `vit.Block`.
+    """
+
+    heads: int
+    depth: int = 1
+    dropout: float = 0.0
+    dtype: DType = jnp.float32
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    attention_dropout: float = 0.0
+    norm: Callable[..., nn.Module] = LayerNorm
+
+    @nn.compact
+    def __call__(
+        self, cls: Array, patches: Array, rate: float, *, train: bool, capture: tuple[str, ...] = ()
+    ) -> tuple[Array, list[Array]]:
+        own, width = cls.shape[-1], patches.shape[-1]
+        cls = Dense(width, dtype=self.dtype, name="proj")(gelu(self._norm("proj_norm")(cls)))
+        maps: list[Array] = []
+        for index in range(self.depth):
+            out = self._attend(index, jnp.concatenate([cls, patches], 1), train, capture, maps)
+            out = nn.Dropout(self.dropout, deterministic=not train)(out)
+            cls = cls + (drop_path(out, rate, self.make_rng("dropout")) if train and rate > 0 else out)
+        return Dense(own, dtype=self.dtype, name="revert")(gelu(self._norm("revert_norm")(cls))), maps
+
+    def _attend(
+        self, index: int, x: Array, train: bool, capture: tuple[str, ...], maps: list[Array]
+    ) -> Array:
+        x = self._norm(f"norm_{index}")(x)
+        q, k, v = (
+            split_heads(
+                Dense(x.shape[-1], self.qkv_bias, self.dtype, name=f"{part}_{index}")(tokens), self.heads
+            )
+            for part, tokens in (("q", x[:, :1]), ("k", x), ("v", x))
+        )
+        if self.qk_scale is not None:
+            q = q * (self.qk_scale * q.shape[-1] ** 0.5)
+        if train and self.attention_dropout > 0:
+            out, weights = attention_with_dropout(q, k, v, self.attention_dropout, self.make_rng("dropout"))
+        else:
+            out, weights = attention_with_map(q, k, v)  # a map of one row
+        if {"attention", "fusion"} & set(capture):
+            maps.append(weights)
+        return Dense(x.shape[-1], dtype=self.dtype, name=f"out_{index}")(merge_heads(out))
+
+    def _norm(self, name: str) -> nn.Module:
+        return self.norm(dtype=self.dtype, name=name)
+
+
+class CrossViT(nn.Module):
+    """Cross-attention multi-scale vision transformer.
+
+    Branch i reads branch i + 1, the last one the first, as in the authors' code: with two branches each reads the other.
+    All read the tokens as they are before the stage's fusion.
+
+    Attributes:
+        img_size: pixels that each branch sees, a number or (rows, columns) a branch; one number for all. The first is the
+            size of the images; the others are resized from them.
+        patch_size: side of a patch, a branch.
+        in_channels: of the images.
+        num_classes: C; 0 for no heads (the output is then the features).
+        embed_dim: D of each branch.
+        depth: a stage: self-attention blocks of each branch, then cross-attention blocks (0 and 1 both mean one).
+        num_heads: H of each branch; a fusion has those of the branch it reads.
+        mlp_ratio: hidden width / D of each branch; one more entry, which timm's names have, is not used.
+        qkv_bias, qk_scale: bias of queries, keys and values; factor of q kᵀ, None for 1 / √d.
+        drop_rate: dropout after the embedding, attention projections and MLP layers.
+        attn_drop_rate: dropout of attention maps.
+        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly to it.
+        norm_layer: makes every norm; called with `dtype` and `name`.
+        multi_conv: three convolutions embed the patches; for patches 12 and 16.
+        remat: recompute blocks in the backward pass; memory for time.
+        dtype: of the computation; parameters are float32.
+
+    Raises:
+        UserError: lists of unequal length, or sizes that do not divide.
+    """
+
+    img_size: int | Sequence[Any] = (240, 224)
+    patch_size: Sequence[int] = (12, 16)
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: Sequence[int] = (192, 384)
+    depth: Sequence[Sequence[int]] = ((1, 5, 0), (1, 5, 0), (1, 5, 0))
+    num_heads: Sequence[int] = (6, 6)
+    mlp_ratio: Sequence[float] = (3, 3, 1)
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    norm_layer: Callable[..., nn.Module] = LayerNorm
+    multi_conv: bool = False
+    remat: bool = False
+    dtype: DType = jnp.float32
+
+    def __post_init__(self) -> None:
+        _check(self)
+        super().__post_init__()
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns that each branch sees."""
+        listed = [self.img_size] * len(self.patch_size) if isinstance(self.img_size, int) else self.img_size
+        return tuple((side, side) if isinstance(side, int) else tuple(side) for side in listed)
+
+    def __call__(
+        self, images: Array, *, train: bool = False, capture: Sequence[str] = ()
+    ) -> tuple[Array, dict[str, Any]]:
+        """Class logits, the mean over the branches' heads.
+
+        Args:
+            images: (B, h, w, in_channels) normalised, of the first branch's size.
+            train: dropout and stochastic depth on; needs the PRNG collection "dropout".
+            capture: "attention", "fusion", "tokens"; "features" always come.
+
+        Returns:
+            logits (B, C) float32 (the features where num_classes is 0), and aux: "features" (B, ΣD), the branches' CLS tokens
+            after their norms side by side; "attention", a dict with "stage_s/branch_i" (L, B, H, N, N) and "stage_s/fusion_i"
+            (L, B, H, 1, N_j), CLS of branch i over the tokens of the branch that it reads; "fusion", the latter alone;
+            "tokens", a tuple of each branch's (B, N, D) after the norm.
+
+        Raises:
+            UserError: an unknown name in `capture`.
+            ValueError: images of another size or number of channels.
+        """
+        for name in capture:
+            if name not in CAPTURE:
+                raise UserError(f"capture {name!r} is not one of {', '.join(CAPTURE)}")
+        if images.shape[1:] != (*self.sizes[0], self.in_channels):
+            raise ValueError(
+                f"images are {images.shape[1:]}, the model was built for {(*self.sizes[0], self.in_channels)}"
+            )
+        return self._run(images, train, tuple(capture))
+
+    @nn.compact
+    def _run(self, images: Array, train: bool, capture: tuple[str, ...]) -> tuple[Array, dict[str, Any]]:
+        branches = range(len(self.patch_size))
+        xs = [self._embed(images, branch, train) for branch in branches]
+        maps: dict[str, Array] = {}
+        for stage, rates in enumerate(self._rates()):
+            xs = [self._blocks(xs[i], stage, i, rates, train, capture, maps) for i in branches]
+            xs = [self._fuse(xs, stage, i, float(rates[-1]), train, capture, maps) for i in branches]
+        if "tokens" not in capture:
+            xs = [x[:, :1] for x in xs]
+        xs = [self.norm_layer(dtype=self.dtype, name=f"norm_{i}")(x) for i, x in enumerate(xs)]
+        aux: dict[str, Any] = {"features": jnp.concatenate([x[:, 0] for x in xs], -1)}
+        if "attention" in capture:
+            aux["attention"] = maps
+        if "fusion" in capture:
+            aux["fusion"] = {name: value for name, value in maps.items() if "/fusion_" in name}
+        if "tokens" in capture:
+            aux["tokens"] = tuple(xs)
+        if not self.num_classes:
+            return aux["features"], aux
+        heads = [
+            Dense(self.num_classes, name=f"head_{i}")(x[:, 0].astype(jnp.float32)) for i, x in enumerate(xs)
+        ]
+        return sum(heads) / len(heads), aux
+
+    def _embed(self, images: Array, i: int, train: bool) -> Array:
+        width = self.embed_dim[i]
+        stem = MultiConv if self.multi_conv else PatchEmbed
+        embed = stem(width, self.patch_size[i], dtype=self.dtype, name=f"patch_embed_{i}")
+        x = embed(resize_bicubic(images, self.sizes[i]))
+        x = x.reshape(x.shape[0], -1, width)
+        cls = self.param(f"cls_token_{i}", trunc_normal, (1, 1, width), jnp.float32)
+        pos = self.param(f"pos_embed_{i}", trunc_normal, (1, x.shape[1] + 1, width), jnp.float32)
+        cls = jnp.broadcast_to(cls.astype(x.dtype), (x.shape[0], 1, width))
+        x = jnp.concatenate([cls, x], 1) + pos.astype(x.dtype)
+        return nn.Dropout(self.drop_rate, deterministic=not train)(x)
+
+    def _rates(self) -> list[np.ndarray]:
+        """Stochastic depth of each stage's blocks; the last entry is the fusion's."""
+        depths = [max(1, max(stage[:-1]) + stage[-1]) for stage in self.depth]
+        rates = np.linspace(0, self.drop_path_rate, sum(depths), dtype=np.float32)
+        return np.split(rates, np.cumsum(depths)[:-1])
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return dict(
+            dropout=self.drop_rate,
+            dtype=self.dtype,
+            qkv_bias=self.qkv_bias,
+            qk_scale=self.qk_scale,
+            attention_dropout=self.attn_drop_rate,
+            norm=self.norm_layer,
+        )
+
+    def _blocks(
+        self,
+        x: Array,
+        stage: int,
+        i: int,
+        rates: np.ndarray,
+        train: bool,
+        capture: tuple[str, ...],
+        maps: dict[str, Array],
+    ) -> Array:
+        depth = self.depth[stage][i]
+        if not depth:
+            return x
+        wanted = ("attention",) if "attention" in capture else ()
+
+        def body(block: Block, x: Array, rate: Array) -> tuple[Array, dict[str, Array]]:
+            used = rate if self.drop_path_rate else None
+            return block(x, used, attend=attention, train=train, capture=wanted)
+
+        if self.remat:
+            body = nn.remat(body, prevent_cse=depth == 1)
+        hidden = int(self.embed_dim[i] * self.mlp_ratio[i])
+        block = Block(self.num_heads[i], hidden, **self._shared, name=f"stage_{stage}_branch_{i}")
+        if depth == 1:
+            x, seen = body(block, x, jnp.asarray(rates[0]))
+            seen = {name: value[None] for name, value in seen.items()}
+        else:
+            split = {"params": True, "dropout": True}
+            scan = nn.scan(body, variable_axes={"params": 0}, split_rngs=split, length=depth)
+            x, seen = scan(block, x, jnp.asarray(rates[:depth]))
+        if wanted:
+            maps[f"stage_{stage}/branch_{i}"] = seen["attention"]
+        return x
+
+    def _fuse(
+        self,
+        xs: list[Array],
+        stage: int,
+        i: int,
+        rate: float,
+        train: bool,
+        capture: tuple[str, ...],
+        maps: dict[str, Array],
+    ) -> Array:
+        j = (i + 1) % len(xs)
+        fusion = Fusion(
+            self.num_heads[j], max(1, self.depth[stage][-1]), **self._shared, name=f"stage_{stage}_fusion_{i}"
+        )
+        cls, seen = fusion(xs[i][:, :1], xs[j][:, 1:], rate, train=train, capture=capture)
+        if seen:
+            maps[f"stage_{stage}/fusion_{i}"] = jnp.stack(seen)
+        return jnp.concatenate([cls, xs[i][:, 1:]], 1)
+
+
+def _check(m: CrossViT) -> None:
+    """What cannot be, said before anything is allocated."""
+    count = len(m.patch_size)
+    if count < 2:
+        raise UserError(f"patch_size={tuple(m.patch_size)}: CrossViT needs two or more branches")
+    lengths = {"embed_dim": len(m.embed_dim), "num_heads": len(m.num_heads)}
+    if not isinstance(m.img_size, int):
+        lengths["img_size"] = len(m.img_size)
+    if len(m.mlp_ratio) != count + 1:
+        lengths["mlp_ratio"] = len(m.mlp_ratio)
+    for name, length in lengths.items():
+        if length != count:
+            raise UserError(
+                f"{name} has {length} entries and patch_size has {count}: they must be equally long"
+            )
+    for index, stage in enumerate(m.depth):
+        if len(stage) != count + 1:
+            raise UserError(
+                f"depth[{index}] has {len(stage)} entries and patch_size has {count}: it must have {count + 1},"
+                " the branches' and the fusion's"
+            )
+    for size, patch, width, heads in zip(m.sizes, m.patch_size, m.embed_dim, m.num_heads, strict=True):
+        if len(size) != 2 or any(side < patch or side % patch for side in size):
+            raise UserError(f"img_size={size} must be a multiple of its branch's patch_size={patch}")
+        if width % heads:
+            raise UserError(f"num_heads={heads} must divide embed_dim={width}")
+        if m.multi_conv and patch not in LAYERS:
+            raise UserError(f"patch_size={patch}: multi_conv is defined for {', '.join(map(str, LAYERS))}")
+    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(m, name) < 1:
+            raise UserError(f"{name}={getattr(m, name)} must be in [0, 1)")
+
+
+def _settings(
+    width: int, depth: int, heads: int, ratio: int, sizes: tuple[int, int] = (240, 224), **more: Any
+):
+    return dict(
+        img_size=sizes,
+        embed_dim=(width, 2 * width),
+        depth=((1, depth, 0),) * 3,
+        num_heads=(heads, heads),
+        mlp_ratio=(ratio, ratio, 1),
+        **more,
+    )
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "crossvit_tiny_240": _settings(96, 4, 3, 4),
+    "crossvit_small_240": _settings(192, 4, 6, 4),
+    "crossvit_base_240": _settings(384, 4, 12, 4),
+    "crossvit_9_240": _settings(128, 3, 4, 3),
+    "crossvit_15_240": _settings(192, 5, 6, 3),
+    "crossvit_18_240": _settings(224, 6, 7, 3),
+    "crossvit_9_dagger_240": _settings(128, 3, 4, 3, multi_conv=True),
+    "crossvit_15_dagger_240": _settings(192, 5, 6, 3, multi_conv=True),
+    "crossvit_18_dagger_240": _settings(224, 6, 7, 3, multi_conv=True),
+    "crossvit_15_dagger_408": _settings(192, 5, 6, 3, (408, 384), multi_conv=True),
+    "crossvit_18_dagger_408": _settings(224, 6, 7, 3, (408, 384), multi_conv=True),
+}
+
+NAMES: tuple[str, ...] = tuple(sorted(CONFIGS))
+
+
+def build(name: str, **overrides: Any) -> CrossViT:
+    """The CrossViT of a name, with fields overridden.
+
+    Args:
+        name: one of NAMES.
+        **overrides: fields of CrossViT; `drop_path` and `dropout`, as the other models call them, are `drop_path_rate` and
+            `drop_rate`, and `image_size` is the first branch's size: the others keep their ratio to it, to the nearest
+            multiple of their patch size.
+
+    Raises:
+        UserError: the name is unknown, or the fields do not go together.
+    """
+    if name not in CONFIGS:
+        raise UserError(f"model {name!r} is not one of {', '.join(NAMES)}")
+    fields = dict(CONFIGS[name])
+    for alias, field in (("drop_path", "drop_path_rate"), ("dropout", "drop_rate")):
+        if alias in overrides:
+            overrides[field] = overrides.pop(alias)
+    if "image_size" in overrides:
+        side, sizes = overrides.pop("image_size"), fields["img_size"]
+        sides = (side, side) if isinstance(side, int) else tuple(side)
+        patches = overrides.get("patch_size", CrossViT.patch_size)
+        others = [
+            tuple(round(side * size / sizes[0] / patch) * patch for side in sides)
+            for size, patch in zip(sizes[1:], patches[1:], strict=True)
+        ]
+        fields["img_size"] = (sides, *others)
+    return CrossViT(**{**fields, **overrides})

@@ -1,0 +1,209 @@
+"""A table of variants of a config, each trained with several seeds: what trains them, and what is made of their results.
+
+A config file may say which of its arguments make the rows:
+
+    def table():
+        return {"image only": "baseline=image", "cross-attention": "head=concat"}
+
+The first row is what the others are compared with.
+"""
+
+import gc
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionjax.errors import UserError
+from fusionjax.evaluation import outcomes, significance
+from fusionjax.experiment.trainer import Experiment, workdir
+from fusionjax.studies import run_record
+
+
+def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
+    """`get_config` of a config file, and what its `table()` returns: title → argument.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: the file has no `table`, or one that is not a dict of texts.
+    """
+    found = importlib.util.spec_from_file_location("tabled_config", path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    if not callable(getattr(module, "table", None)):
+        raise UserError(
+            f'--config={path} has no table(): add a function that returns its rows, e.g. {{"image only": "baseline=image"}}'
+        )
+    rows = module.table()
+    if (
+        not isinstance(rows, dict)
+        or not rows
+        or not all(isinstance(v, str) for kv in rows.items() for v in kv)
+    ):
+        raise UserError(f"--config={path}: table() must return a dict, title → argument, with a row at least")
+    return module.get_config, rows
+
+
+def folder_of(title: str) -> str:
+    """A title as a folder's name."""
+    return re.sub(r"[^\w.-]+", "_", title).strip("_") or "row"
+
+
+def train(
+    folder: Path,
+    rows: Mapping[str, str],
+    seeds: Sequence[int],
+    make: Callable[[str], ConfigDict],
+    *,
+    reports: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, list[Path]]:
+    """Trains what is not trained yet; returns the workdirs by row.
+
+    Args:
+        folder: of the table; a run is in <row>/seed<n>, and all share the features of frozen encoders.
+        rows: title → argument.
+        seeds: each row's.
+        make: argument → config.
+        reports: let every run write its page.
+        say: takes a line for each run.
+
+    Raises:
+        UserError: two rows that would share a folder, a config that cannot be, a run of another config.
+    """
+    folders = {title: folder_of(title) for title in rows}
+    if len(set(folders.values())) < len(rows):
+        raise UserError(f"two rows of the table would share a folder: {', '.join(sorted(folders.values()))}")
+    configs = {}
+    for title, argument in rows.items():
+        for seed in seeds:
+            config = make(",".join(filter(None, (argument, f"seed={seed}"))))
+            with config.unlocked():
+                config.report.enabled = reports
+                # What frozen features alone can do is the same in every row.
+                config.evaluation.probe = config.evaluation.probe and title == next(iter(rows))
+                if config.data.cache.enabled and not config.data.cache.folder:
+                    config.data.cache.folder = str(folder / "features")
+            configs[title, seed] = config
+    made: dict[str, list[Path]] = {title: [] for title in rows}
+    for (title, seed), config in configs.items():
+        run = folder / folders[title] / f"seed{seed}"
+        made[title].append(run)
+        experiment = Experiment(config, run)
+        if not (run / "results.json").is_file() or workdir.config_of(workdir.read(run)) != experiment.config:
+            experiment.train()
+        results = json.loads((run / "results.json").read_text())
+        scored = run_record.load(run).outcomes
+        shown = ", ".join(f"{outcomes.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
+        say(f"{title}, seed {seed}: {shown}, {results['seconds']:.0f} s")
+        del experiment
+        jax.clear_caches()  # programs of one row are of no use to the next, and keep their memory
+        gc.collect()
+    return made
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One variant.
+
+    Attributes:
+        title: as the config gives it.
+        scores: by seed, fractions.
+        difference: from the first row, over all seeds' test examples; None in the first row.
+        interval: its 95 % bootstrap interval; examples of one name are drawn together, for seeds may share them.
+        p: two-sided, of no difference, from the same bootstrap.
+        better: in how many seeds the score is higher than the first row's.
+        seconds: mean of the runs.
+    """
+
+    title: str
+    scores: tuple[float, ...]
+    difference: float | None
+    interval: tuple[float, float] | None
+    p: float | None
+    better: int
+    seconds: float
+
+
+def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
+    """By the name of each measure that all runs have, a row a variant.
+
+    Raises:
+        UserError: a run that is damaged, or was scored on other examples than the first row's of the same seed.
+    """
+    loaded = {title: [run_record.load(path) for path in paths] for title, paths in made.items()}
+    every = [r for runs in loaded.values() for r in runs]
+    keys = [k for k in every[0].outcomes.measures if all(k in r.outcomes.measures for r in every)]
+    if not keys:
+        raise UserError("the runs have no measure in common, such as accuracy or recall@1")
+    return {outcomes.score_of(key): _rows(loaded, key) for key in keys}
+
+
+def _rows(loaded: Mapping[str, Sequence[run_record.FinishedRun]], key: str) -> list[TableRow]:
+    first = next(iter(loaded.values()))
+    rows = []
+    for title, runs in loaded.items():
+        scores = tuple(float(r.outcomes.measures[key].mean()) for r in runs)
+        seconds = float(np.mean([r.results["seconds"] for r in runs]))
+        if runs is first:
+            rows.append(TableRow(title, scores, None, None, None, 0, seconds))
+            continue
+        names, gains = [], []
+        for a, b in zip(first, runs, strict=True):
+            if a.outcomes.names != b.outcomes.names:
+                raise UserError(f"{a.folder} and {b.folder} were scored on different examples")
+            names.extend(a.outcomes.names)
+            gains.append(b.outcomes.measures[key] - a.outcomes.measures[key])
+        gain = np.concatenate(gains)
+        draws = _clustered(names, gain)
+        better = sum(b > a for a, b in zip(rows[0].scores, scores, strict=True))
+        rows.append(
+            TableRow(title, scores, float(gain.mean()), significance.interval(draws),
+                     significance.bootstrap_p(draws), better, seconds)
+        )  # fmt: skip
+    return rows
+
+
+def markdown(found: Mapping[str, Sequence[TableRow]]) -> str:
+    """A table for each measure, as text."""
+    return "\n".join(_markdown(name, rows) for name, rows in found.items())
+
+
+def _markdown(name: str, rows: Sequence[TableRow]) -> str:
+    count = len(rows[0].scores)
+    lines = [
+        f"| | {name}, mean | by seed | against {rows[0].title} | 95 % interval | p | higher in | s a run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = ["", "", "", ""]
+        if row.difference is not None:
+            low, high = row.interval
+            p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+            cells = [
+                f"{100 * row.difference:+.1f}",
+                f"{100 * low:+.1f} … {100 * high:+.1f}",
+                p,
+                f"{row.better} of {count}",
+            ]
+        by_seed = ", ".join(f"{100 * s:.1f}" for s in row.scores)
+        lines.append(
+            f"| {row.title} | {100 * np.mean(row.scores):.1f} | {by_seed} | {' | '.join(cells)} | {row.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _clustered(names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """Bootstrap draws of the mean of values, those of one name drawn together."""
+    _, group = np.unique(names, return_inverse=True)
+    sums = np.stack([np.bincount(group, values), np.bincount(group)], axis=1)
+    total, count = significance.bootstrap_means(sums).T
+    return total / count

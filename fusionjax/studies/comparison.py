@@ -1,0 +1,320 @@
+"""Finished runs side by side: reads their workdirs, tests the differences, hands the rest to `interpret.comparison`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionjax.errors import UserError
+from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import significance
+from fusionjax.interpret.comparison import Comparison, Group, Row, Score, short_names, shown
+from fusionjax.interpret.report import duration
+from fusionjax.studies.run_record import FinishedRun, further_scores, load, pictures
+
+_ENVIRONMENT = {"jax": "versions of JAX", "git": "revisions of the program", "device": "devices"}
+"""What of the environment is named where runs differ in it."""
+
+
+def compare(
+    folders: Sequence[str | Path],
+    *,
+    paired: bool = True,
+    group: bool | None = None,
+    resamples: int = significance.RESAMPLES,
+) -> Comparison:
+    """Compares runs with the first of them.
+
+    Args:
+        folders: workdirs, each once.
+        paired: the runs were scored on the same examples, which is checked; False compares without pairing: wider intervals,
+            no tests.
+        group: mean over runs whose configs differ in the seed alone; None for "where every such group has two seeds or more".
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: no workdir, one twice, one without a finished run, runs without a measure in common; where `paired`, runs
+            that were scored on other examples.
+    """
+    if not folders:
+        raise UserError("a workdir is missing: python -m fusionjax.compare runs/a runs/b …")
+    seen: set[Path] = set()
+    for folder in map(Path, folders):
+        if folder.resolve() in seen:
+            raise UserError(f"{folder} is named twice; name each workdir once")
+        seen.add(folder.resolve())
+    runs = [load(folder) for folder in folders]
+    arrays = [name for name in runs[0].outcomes.measures if all(name in r.outcomes.measures for r in runs)]
+    for run in runs[1:]:
+        if not arrays or run.outcomes.split != runs[0].outcomes.split:
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} cannot be compared: one has {_scores(runs[0])}, the other {_scores(run)}"
+            )
+        if paired:
+            _check_pairs(runs[0], run)
+    names = _names([run.folder for run in runs])
+    groups = _groups(runs)
+    seeds = [{runs[i].fields["seed"] for i in members} for members in groups]
+    grouped = all(len(s) > 1 for s in seeds) if group is None else group
+    differing = _differing(runs)
+    scores, means = {}, {}
+    for name in arrays:
+        measure = outcomes_lib.score_of(name)
+        scores[measure], means[measure] = _score(runs, groups, name, paired, resamples)
+    rows = [
+        Row(
+            name=names[i],
+            folder=str(run.folder),
+            fields={f: run.fields[f] for f in differing},
+            examples=len(run.outcomes.names),
+            scores={measure: found[i] for measure, found in scores.items()},
+            group=next(k for k, g in enumerate(groups) if i in g),
+            facts=_facts(run),
+        )
+        for i, run in enumerate(runs)
+    ]
+    made = [
+        Group(
+            name=_group_name(runs, groups, k),
+            members=[names[i] for i in members],
+            values={measure: [found[i].value for i in members] for measure, found in scores.items()},
+            scores={measure: found[k] for measure, found in means.items()},
+        )
+        for k, members in enumerate(groups)
+    ]
+    return Comparison(
+        split=runs[0].outcomes.split,
+        measures=list(scores),
+        rows=rows,
+        groups=made if grouped else (),
+        records={names[i]: run.records for i, run in enumerate(runs)},
+        warnings=_warnings(runs, names, groups, paired),
+        notes=_notes(runs, names, arrays, paired, resamples, grouped) + _widthless(rows),
+        further=further_scores(runs),
+        pictures=pictures(runs),
+    )
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------------
+
+
+def _score(
+    runs: Sequence[FinishedRun], groups: Sequence[Sequence[int]], name: str, paired: bool, resamples: int
+) -> tuple[list[Score], list[Score]]:
+    """Of every run, and of every group's mean, for the array `name`."""
+    values = [run.outcomes.values[name] for run in runs]
+    if paired:
+        draws = significance.bootstrap_means(np.stack(values, 1), resamples=resamples)
+    else:  # each run's examples drawn by themselves
+        draws = np.concatenate(
+            [
+                significance.bootstrap_means(v[:, None], resamples=resamples, seed=(0, i))
+                for i, v in enumerate(values)
+            ],
+            axis=1,
+        )
+    value = np.array([v.mean() for v in values])
+    scores = []
+    for i in range(len(runs)):
+        found = _difference(value[i], draws[:, i], value[0], draws[:, 0], first=i == 0)
+        if i and paired and outcomes_lib.is_binary(name):
+            test = significance.mcnemar(values[0], values[i])
+            found |= {"p": test.p, "test": "McNemar, exact", "gained": test.gained, "lost": test.lost}
+        elif i and paired:
+            p = significance.bootstrap_p(draws[:, i] - draws[:, 0])
+            found |= {"p": p, "test": "paired bootstrap"}
+        scores.append(Score(**found))
+    mean = [value[list(g)].mean() for g in groups]
+    drawn = [draws[:, list(g)].mean(1) for g in groups]
+    means = [
+        Score(**_difference(mean[k], drawn[k], mean[0], drawn[0], first=k == 0)) for k in range(len(groups))
+    ]
+    return scores, means
+
+
+def _difference(
+    value: float, draws: np.ndarray, base: float, base_draws: np.ndarray, *, first: bool
+) -> dict[str, Any]:
+    found = {"value": float(value), "interval": significance.interval(draws)}
+    if not first:
+        found["difference"] = float(value - base)
+        found["difference_interval"] = significance.interval(draws - base_draws)
+    return found
+
+
+# -- which runs belong together ---------------------------------------------------------------------------------------------
+
+
+def _check_pairs(first: FinishedRun, other: FinishedRun) -> None:
+    """A UserError where two runs were not scored on the same examples."""
+    rest = "--unpaired compares them without pairing"
+    if first.digests != other.digests or first.outcomes.read != other.outcomes.read:
+        drawn = first.fields["seed"] != other.fields["seed"]
+        hint = " (config.seed draws the splits of a data set without official ones)" if drawn else ""
+        raise UserError(f"{first.folder} and {other.folder} were scored on other examples{hint}; {rest}")
+    if first.outcomes.names != other.outcomes.names:
+        common = len(set(first.outcomes.names) & set(other.outcomes.names))
+        raise UserError(
+            f"{first.folder} and {other.folder} were scored on other examples of one data set, {len(first.outcomes.names)} "
+            f"and {len(other.outcomes.names)}, {common} in common: an image may be unreadable, or the protocol another; {rest}"
+        )
+
+
+def _differing(runs: Sequence[FinishedRun]) -> list[str]:
+    """Fields in which runs differ; the seed last."""
+    fields = dict.fromkeys(f for run in runs for f in run.fields)
+    differing = [f for f in fields if any(run.fields.get(f) != runs[0].fields.get(f) for run in runs)]
+    return sorted(differing, key=lambda f: f == "seed")
+
+
+def _groups(runs: Sequence[FinishedRun]) -> list[list[int]]:
+    """Indices of runs whose fields differ in the seed alone."""
+    groups: list[list[int]] = []
+    for i, run in enumerate(runs):
+        for members in groups:
+            if _but_seed(run) == _but_seed(runs[members[0]]):
+                members.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
+
+
+def _but_seed(run: FinishedRun) -> dict[str, Any]:
+    return {name: value for name, value in run.fields.items() if name != "seed"}
+
+
+def _group_name(runs: Sequence[FinishedRun], groups: Sequence[Sequence[int]], k: int) -> str:
+    firsts = [runs[members[0]] for members in groups]
+    fields = [f for f in _differing(firsts) if f != "seed"]
+    words = [f"{short}={shown(firsts[k].fields[f])}" for f, short in short_names(fields).items()]
+    return ", ".join(words) or "all runs"
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, as many parts as tell it from the others."""
+    parts = [folder.resolve().parts for folder in folders]
+    names = []
+    for own in parts:
+        k = next(k for k in range(1, len(own) + 1) if sum(p[-k:] == own[-k:] for p in parts) == 1)
+        names.append("/".join(own[-k:]))
+    return names
+
+
+# -- words ------------------------------------------------------------------------------------------------------------------
+
+
+def _widthless(rows: Sequence[Row]) -> list[str]:
+    intervals = [i for r in rows for s in r.scores.values() for i in (s.interval, s.difference_interval) if i]
+    if all(low < high for low, high in intervals):
+        return []
+    return ["An interval without numbers: all examples are alike there, and the bootstrap says nothing."]
+
+
+def _scores(run: FinishedRun) -> str:
+    return " and ".join(
+        f"{run.outcomes.split}/{outcomes_lib.score_of(name)}" for name in run.outcomes.measures
+    )
+
+
+def _facts(run: FinishedRun) -> dict[str, str]:
+    seconds = run.results.get("seconds")
+    environment = run.content.get("environment", {})
+    return {
+        "model": str(run.fields["model.name"]),
+        "weights of step": f"{run.results.get('step', '')}",
+        "time": duration(seconds) if isinstance(seconds, int | float) else "",
+        "device": str(environment.get("device", "")),
+        "revision": str(environment.get("git", "")),
+    }
+
+
+def _warnings(
+    runs: Sequence[FinishedRun], names: Sequence[str], groups: Sequence[Sequence[int]], paired: bool
+) -> list[str]:
+    """What makes the numbers less comparable than they look."""
+    said = []
+    leaking = [n for n, r in zip(names, runs, strict=True) if _leaks(r)]
+    if leaking:
+        said.append(
+            f"No measurement: every image of {', '.join(leaking)} comes with the description of its true class."
+        )
+    split = runs[0].outcomes.split
+    chosen = [
+        n for n, r in zip(names, runs, strict=True) if r.fields["train.best_metric"].startswith(f"{split}/")
+    ]
+    if chosen:
+        said.append(
+            f"The weights of {', '.join(chosen)} were chosen by the split that is scored: their numbers flatter them."
+        )
+    if not paired and len(runs) > 1:
+        said.append(
+            "Unpaired: the examples of each run are drawn by themselves, so that the interval of a difference is wider than "
+            "it need be where examples are shared; there are no tests."
+        )
+        if len({r.digests for r in runs}) > 1:
+            said.append(
+                "The runs were scored on different examples: a difference may be one of the examples."
+            )
+    training = {r.content.get("examples", {}).get("train") for r in runs}
+    if len(training) > 1:
+        said.append("The runs were trained on different examples.")
+    for members in groups:
+        if len({runs[i].fields["seed"] for i in members}) < len(members):
+            same = ", ".join(names[i] for i in members)
+            said.append(f"Among {same} a seed occurs twice: these are not as many seeds as runs.")
+    return said
+
+
+def _leaks(run: FinishedRun) -> bool:
+    """Whether the text of a run's examples is looked up by their label."""
+    f = run.fields
+    return f["task"] == "fusion" and f["fusion.mode"] != "image" and f["text.kind"] == "class"
+
+
+def _notes(
+    runs: Sequence[FinishedRun],
+    names: Sequence[str],
+    arrays: Sequence[str],
+    paired: bool,
+    resamples: int,
+    grouped: bool,
+) -> list[str]:
+    """How to read the numbers."""
+    said = [
+        f"Intervals are over test examples, not over training seeds: percentile bootstrap, {resamples:,} resamples. They say "
+        "how far chance in the choice of test examples goes, not how far another training run would differ."
+    ]
+    if len(runs) > 1 and paired:
+        tests = []
+        if any(map(outcomes_lib.is_binary, arrays)):
+            tests.append("McNemar's exact test where an example is right or wrong")
+        if not all(map(outcomes_lib.is_binary, arrays)):
+            tests.append("a paired bootstrap for mAP")
+        said.append(
+            f"Differences are to {names[0]}, in percentage points, on the same examples. p is two-sided, by {', '.join(tests)}"
+            f"{'; not corrected for the ' + str(len(runs) - 1) + ' comparisons' if len(runs) > 2 else ''}."
+        )
+        if any(map(outcomes_lib.is_binary, arrays)):
+            said.append(
+                f"gained : lost – examples that only the run has right, and that only {names[0]} has right."
+            )
+    if "average_precision" in arrays:
+        said.append(
+            "Examples are queries. Those of one identity resemble each other, but are drawn as if they did not: intervals are "
+            "rather too narrow, and p rather too small."
+        )
+    if grouped:
+        said.append(
+            "The mean over seeds has the standard deviation of its runs (n − 1); the interval of its difference is over test "
+            "examples, with these seeds."
+        )
+    differing = [
+        what
+        for key, what in _ENVIRONMENT.items()
+        if len({r.content.get("environment", {}).get(key) for r in runs}) > 1
+    ]
+    if differing:
+        said.append(f"The runs come from different {' and '.join(differing)}.")
+    return said

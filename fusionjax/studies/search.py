@@ -1,0 +1,399 @@
+"""The trials of a sweep: asked for, claimed by one worker at a time, run, pruned, told; resumable wherever it stops.
+
+The study (which trial has which parameters, and its scores) is Optuna's, in a journal of JSON lines or a database. Which
+worker has a trial is a file lock, which the kernel takes back from a worker however it ends: a trial that runs but is locked
+by nobody was left by a worker that died, and goes on from its own checkpoint with its own parameters.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+import optuna
+from ml_collections import ConfigDict
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from fusionjax import tasks
+from fusionjax.errors import UserError
+from fusionjax.experiment import trainer, workdir
+from fusionjax.experiment.evaluation_hook import check_best_metric
+from fusionjax.studies import leaderboard
+from fusionjax.studies import search_space as sweeping
+from fusionjax.train.loop import Diverged
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+PRUNERS = {
+    "": lambda: optuna.pruners.NopPruner(),
+    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5),
+    "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+}
+SAMPLERS = ("tpe", "random", "grid")
+
+
+def prepare(config: ConfigDict, folder: Path) -> trainer.Experiment:
+    """The run of a trial, checked as far as that goes without computing.
+
+    Raises:
+        UserError: what is wrong with the config, the model, the optimiser's patterns or the data set.
+    """
+    run = trainer.Experiment(config, folder)
+    run.optimizer()
+    return run
+
+
+class Sweep:
+    """A search over a space of configs. Building one checks everything and writes nothing.
+
+    Args:
+        base: config that every trial begins with.
+        spec: what the config file's `sweep()` returned; see `fusionjax.studies.search_space`.
+        folder: of the sweep; each trial's workdir is below it.
+        trials: number of trials in all; None for the whole grid.
+        sampler: tpe, random or grid.
+        seed: of the sampler. Trial n is drawn with (seed, n), so stopping changes nothing.
+        pruner: "", median or halving.
+        metric: <split>/<score> to choose by; "" for `train.best_metric`.
+        storage: "" for a journal in `folder`, else the URL of a database (sqlite:///…).
+        allow_test: choose by a test split all the same.
+        reports: let every trial write its page.
+
+    Raises:
+        UserError: whatever of this cannot be.
+
+    Attributes:
+        count: of trials in all.
+        study: Optuna's, after `open`.
+    """
+
+    def __init__(
+        self,
+        base: ConfigDict,
+        spec: Mapping[str, Any],
+        folder: Path,
+        *,
+        trials: int | None,
+        sampler: str = "tpe",
+        seed: int = 0,
+        pruner: str = "",
+        metric: str = "",
+        storage: str = "",
+        allow_test: bool = False,
+        reports: bool = False,
+    ):
+        self.metric = metric or base.train.best_metric
+        if not self.metric:
+            raise UserError(
+                "--metric is missing, and config.train.best_metric is empty: name what to choose by, e.g. val/accuracy"
+            )
+        sweeping.check_metric(self.metric, base, allow_test=allow_test)
+        shared = {"train.best_metric": self.metric, "report.enabled": reports}
+        if base.data.cache.enabled and not base.data.cache.folder:
+            shared["data.cache.folder"] = str(Path(folder) / "features")  # a frozen encoder runs once a sweep
+        self.base = sweeping.fill(base, shared)
+        task = tasks.create(self.base, ["a", "b"])
+        check_best_metric(self.base, task)
+        lowest = self.metric.partition("/")[2] in task.lower_is_better
+        self.direction = "minimize" if lowest else "maximize"
+        if pruner and not base.train.eval_every_epochs:
+            raise UserError(
+                "--prune looks at evaluations on the way: set config.train.eval_every_epochs above 0"
+            )
+        self.space = sweeping.Space(spec, self.base)
+        self._grid = self.space.grid() if sampler == "grid" else None
+        if trials is None and self._grid is None:
+            raise UserError("--trials is missing: how many configs to try, e.g. --trials=50")
+        if self._grid is None:
+            self.count = trials
+        else:
+            self.count = min(trials or len(self._grid), len(self._grid))
+        self.folder, self.seed, self.pruner, self.storage = Path(folder), seed, pruner, storage
+        self._identity = {"metric": self.metric, "sampler": sampler, "seed": seed, "pruner": pruner,
+                          "space": self.space.described(),
+                          "config": json.loads(self.base.to_json_best_effort())}  # fmt: skip
+        self._sampler_name = sampler
+
+    # -- the study ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Makes the folder and the study, or finds those of an earlier start.
+
+        Raises:
+            UserError: a folder that cannot be written or belongs to another sweep, a storage that cannot be opened.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".lock").open("ab").close()
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"--workdir={self.folder} is a file; name a folder") from None
+        except OSError as e:
+            raise UserError(f"--workdir={self.folder} cannot be written: {e.strerror}") from None
+        path = self.folder / "sweep.json"
+        with self._locked():
+            if path.exists():
+                name = self._same_sweep(path)
+            elif any(self.folder.glob("checkpoints*")) or (self.folder / "config.json").exists():
+                raise UserError(f"--workdir={self.folder} holds a run, not a sweep; name another folder")
+            else:
+                name = f"{self.folder.absolute().name}-{secrets.token_hex(4)}"
+            self.study = self._study(name, new=not path.exists())
+            content = {"study": name, **self._identity}
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            os.replace(temporary, path)
+
+    def _same_sweep(self, path: Path) -> str:
+        """Name of the study in sweep.json, after a look that the rest of it is this sweep."""
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            before = workdir.flattened({k: stored[k] for k in self._identity})
+            name = str(stored["study"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(
+                f"{path} is damaged ({e}); restore it, or begin anew in another --workdir"
+            ) from None
+        now = workdir.flattened(json.loads(json.dumps(self._identity)))
+        free = tuple(f"config.{field}" for field in workdir.FREE)
+        for key in sorted(set(before) | set(now)):
+            if before.get(key) != now.get(key) and not key.startswith(free):
+                raise UserError(
+                    f"--workdir={self.folder} belongs to another sweep: {key} is {before.get(key)!r} there and "
+                    f"{now.get(key)!r} here; use another --workdir, or the same command to go on"
+                )
+        return name
+
+    def _study(self, name: str, *, new: bool) -> optuna.Study:
+        storage = self._database() if self.storage else self._journal()
+        pruner = PRUNERS[self.pruner]()
+        if new:
+            return optuna.create_study(
+                storage=storage, study_name=name, direction=self.direction, pruner=pruner
+            )
+        try:
+            return optuna.load_study(storage=storage, study_name=name, pruner=pruner)
+        except KeyError:
+            raise UserError(
+                f"the study {name!r} of --workdir={self.folder} is not in that storage; give the --storage it was begun with"
+            ) from None
+
+    def _journal(self) -> optuna.storages.JournalStorage:
+        path, lock = self.folder / "journal.jsonl", _Flock(self.folder / ".journal.lock")
+        lock.acquire()
+        try:
+            _drop_half_a_line(path)
+        finally:
+            lock.release()
+        try:
+            return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise UserError(
+                f"{path} is damaged ({e}); restore it, or begin anew in another --workdir"
+            ) from None
+
+    def _database(self) -> optuna.storages.RDBStorage:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        waits = {"connect_args": {"timeout": 60}} if self.storage.startswith("sqlite") else {}
+        try:
+            return optuna.storages.RDBStorage(self.storage, engine_kwargs=waits)
+        except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as e:
+            shown = re.sub(r"://[^@/]*@", "://…@", self.storage)
+            said = (str(getattr(e, "orig", None) or e).strip().splitlines() or [type(e).__name__])[0]
+            raise UserError(
+                f"--storage={shown} cannot be opened ({said}); give a URL such as sqlite:///sweeps/study.db"
+            ) from None
+
+    # -- trials ---------------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Runs trials until there is none left that nobody else has.
+
+        Raises:
+            UserError: what is no fault of a trial's parameters: data that cannot be read, a workdir in use. The trial is then
+                taken up again by the next start.
+        """
+        while (claimed := self._claim()) is not None:
+            trial, values, held = claimed
+            with held:
+                self._run(trial, values)
+            with self._locked():
+                leaderboard.write(self.folder, self.rows(), list(self.space.fields), self.metric)
+        states = [t.state for t in self.study.get_trials(deepcopy=False)]
+        if running := states.count(TrialState.RUNNING):
+            _say(f"{running} of {len(states)} trials still run in other workers")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """See `leaderboard.rows`."""
+        return leaderboard.rows(self.study.get_trials(deepcopy=False), self.direction)
+
+    def folder_of(self, number: int) -> Path:
+        """The workdir of a trial."""
+        return self.folder / f"trial_{number:05d}"
+
+    def _claim(self) -> tuple[optuna.Trial, dict[str, Any], IO[bytes]] | None:
+        """A trial that a dead worker left, else a new one; its values; its lock. None when there is none to have."""
+        with self._locked():
+            known = self.study.get_trials(deepcopy=False)
+            for left in (t for t in known if t.state == TrialState.RUNNING):
+                held = _hold(self.folder_of(left.number))
+                if held is not None:
+                    self.study.sampler = self._sampler(left.number)
+                    # Optuna has no public way to take up a trial that runs.
+                    trial = optuna.Trial(self.study, left._trial_id)
+                    return trial, self.space.suggest(trial), held
+            if len(known) >= self.count:
+                return None
+            self.study.sampler = self._sampler(len(known))
+            trial = self.study.ask()
+            held = _hold(self.folder_of(trial.number))
+            return trial, self.space.suggest(trial), held
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """Of one trial: a sampler that lived longer would begin again at its first draw after every start."""
+        if self._grid is not None:
+            return _Grid(self._grid)
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        if self._sampler_name == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna 4 calls it that
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+    def _run(self, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+        folder = self.folder_of(trial.number)
+        shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        _say(f"trial {trial.number} ({trial.number + 1} of {self.count}): {shown}")
+        try:
+            run = prepare(sweeping.fill(self.base, values), folder)
+        except UserError as e:
+            self._tell(trial, TrialState.PRUNED, reason=str(e))
+            return
+        try:
+            summary = run.train(on_scores=self._watch(trial, run))
+        except _Pruned:
+            self._tell(trial, TrialState.PRUNED)
+        except UserError as e:
+            if not isinstance(e, Diverged) and " is not possible: " not in str(e):
+                raise UserError(f"trial {trial.number}: {e}") from None
+            self._tell(trial, TrialState.PRUNED, reason=str(e))
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e) or "No space left" in str(e):
+                raise
+            self._tell(trial, TrialState.FAIL, reason=f"out of memory: {str(e).splitlines()[0]}")
+        else:
+            value, about = float(summary[self.metric]), {k: summary[k] for k in ("step", "seconds")}
+            if math.isfinite(value):
+                self._tell(trial, TrialState.COMPLETE, value, **about)
+            else:
+                self._tell(trial, TrialState.FAIL, reason=f"{self.metric} is {value}", **about)
+        finally:
+            jax.clear_caches()  # programs of one trial are of no use to the next, and keep their memory
+
+    def _watch(self, trial: optuna.Trial, run: Any) -> Callable[[int, Mapping[str, float]], None]:
+        """Takes the scores of every evaluation; raises where the trial is not worth going on with.
+
+        Scores are compared by the number of the evaluation, not by the step: batch sizes may differ between trials.
+        """
+        every = run.config.train.eval_every_epochs * run.steps_per_epoch
+        stored = self.study.get_trials(deepcopy=False)[trial.number]
+        known = set(stored.intermediate_values)
+        began, before = time.perf_counter(), stored.user_attrs.get("seconds", 0.0)
+
+        def on_scores(step: int, scores: Mapping[str, float]) -> None:
+            value, number = float(scores[self.metric]), max(1, round(step / every)) if every else 1
+            trial.set_user_attr("step", int(step))
+            trial.set_user_attr("seconds", before + time.perf_counter() - began)
+            if number not in known and math.isfinite(value):
+                known.add(number)
+                trial.report(value, number)
+            if self.pruner and step < run.steps and trial.should_prune():
+                raise _Pruned
+
+        return on_scores
+
+    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None, **about: Any) -> None:
+        for key, what in about.items():
+            trial.set_user_attr(key, " ".join(what.split()) if isinstance(what, str) else what)
+        self.study.tell(trial, value, state)
+        row = next(r for r in self.rows() if r["trial"] == trial.number)
+        score = "" if row["value"] is None else f", {self.metric} {row['value']:.4f} at step {row['step']}"
+        rank = f", rank {row['rank']}" if row["rank"] else ""
+        _say(f"trial {trial.number}: {row['state']}{score}{rank}{': ' if row['note'] else ''}{row['note']}")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+class _Pruned(Exception):
+    """Ends a trial that is not worth going on with."""
+
+
+class _Grid(optuna.samplers.BaseSampler):
+    """Trial n is point n of the grid."""
+
+    def __init__(self, points: list[dict[str, Any]]):
+        self._points = points
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self._points[trial.number][param_name]
+
+
+class _Flock:
+    """The journal's lock. The kernel releases it with its process: Optuna's own outlive a killed one by half a minute."""
+
+    def __init__(self, path: Path):
+        self._path, self._file = path, None
+
+    def acquire(self) -> bool:
+        self._file = self._path.open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _hold(folder: Path) -> IO[bytes] | None:
+    """The lock of a trial, until it is closed or the process ends; None if another worker has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = (folder / ".claim").open("ab")
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        claim.close()
+        return None
+    return claim
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What a worker that died while writing left at the end: the next line would be glued to it."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,357 @@
+"""From a config to an image model and its first weights: what every task on images shares."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from fusionjax import config as config_lib
+from fusionjax import models, pretrained
+from fusionjax.config import ABLATIONS, impossible
+from fusionjax.data.image.transforms import channels, image_shape
+from fusionjax.errors import UserError
+from fusionjax.models import registry
+from fusionjax.models.backbones.text import TextEncoder
+from fusionjax.models.methods.fusion import FusionClassifier
+from fusionjax.models.methods.fusion import check as check_fusion
+from fusionjax.models.methods.image_text import ImageText
+from fusionjax.models.methods.multimodal import Multimodal
+from fusionjax.models.methods.prototypes import PrototypeClassifier
+from fusionjax.models.methods.trimodal import MODALITIES, TrimodalClassifier, possible
+from fusionjax.models.methods.trimodal import check as check_trimodal
+from fusionjax.pretrained import hub
+from fusionjax.pretrained.merge import HEAD
+
+PyTree = Any
+
+_VIT = ("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
+        "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from")  # fmt: skip
+_FIELDS = {
+    "vit": _VIT,
+    "dcal": (*_VIT, "ablation", "ratio", "glca_input", "partner_stream"),
+    "crossvit": ("drop_path", "dropout", "remat", "crossvit"),
+    "resnet": ("drop_path", "dropout", "remat"),
+    "efficientnet": ("drop_path", "dropout", "remat"),
+    "fusion": (
+        "width",
+        "depth",
+        "heads",
+        "mlp_ratio",
+        "dropout",
+        "remat",
+        "freeze_trunk",
+        "trunk_norm",
+        "trunk",
+        "trunk_features",
+    ),
+    "mvpdr": ("freeze_trunk", "trunk", "trunk_features"),
+    "trimodal": (
+        "width",
+        "heads",
+        "dropout",
+        "remat",
+        "freeze_trunk",
+        "trunk_norm",
+        "trunk",
+        "trunk_features",
+    ),
+}
+"""Fields of `config.model` that a family reads."""
+
+
+def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module:
+    """The module of `config.model`.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its heads.
+        **fixed: further fields of the module that the task decides.
+
+    Raises:
+        UserError: a name that is not known or not of an image model, a field that the model does not have, or an impossible
+            combination.
+    """
+    c, family = config.model, registry.family(config.model.name)
+    if c.name in ("fusion", "mvpdr", "trimodal"):
+        raise impossible(config, "model.name", f"it is built by a task of its own: set task={c.name!r}")
+    if family in ("audio", "text", "clip"):
+        raise impossible(
+            config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
+        )
+    if family:
+        refuse_unused(config, family)
+    shape = image_shape(config.data)
+    fields: dict[str, Any] = {"num_classes": num_classes, "dtype": jnp.dtype(config.precision).type, **fixed}
+    fields |= {key: c[key] for key in ("drop_path", "dropout")}
+    if family in ("vit", "dcal", ""):
+        fields |= vit_fields(config)
+    elif family == "crossvit":
+        fields |= {"image_size": shape, "remat": c.remat, "in_channels": channels(config.data)}
+        fields |= {key: value for key, value in c.crossvit.items() if value}
+        if c.crossvit.img_size:
+            del fields["image_size"]
+    elif family in ("resnet", "efficientnet"):
+        fields |= {"remat": c.remat}
+    if family == "dcal":
+        fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
+        fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
+    module = models.create(c.name, **fields)
+    if family == "crossvit" and module.sizes[0] != shape:
+        raise impossible(config, "model.crossvit.img_size", f"the first must be the images' {shape}")
+    return module
+
+
+def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None) -> ImageText:
+    """The module of task fusion.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its classifier.
+        text: the encoder; None for a model that reads no text.
+
+    Raises:
+        UserError: another model's name, no trunk, a field that it does not have, or an impossible combination.
+    """
+    c, f = config.model, config.fusion
+    if c.name != "fusion":
+        raise impossible(
+            config, "model.name", "the task fusion builds 'fusion', from model.trunk, text and fusion"
+        )
+    if not c.trunk:
+        raise impossible(
+            config, "model.trunk", "name the image encoder, e.g. resnet50 or vit_base_patch16_224"
+        )
+    refuse_unused(config, "fusion")
+    dtype = jnp.dtype(config.precision).type
+    trunk, grid = registry.tokens(
+        c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
+    )
+    options = {"bilinear": {"form": f.bilinear_form}, "bottleneck": {"tokens": f.bottleneck_tokens},
+               "low_rank": {"rank": f.rank}}  # fmt: skip
+    sizes = {key: c[key] for key in ("width", "depth", "heads", "mlp_ratio") if c[key]}
+    fusion = FusionClassifier(
+        grid=grid, num_classes=num_classes, **sizes, dropout=c.dropout, mode=f.mode, head=f.head,
+        head_options=options.get(f.head, {}), remat=c.remat, dtype=dtype,
+    )  # fmt: skip
+    check_fusion(fusion)
+    return ImageText(
+        trunk, fusion, text, freeze_trunk=c.freeze_trunk, freeze_text=config.text.freeze, trunk_norm=c.trunk_norm,
+        dtype=dtype,
+    )  # fmt: skip
+
+
+def prototype_model(config: ConfigDict, num_classes: int, *, prompts: int) -> PrototypeClassifier:
+    """The module of task mvpdr.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C.
+        prompts: room for the prompts of a class.
+
+    Raises:
+        UserError: another model's name, no trunk, a field that it does not have, or images of another size than CLIP's.
+    """
+    c, m = config.model, config.mvpdr
+    if c.name != "mvpdr":
+        raise impossible(
+            config, "model.name", "the task mvpdr builds 'mvpdr', from mvpdr, model.trunk and text"
+        )
+    refuse_unused(config, "mvpdr")
+    dtype = jnp.dtype(config.precision).type
+    shape = image_shape(config.data)
+    if m.clip:
+        trunk = hub.clip_model(m.clip, dtype=dtype)
+        if shape != (trunk.image_size,) * 2:
+            raise impossible(config, "data.image_size", f"the CLIP takes {trunk.image_size} pixels a side")
+        width = trunk.projection
+    elif not c.trunk:
+        raise impossible(
+            config, "model.trunk", "name the image encoder, e.g. resnet50, or a pair by mvpdr.clip"
+        )
+    else:
+        trunk, _ = registry.tokens(c.trunk, image_size=shape, features=c.trunk_features, dtype=dtype)
+        width = m.width
+    return PrototypeClassifier(
+        trunk, num_classes=num_classes, visual=m.per_class, text=prompts, width=width, project=not m.clip,
+        alpha=m.alpha, beta=m.beta, gamma=m.gamma, dtype=dtype,
+    )  # fmt: skip
+
+
+def trimodal_model(
+    config: ConfigDict, num_classes: int, audio: nn.Module | None, text: TextEncoder | None
+) -> Multimodal:
+    """The module of the tasks trimodal and audiovisual.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C of its classifier.
+        audio, text: the encoders; None for a modality that is not read.
+
+    Raises:
+        UserError: as `fusion_model`.
+    """
+    c, t = config.model, config.trimodal
+    if c.name != "trimodal":
+        raise impossible(config, "model.name", f"the task {config.task} builds 'trimodal'")
+    check_trimodal(t.modalities, ())
+    check_trimodal(
+        MODALITIES, t.pairings
+    )  # those of modalities that are left out are none; a misspelt one is an error
+    seen = "image" in t.modalities
+    if seen != bool(c.trunk):
+        words = (
+            "name the image encoder, e.g. resnet50"
+            if seen
+            else "trimodal.modalities has no image: set it to ''"
+        )
+        raise impossible(config, "model.trunk", words)
+    refuse_unused(config, "trimodal")
+    dtype, trunk, grid = jnp.dtype(config.precision).type, None, (1, 1)
+    if seen:
+        trunk, grid = registry.tokens(
+            c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
+        )
+    sizes = {key: c[key] for key in ("width", "heads") if c[key]}
+    fusion = TrimodalClassifier(
+        num_classes, tuple(t.modalities), possible(t.pairings, t.modalities), **sizes, hidden=t.hidden,
+        dropout=c.dropout, modality_dropout=t.modality_dropout, dtype=dtype,
+    )  # fmt: skip
+    return Multimodal(
+        trunk,
+        fusion,
+        text,
+        c.freeze_trunk,
+        config.text.freeze,
+        c.trunk_norm,
+        dtype,
+        audio,
+        config.audio.freeze,
+        grid,
+    )
+
+
+def read_weights(config: ConfigDict) -> PyTree | None:
+    """The variables that `config.pretrained` names, on the host; None where it names none.
+
+    Raises:
+        UserError: weights that cannot be read, or are not of that model.
+    """
+    c = config.pretrained
+    if not c.source:
+        return None
+    name = c.name or (config.model.trunk if c.into == "trunk" else registry.backbone(config.model.name))
+    return pretrained.load(c.source, name)
+
+
+def put_weights(
+    config: ConfigDict,
+    module: nn.Module,
+    variables: PyTree,
+    weights: PyTree | None,
+    log: Callable[[str], None],
+    *,
+    new: Sequence[str] = (),
+) -> PyTree:
+    """`variables` with pretrained weights put in; unchanged where there are none.
+
+    Args:
+        config: of the run, validated.
+        module: of `image_model`.
+        variables: its, freshly initialised.
+        weights: of `read_weights`.
+        log: takes a line for every adaptation.
+        new: patterns of parameters that no published weights have.
+
+    Raises:
+        UserError: weights that do not fit.
+    """
+    c = config.pretrained
+    if weights is None:
+        return variables
+    if c.into:
+        return _merge_trunk(variables, weights, skip=c.skip, log=log)
+    if registry.family(config.model.name) == "dcal":
+        new = (*new, "glca_.*", "log_variance_.*")
+    if config.model.cameras:
+        new = (*new, "camera_embed")
+    if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
+        log("the weights have no head: the model's stays initialised")
+        new = (*new, HEAD.pattern)
+    grid = getattr(module, "grid", None)
+    if registry.family(config.model.name) == "crossvit":  # one a branch
+        grid = tuple(
+            (rows // patch, columns // patch)
+            for (rows, columns), patch in zip(module.sizes, module.patch_size, strict=True)
+        )
+    return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=grid, log=log)
+
+
+def refuse_unused(config: ConfigDict, family: str, also: Sequence[str] = ()) -> None:
+    """A UserError for a field of `config.model` that the family does not read: it would be ignored in silence.
+
+    Args:
+        config: of the run.
+        family: of the model.
+        also: further fields that the task reads.
+    """
+    if not family:
+        return
+    known, default = (*_FIELDS[family], *also), config_lib.default().model
+    # A plain ViT is what a DCAL config becomes by its name alone: what only DCAL reads may stay in it.
+    spared = ("ratio", "glca_input", "partner_stream") if family == "vit" else ()
+    for key, value in config.model.items():
+        harmless = key in ("name", *known, *spared) or (key == "ablation" and value == "sa_only")
+        if not harmless and value != default[key]:
+            field = f"model.{key}"
+            if key == "crossvit":
+                field = next(f"{field}.{k}" for k, v in value.items() if v != default[key][k])
+            raise impossible(
+                config, field, f"{config.model.name!r} has no such field; it has {', '.join(known)}"
+            )
+
+
+def vit_fields(config: ConfigDict) -> dict[str, Any]:
+    """Fields of `models.vit.ViT` from `config.model`; where a width or depth is 0 it is what the name says."""
+    c = config.model
+    fields = {key: c[key] for key in ("width", "depth", "heads", "patch", "mlp_ratio") if c[key]}
+    fields |= {"image_size": image_shape(config.data)}
+    fields |= {
+        key: c[key] for key in ("remat", "freeze_trunk", "trunk_norm", "stride", "cameras", "camera_scale")
+    }
+    if c.trunk:
+        fields["trunk"] = c.trunk
+        fields |= {key: c[key] for key in ("trunk_features", "train_trunk_from") if c[key]}
+    return fields
+
+
+def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Any) -> PyTree:
+    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part."""
+    parts = [part for part in ("trunk", "neck") if part in variables["params"]]
+    owned = {part: set(variables["params"][part]) for part in parts}
+    # The classifier, and the last convolution where an earlier map is the token grid, have no place here; all else has.
+    lost = set(weights["params"]) - set().union(*owned.values()) - {"head", "head_conv"}
+    if lost:
+        raise UserError(f"the weights' {', '.join(sorted(lost))} have no place in the trunk")
+    inside = {part: {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
+              for part in parts}  # fmt: skip
+    for part, own in inside.items():
+        others = [leaf for other in parts if other != part for leaf in _paths(inside[other])]
+        # A pattern that is met in the other part need not be met in this one.
+        mine = [p for p in skip if _meets(p, _paths(own)) or not _meets(p, others)]
+        variables = pretrained.merge(variables, own, skip=mine, into=part, log=log)
+    return variables
+
+
+def _paths(tree: PyTree) -> list[str]:
+    return ["/".join(path[1:]) for path in flatten_dict(tree)]
+
+
+def _meets(pattern: str, paths: Sequence[str]) -> bool:
+    try:
+        return any(re.fullmatch(pattern, path) for path in paths)
+    except re.error:
+        return False  # merge says what is wrong with it

@@ -1,0 +1,131 @@
+"""Pixels of images with any number of channels, as stored → 0 … 1 → normalised; on the device.
+
+Their range, mean and deviation are variables of the model, in the collection "pixels", so a checkpoint knows them.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionjax.config import impossible
+from fusionjax.data.loading import pipeline
+from fusionjax.data.multispectral import channels as channels_lib
+from fusionjax.data.multispectral import statistics
+from fusionjax.data.multispectral.channels import ChannelMap, channel_map
+from fusionjax.data.source import Source
+
+COLLECTION = "pixels"
+Pixels = Mapping[str, jax.Array]
+
+
+def channels_of(config: ConfigDict) -> ChannelMap | None:
+    """The channel map of `config.data`; None for RGB images.
+
+    Raises:
+        UserError: as `channel_map`; `data.mean` or `data.std` of another number of channels.
+    """
+    data = config.data
+    if not data.modalities:
+        return None
+    found = channel_map(data.modalities, data.channels)
+    for key in ("mean", "std"):
+        if data[key] and len(data[key]) != found.count:
+            raise impossible(
+                config, f"data.{key}", f"{found.count} numbers, one a channel; () to measure them in training"
+            )
+    return found
+
+
+def check(config: ConfigDict, sources: Mapping[str, Source]) -> None:
+    """A UserError where the sources' channels are not those that the config names.
+
+    Args:
+        config: of the run.
+        sources: by split.
+    """
+    named = channels_of(config)
+    if named is None:
+        return
+    for source in sources.values():
+        found = channels_lib.of(source)
+        if found.count != named.count or found.modalities != named.modalities:
+            raise impossible(
+                config,
+                "data.modalities",
+                f"the channels of {source.name} are {found.modalities} of {found.count}",
+            )
+
+
+def unknown(count: int) -> dict[str, np.ndarray]:
+    """The collection before `measure`: nothing is changed by it."""
+    zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
+    return {"low": zeros, "high": ones, "mean": zeros, "std": ones}
+
+
+def measure(
+    config: ConfigDict, source: Source, *, folder: Path, say: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+    """The collection of a training split.
+
+    Pixels `low` and `high` become 0 and 1: `data.value_range`, or 0 and 255 of uint8, or the least and the greatest value of
+    the modality in training (a channel of no modality has its own). `data.mean` and `data.std`, else those of training, are
+    of pixels on that scale. The statistics are computed only where they are needed, and kept in `folder`.
+
+    Args:
+        config: of the run.
+        source: the training split.
+        folder: of what is computed once.
+        say: takes a line of progress.
+
+    Returns:
+        "low", "high", "mean", "std": (C,) float32.
+
+    Raises:
+        UserError: as `statistics.channel_statistics`.
+    """
+    data, named = config.data, channels_of(config)
+    whole, byte = tuple(data.value_range), pipeline.dtype_of(source) == np.uint8
+    found = None
+    if not (data.mean and data.std) or not (whole or byte):
+        found = statistics.channel_statistics(
+            source, folder, max_bad_fraction=data.max_bad_fraction, threads=data.threads
+        )
+    if whole or byte:
+        low, high = (np.full(named.count, v, np.float64) for v in whole or (0, 255))
+    else:
+        low, high = np.asarray(found.minimum), np.asarray(found.maximum)
+        for _, members in named.modalities:
+            rows = list(members)
+            low[rows], high[rows] = low[rows].min(), high[rows].max()
+    span = np.where(high > low, high - low, 1)
+    mean, std = np.asarray(data.mean, np.float64), np.asarray(data.std, np.float64)
+    if not data.mean:
+        mean = (np.asarray(found.mean) - low) / span
+    if not data.std:
+        std = np.asarray(found.std) / span
+    std = np.where(std > 0, std, 1)
+    if found is not None:
+        say(
+            f"channel statistics of {found.images} training images: mean {_shown(mean)}, deviation {_shown(std)}"
+        )
+    made = {"low": low, "high": low + span, "mean": mean, "std": std}
+    return {name: value.astype(np.float32) for name, value in made.items()}
+
+
+def unit(pixels: Pixels, images: jax.Array) -> jax.Array:
+    """(B, h, w, C) as stored → float32, 0 … 1; what lies beyond the range is cut."""
+    low, high = pixels["low"], pixels["high"]
+    return jnp.clip((images.astype(jnp.float32) - low) / (high - low), 0, 1)
+
+
+def normalise(pixels: Pixels, images: jax.Array) -> jax.Array:
+    """(B, h, w, C) in 0 … 1 → (x − mean) / deviation."""
+    return (images - pixels["mean"]) / pixels["std"]
+
+
+def _shown(values: np.ndarray) -> str:
+    return " ".join(f"{v:.3f}" for v in values)

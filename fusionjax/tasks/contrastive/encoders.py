@@ -1,0 +1,153 @@
+"""The encoders of the spectral task: from a config to modules, published weights into them, and trained ones out of them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionjax import models, pretrained
+from fusionjax.config import impossible
+from fusionjax.data.image.transforms import image_shape
+from fusionjax.models import registry
+from fusionjax.models.methods import spectral
+from fusionjax.pretrained import native
+from fusionjax.tasks.base import model_factory
+
+PyTree = Any
+FOLDER = "towers"
+"""Below the workdir: each modality's encoder as a file."""
+_FAMILIES = ("efficientnet", "resnet", "vit", "crossvit")
+
+
+def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) -> spectral.SpectralEncoder:
+    """The module of `config.model` and `config.spectral`.
+
+    Args:
+        config: of the run, validated.
+        modalities: (name, indices of its channels) for each that trains.
+
+    Raises:
+        UserError: a model that is no plain image backbone, or a field that it does not have.
+    """
+    c, s = config.model, config.spectral
+    family = registry.family(c.name)
+    if family not in (*_FAMILIES, "") or c.trunk:
+        allowed = "an efficientnet, resnet, vit, deit or crossvit model, without model.trunk"
+        raise impossible(config, "model.trunk" if c.trunk else "model.name", allowed)
+    if s.fusion == "attention" and family == "crossvit":
+        raise impossible(config, "spectral.fusion", f"{c.name} has more than one feature map to query")
+    also = ("train_trunk_from",) if family == "efficientnet" else ()
+    model_factory.refuse_unused(config, family, also=also)
+    start = math.log(1 / s.temperature) if s.learned_temperature else None
+
+    def encoder(width: int) -> nn.Module:
+        return _backbone(config, family, width)
+
+    encoder(3)  # an unknown name or field is said now
+    return spectral.SpectralEncoder(
+        encoder,
+        tuple((name, tuple(channels)) for name, channels in modalities),
+        fusion=s.fusion,
+        projection=tuple(s.projection),
+        query_width=s.query_width,
+        query_heads=s.query_heads,
+        fixed_statistics=s.fixed_statistics,
+        log_scale=start,
+        dtype=jnp.dtype(config.precision).type,
+    )
+
+
+def frozen(module: spectral.SpectralEncoder) -> tuple[str, ...]:
+    """Patterns of the parameters that a cut encoder leaves as they are."""
+    encoder = module.encoder(3)
+    if not isinstance(encoder, spectral.Cut):
+        return ()
+    return (rf"^tower_\w+/({'|'.join(encoder.frozen)})/",)
+
+
+def put_weights(
+    config: ConfigDict,
+    module: spectral.SpectralEncoder,
+    variables: PyTree,
+    weights: PyTree | None,
+    log: Callable[[str], None],
+) -> PyTree:
+    """`variables` with pretrained weights in every encoder; unchanged where there are none.
+
+    The first convolution repeats to as many channels as an encoder reads, scaled by 3 / C: see `pretrained.merge`.
+
+    Args:
+        config: of the run.
+        module: of `create`.
+        variables: its, freshly initialised.
+        weights: of `building.read_weights`.
+        log: takes a line for every adaptation.
+
+    Raises:
+        UserError: weights that do not fit.
+    """
+    if weights is None:
+        return variables
+    grid = getattr(module.encoder(3), "grid", None)
+    for tower in module.towers:
+        variables = pretrained.merge(
+            variables,
+            weights,
+            skip=config.pretrained.skip,
+            into=f"tower_{tower}",
+            grid=grid,
+            log=lambda text, tower=tower: log(f"{tower}: {text}"),
+        )
+    return variables
+
+
+def write(folder: Path, module: spectral.SpectralEncoder, variables: PyTree, name: str) -> list[Path]:
+    """Writes the encoders as plain backbones, one file a modality, for `pretrained.source` of other runs.
+
+    Args:
+        folder: the workdir; files go to `FOLDER` below it, <modality>.safetensors. Of one encoder of several modalities'
+            channels there is also all.safetensors.
+        module: of `create`.
+        variables: its, trained.
+        name: of the backbone, as `models.create` takes it.
+
+    Returns:
+        The paths.
+    """
+    where = Path(folder) / FOLDER
+    host = jax.tree.map(np.asarray, dict(variables))
+    made = [
+        native.write(where / f"{m}.safetensors", spectral.of_modality(host, module, m)[0], name)
+        for m in module.names
+    ]
+    if module.fusion == "concat" and len(module.names) > 1:
+        key = f"tower_{spectral.SHARED}"
+        whole = {k: tree[key] for k, tree in host.items() if isinstance(tree, Mapping) and key in tree}
+        made.append(native.write(where / "all.safetensors", whole, name))
+    return made
+
+
+def _backbone(config: ConfigDict, family: str, width: int) -> nn.Module:
+    c = config.model
+    fields: dict[str, Any] = {"dtype": jnp.dtype(config.precision).type, "remat": c.remat}
+    fields |= {key: c[key] for key in ("drop_path", "dropout")}
+    if family in ("efficientnet", "resnet"):
+        del fields["dropout"]  # it stands before the classifier
+        whole = models.create(c.name, output="tokens", **fields)
+        if not c.train_trunk_from:
+            return whole
+        lower = models.create(c.name, output="tokens", features="stride16", **fields)
+        upper = models.create(c.name, output="tokens", entry="stride16", chunked=False, **fields)
+        return spectral.Cut(lower, upper)
+    if family == "crossvit":
+        more = {key: value for key, value in c.crossvit.items() if value}
+        size = {} if "img_size" in more else {"image_size": image_shape(config.data)}
+        return models.create(c.name, num_classes=0, in_channels=width, **size, **fields, **more)
+    fields |= model_factory.vit_fields(config)
+    return models.create(c.name, num_classes=0, **fields)

@@ -1,0 +1,115 @@
+"""An image and a text encoder, both frozen: what they make of a run's texts, and the way into their common space."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionjax.config import impossible
+from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.source import Source
+from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
+from fusionjax.models.backbones.text import masked_mean
+from fusionjax.pretrained import hub
+from fusionjax.tasks.image_text.text_inputs import TextSide, described, user_cache
+
+PyTree = Any
+_BATCH = 64
+
+
+class FrozenPair:
+    """The texts of a run's training data, as tokens and as vectors.
+
+    Args:
+        config: of the run, validated.
+        class_names: C names, in the order of the labels.
+
+    Raises:
+        UserError: an encoder that cannot be read; no text where one is needed.
+    """
+
+    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
+        self.config = config
+        if config.mvpdr.clip:
+            module, folder = hub.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
+            longest = min(config.text.max_tokens, module.positions)
+            tokenizer = hub.tokenizer(folder)
+            self._tokenise = Tokenise(tokenizer, fingerprint(folder), max_tokens=longest, cache=user_cache())
+        else:
+            self._side = TextSide(config, class_names)
+            self._tokenise = self._side.tokenise
+        self._class_names = class_names
+
+    def descriptions(self) -> Texts:
+        """Those of all classes, class by class."""
+        return bank_texts(described(self.config, self._class_names), self._tokenise)
+
+    def captions(self, source: Source) -> Texts:
+        """One an example."""
+        return instance_texts(
+            captions(source), source.names, self._tokenise, allow_empty=self.config.text.allow_empty
+        )
+
+    def vectors(self, texts: Texts, *, folder: Path | None, say: Callable[[str], None]) -> np.ndarray:
+        """(M, Dt) float32: a CLIP's unit vectors, else the means of the tokens.
+
+        Args:
+            texts: M of them.
+            folder, say: see `data.text.features`.
+        """
+        if self.config.mvpdr.clip:
+            return self._clip_vectors(texts)
+        tokens = self._side.features(texts, self._side.weights(), folder=folder, say=say)
+        parts = [
+            np.asarray(
+                masked_mean(jnp.asarray(tokens[i : i + _BATCH]), jnp.asarray(texts.mask[i : i + _BATCH]))
+            )
+            for i in range(0, len(tokens), _BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _clip_vectors(self, texts: Texts) -> np.ndarray:
+        module, variables, _ = hub.load_clip(self.config.mvpdr.clip)
+        placed = jax.device_put(variables)
+        encode = jax.jit(lambda *batch: module.apply(placed, *batch, method="encode_text")[0])
+        count = len(texts.tokens)
+        # Filled up to whole batches, so that there is one program to compile.
+        rows = np.arange(-(-count // _BATCH) * _BATCH) % count
+        parts = [
+            np.asarray(encode(texts.tokens[rows[i : i + _BATCH]], texts.mask[rows[i : i + _BATCH]]))
+            for i in range(0, len(rows), _BATCH)
+        ]
+        return np.concatenate(parts)[:count]
+
+
+def image_weights(config: ConfigDict, params: PyTree) -> PyTree:
+    """The trunk's parameters of a CLIP that `config.mvpdr.clip` names, by the names in `params`, on the host."""
+    _, variables, _ = hub.load_clip(config.mvpdr.clip)
+    return {name: variables["params"][name] for name in params}
+
+
+def pooled(part: Cached, *, rows: np.ndarray | None = None) -> np.ndarray:
+    """Cached features without their grid: (passes, n, Di) float32.
+
+    Args:
+        part: of a split, in any number of passes.
+        rows: (n,) of its examples; None for all.
+    """
+    passes, count = part.features.shape[:2]
+    rows = np.arange(count) if rows is None else rows
+    out = np.zeros((passes, len(rows), part.features.shape[-1]), np.float32)
+    for k in range(passes):
+        for i in range(0, len(rows), _BATCH):
+            block = np.asarray(part.features[k, rows[i : i + _BATCH]], np.float32)
+            out[k, i : i + _BATCH] = block.reshape(len(block), -1, block.shape[-1]).mean(1)
+    return out
+
+
+def need_descriptions(config: ConfigDict, why: str) -> None:
+    """A UserError where `text.descriptions` names none."""
+    if not config.text.descriptions:
+        raise impossible(config, "text.descriptions", f"{why}: plant_village, or a JSON file of them")

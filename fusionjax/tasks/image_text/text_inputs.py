@@ -1,0 +1,249 @@
+"""The text of a task's examples: which text each gets, as tokens, and what a frozen encoder makes of it, once."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionjax.config import impossible
+from fusionjax.data import class_names as names
+from fusionjax.data.feature_cache import store
+from fusionjax.data.loading.auxiliary import Rows
+from fusionjax.data.source import Source
+from fusionjax.data.text import (
+    Texts,
+    Tokenise,
+    bank_texts,
+    class_texts,
+    depends_on_labels,
+    descriptions,
+    fingerprint,
+    instance_texts,
+    translations,
+)
+from fusionjax.data.text.features import text_features
+from fusionjax.models.backbones import text as text_models
+from fusionjax.pretrained import hub
+
+log = logging.getLogger(__name__)
+
+Array = jax.Array
+PyTree = Any
+Say = Callable[[str], None]
+
+
+class TextSide:
+    """Reads `config.text`.
+
+    Args:
+        config: of the run, validated.
+        class_names: C names, in the order of the labels.
+
+    Attributes:
+        kind: of text, see `data.text.Texts`.
+        module: the encoder, without a pooler; its output is "tokens".
+        tokenise: texts → tokens.
+
+    Raises:
+        UserError: no encoder, one that cannot be read, or texts longer than it has positions.
+    """
+
+    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
+        self.config, self.class_names = config, tuple(class_names)
+        c = config.text
+        self.kind, self.freeze = c.kind, c.freeze
+        if not c.encoder:
+            raise impossible(
+                config, "text.encoder", "name one: a folder, package:all-minilm-l6-v2, or hub:<owner>/<name>"
+            )
+        self.folder = hub.files(c.encoder)
+        sizes = hub.text_config(self.folder)
+        if c.max_tokens > sizes.positions:
+            raise impossible(config, "text.max_tokens", f"the encoder has {sizes.positions} positions")
+        # A frozen encoder runs once: in float32, whatever the precision.
+        dtype = jnp.float32 if self.freeze else jnp.dtype(config.precision).type
+        self.module: nn.Module = text_models.make(sizes, c.encoder, pooler=False, dtype=dtype)
+        self.tokenizer = hub.tokenizer(self.folder)
+        self.tokenise = Tokenise(
+            self.tokenizer, fingerprint(self.folder), max_tokens=c.max_tokens, cache=user_cache()
+        )
+        self._made: dict[int, tuple[Source, Texts]] = {}
+        self._bank: Texts | None = None
+
+    def weights(self) -> PyTree:
+        """The encoder's published parameters, on the host."""
+        _, variables, _ = hub.load_text(self.config.text.encoder, pooler=False)
+        return variables["params"]
+
+    # -- texts ------------------------------------------------------------------------------------------------------------
+
+    def bank(self) -> Texts:
+        """The descriptions of all classes."""
+        if self._bank is None:
+            self._bank = bank_texts(self._descriptions(), self.tokenise)
+        return self._bank
+
+    def texts(self, source: Source) -> Texts:
+        """Those of a split's examples; made once.
+
+        Raises:
+            UserError: a text is missing, empty, or leaks the label without leave.
+        """
+        found = self._made.get(id(source))
+        if found is None or found[0] is not source:
+            found = self._made[id(source)] = (source, self._make(source, np.asarray(source.labels)))
+        return found[1]
+
+    def made(self) -> list[tuple[Source, Texts]]:
+        """Every split whose texts are made, with them."""
+        return list(self._made.values())
+
+    def facts(self) -> dict[str, str]:
+        """Digests of the tokenizer's files, and of the texts of every split with who gets which."""
+        total = hashlib.sha256()
+        for _, texts in self.made():
+            for array in (texts.tokens, texts.mask, texts.index):
+                total.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return {"tokenizer": self.tokenise.fingerprint[:16], "texts": total.hexdigest()[:16]}
+
+    def given(self, words: Sequence[str]) -> Texts:
+        """Of texts at hand, one an example; an empty one is masked."""
+        shown = [f"text {i + 1}" for i in range(len(words))]
+        # What a user asks is not kept on disk.
+        aside = dataclasses.replace(self.tokenise, cache=None)
+        found = instance_texts(words, shown, aside, allow_empty=True)
+        for note in found.notes:
+            log.warning("%s", note)
+        return found
+
+    def leaks(self, source: Source) -> bool | None:
+        """METHODS' label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
+        labels = np.asarray(source.labels)
+        if len(np.unique(labels)) < 2:
+            return None
+        return depends_on_labels(lambda y: self._make(source, y), labels, self.config.seed)
+
+    def words(self, texts: Texts, row: int) -> list[str]:
+        """The tokens of one text, as they are written."""
+        return self.tokenizer.words(texts.tokens[row][texts.mask[row]])
+
+    def bank_words(self) -> list[str]:
+        """The descriptions of all classes, in the order of the bank."""
+        return [text for own in self._descriptions().texts for text in own]
+
+    def _make(self, source: Source, labels: np.ndarray) -> Texts:
+        c = self.config.text
+        if c.kind == "bank":
+            return self.bank()
+        if c.kind == "class":
+            return class_texts(
+                self._descriptions(),
+                labels,
+                self.tokenise,
+                seed=self.config.seed,
+                allow_label_leak=c.allow_label_leak,
+            )
+        return instance_texts(
+            translations(source), source.names, self.tokenise, labels=labels, allow_empty=c.allow_empty,
+            seed=self.config.seed,
+        )  # fmt: skip
+
+    def _descriptions(self) -> descriptions.Descriptions:
+        c = self.config
+        if not c.text.descriptions:
+            raise impossible(
+                c, "text.descriptions", f"text.kind={c.text.kind!r} needs a built-in name or a JSON file"
+            )
+        return described(c, self.class_names)
+
+    # -- arrays -----------------------------------------------------------------------------------------------------------
+
+    def padding(self, source: Source) -> dict[str, np.ndarray]:
+        """What `rows` adds to a row that is no example."""
+        texts = self.texts(source)
+        mask = np.zeros(texts.mask.shape[1], bool)
+        if self.freeze:
+            return {"text": np.zeros((len(mask), self.module.config.width), np.float16), "text_mask": mask}
+        return {"tokens": np.zeros(len(mask), np.int32), "text_mask": mask}
+
+    def rows(
+        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = lambda text: None
+    ) -> Rows:
+        """Texts as batch keys: "text" (T, C) of a frozen encoder, else "tokens" (T,); and "text_mask" (T,).
+
+        Args:
+            texts: with a row for each example.
+            params: of the encoder.
+            folder, say: see `data.text.features`.
+        """
+
+        def choose(index: int, epoch: int | None) -> int:
+            return texts.row(epoch, index)
+
+        if not self.freeze:
+            return Rows(choose, tokens=texts.tokens, text_mask=texts.mask)
+        return Rows(choose, text=self.features(texts, params, folder=folder, say=say), text_mask=texts.mask)
+
+    def features(
+        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = lambda text: None
+    ) -> np.ndarray:
+        """(M, T, C) float16, see `data.text.features`."""
+        params = jax.device_get(params)
+
+        @jax.jit
+        def encode(params: PyTree, tokens: Array, mask: Array) -> Array:
+            return self.module.apply({"params": params}, tokens, mask)[1]["tokens"]
+
+        placed = jax.device_put(params)
+        return text_features(
+            texts,
+            lambda *batch: encode(placed, *batch),
+            weights=f"{self.module.config} {store.digest(params)}",
+            folder=folder,
+            say=say,
+        )
+
+    def bank_shape(self) -> tuple[int, int, int]:
+        """Of `bank_features`."""
+        m, t = self.bank().tokens.shape
+        keys = m * t if self.config.text.bank_level == "token" else m
+        return 1, keys, self.module.config.width
+
+    def bank_mask(self) -> np.ndarray:
+        """(1, K) bool, False at padding."""
+        mask = self.bank().mask
+        return mask.reshape(1, -1) if self.config.text.bank_level == "token" else mask.any(1)[None]
+
+    def bank_features(self, tokens: Array) -> Array:
+        """Token vectors (M, T, C) of the bank as keys (1, K, C): as they are, or each description's mean."""
+        if self.config.text.bank_level == "token":
+            return tokens.reshape(1, -1, tokens.shape[-1])
+        return text_models.masked_mean(tokens, jnp.asarray(self.bank().mask))[None]
+
+
+def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.Descriptions:
+    """What `config.text.descriptions` says of the classes.
+
+    Raises:
+        UserError: it cannot be read, or does not describe just these classes.
+    """
+    # Of classes that were left out the file may speak.
+    also: tuple[str, ...] = ()
+    if config.data.selected_classes:
+        kept = {names.readable(name) for name in class_names}
+        also = tuple(k for k in descriptions.read(config.text.descriptions) if names.readable(k) not in kept)
+    return descriptions.load(config.text.descriptions, class_names, also=also)
+
+
+def user_cache() -> Path:
+    """Where tokens are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusionjax" / "tokens"

@@ -1,0 +1,152 @@
+"""The sound of a task's examples: which encoder hears it, and what the encoder takes."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionjax import models, pretrained
+from fusionjax.config import impossible
+from fusionjax.data.audio import clips
+from fusionjax.data.audio import waveform as audio_lib
+from fusionjax.data.audio.augment import Augment
+from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.source import Source
+from fusionjax.errors import UserError
+from fusionjax.models import log_mel as mel_lib
+from fusionjax.models.backbones import audio as audio_models
+from fusionjax.models.backbones.mel import MelEncoder
+from fusionjax.types import SAMPLE_RATE
+
+Array = jax.Array
+PyTree = Any
+
+ENCODERS = ("mel", *audio_models.NAMES)
+"""Values of `audio.encoder`."""
+
+
+class AudioSide:
+    """Reads `config.audio`.
+
+    Args:
+        config: of the run, validated.
+
+    Attributes:
+        module: the encoder.
+        samples: S of a clip.
+        frames: (samples) → frames that the encoder's input has, of so many.
+
+    Raises:
+        UserError: sizes that do not go together, or a clip too short for a frame.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        c, dtype = config.audio, jnp.dtype(config.precision).type
+        self.samples = round(c.seconds * SAMPLE_RATE)
+        self.log_mel = c.encoder == "mel"
+        if self.log_mel:
+            self.module: nn.Module = MelEncoder(c.width, c.depth, c.heads, dropout=c.dropout, dtype=dtype)
+            self.frames = mel_lib.num_frames
+        else:
+            self.module = models.create(
+                c.encoder, dropout=c.dropout, freeze_extractor=True, remat=config.model.remat, dtype=dtype
+            )
+            kernels, strides = self.module.kernels, self.module.strides
+            self.frames = functools.partial(audio_models.num_frames, kernels=kernels, strides=strides)
+        if self.frames(self.samples) < 1:
+            raise impossible(config, "audio.seconds", "a clip must be longer than a frame of 25 ms")
+
+    def weights(self) -> PyTree | None:
+        """The encoder's published parameters, on the host; None where none are named."""
+        c = self.config.audio
+        return pretrained.load(c.source, c.encoder)["params"] if c.source else None
+
+    def rows(self, source: Source) -> clips.Sounds:
+        """What travels beside the images of a split.
+
+        Raises:
+            UserError: the source has no sounds; a split for evaluation may have none, but must have the column.
+        """
+        c = self.config
+        augment = Augment(gain=c.audio.gain, noise=c.audio.noise, shift=c.audio.shift)
+        files = clips.files_of(source, needed=source.split == c.data.train_split)
+        return clips.Sounds(
+            files, samples=self.samples, frames=self.frames, augment=augment,
+            bands=mel_lib.BANDS if self.log_mel else 0, seed=c.seed, hide_frames=c.audio.hide_frames,
+            hide_bands=c.audio.hide_bands, memory=c.audio.memory * 2**20, most_bad=c.data.max_bad_fraction,
+        )  # fmt: skip
+
+    def given(self, files: Sequence[str | Path | None]) -> clips.Sounds:
+        """What travels beside images at hand.
+
+        Args:
+            files: of each its sound, None or "" for none. A silent one is named, and taken as none.
+
+        Raises:
+            UserError: a file that cannot be read.
+        """
+        paths = [(Path(file).expanduser(),) if file else () for file in files]
+        for path in {path for own in paths for path in own}:
+            try:
+                audio_lib.read(path, longest=self.samples)
+            except audio_lib.SilentError:
+                pass
+            except DecodeError as error:
+                raise UserError(f"the sound {path} cannot be read: {error}") from None
+        return self._sounds(paths)
+
+    def padding(self) -> dict[str, np.ndarray]:
+        """What `rows` adds to a row that is no example."""
+        return self._sounds([]).padding
+
+    def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.Sounds:
+        bands = mel_lib.BANDS if self.log_mel else 0
+        return clips.Sounds(files, samples=self.samples, frames=self.frames, bands=bands)
+
+    def inputs(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """What the model takes: "audio", "audio_mask", and "masked_frames" of a Wav2Vec2.
+
+        Args:
+            batch: what `rows` gives; a batch without "audio", as of photographs at hand, is one without sound.
+        """
+        batch = self._heard(batch)
+        audio, mask = batch["audio"], batch["audio_mask"]
+        if not self.log_mel:
+            return {"audio": audio, "audio_mask": mask, "masked_frames": batch["hidden_frames"]}
+        mel, own = mel_lib.log_mel(audio, mask)
+        mel = standardised(mel, own)
+        # The mean is 0: what is hidden is the mean, as in SpecAugment.
+        hidden = batch["hidden_frames"][:, :, None] | batch["hidden_bands"][:, None]
+        return {"audio": jnp.where(hidden, 0, mel), "audio_mask": own}
+
+    def spectrogram(self, batch: dict[str, Array]) -> tuple[Array, Array]:
+        """What is shown of a sound: its log-mel frames (B, T, F), and which are the clip's own, bool (B, T)."""
+        batch = self._heard(batch)
+        return mel_lib.log_mel(batch["audio"], batch["audio_mask"])
+
+    def seconds(self, frames: int) -> float:
+        """Length of a clip with so many frames in `spectrogram`."""
+        return ((frames - 1) * mel_lib.HOP + mel_lib.WINDOW) / SAMPLE_RATE if frames else 0.0
+
+    def _heard(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """The batch; with sounds that are missing where it has none."""
+        if "audio" in batch:
+            return batch
+        size = len(next(iter(batch.values())))
+        return {k: jnp.zeros((size, *v.shape), v.dtype) for k, v in self.padding().items()}
+
+
+def standardised(mel: Array, mask: Array) -> Array:
+    """Each clip with mean 0 and variance 1 over its own frames and all bands: (B, T, F), bool (B, T) → (B, T, F), else 0."""
+    weight = mask[..., None].astype(jnp.float32)
+    count = jnp.maximum(weight.sum((1, 2), keepdims=True) * mel.shape[-1], 1)
+    mean = (mel * weight).sum((1, 2), keepdims=True) / count
+    variance = (jnp.square(mel - mean) * weight).sum((1, 2), keepdims=True) / count
+    return (mel - mean) * jax.lax.rsqrt(variance + 1e-5) * weight

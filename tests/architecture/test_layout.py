@@ -1,0 +1,80 @@
+"""The plan of the house, held by tests: dependencies point down, files stay small, entry points start."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "fusionjax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A floor may import the floors below it; packages on the same floor may not import each other, except along `BESIDE`.
+FLOORS = (
+    {"errors", "types", "_version"},
+    {"config", "distributed"},
+    {"models", "data"},
+    {"pretrained", "train", "evaluation", "interpret"},
+    {"tasks"},
+    {"experiment"},
+    {"studies"},
+    {"cli"},
+    {"main", "evaluate", "predict", "prepare", "compare", "sweep", "table"},
+)
+HEIGHT = {package: height for height, floor in enumerate(FLOORS) for package in floor}
+BESIDE = {("interpret", "evaluation")}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.parent != PACKAGE or p.name != "__init__.py"], ids=str
+)
+def test_dependencies_point_down(path):
+    here = room(path)
+    for name in imports(path):
+        assert not name.startswith("configs"), f"{path} imports a config"
+        assert not name.startswith(("tensorflow.", "torch")) and name != "tensorflow", (
+            f"{path} imports {name}"
+        )
+        if not name.startswith("fusionjax."):
+            continue
+        there = name.split(".")[1]
+        if there in HEIGHT and there != here:
+            assert HEIGHT[there] < HEIGHT[here] or (here, there) in BESIDE, (
+                f"{path}: {here} may not import {there}"
+            )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_every_command_is_thin_and_starts():
+    for command in ("main", "evaluate", "predict", "prepare", "compare", "sweep", "table"):
+        assert len((PACKAGE / f"{command}.py").read_text().splitlines()) < 100
+        done = subprocess.run(
+            [sys.executable, "-m", f"fusionjax.{command}"], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == 2 and "is missing" in done.stderr and done.stderr.count("\n") == 1, (
+            done.stderr
+        )
+
+
+def test_import_is_cheap():
+    program = "import time; t = time.perf_counter(); import fusionjax; assert time.perf_counter() - t < 1; import sys; " \
+              "assert 'jax' not in sys.modules and 'tensorflow' not in sys.modules"  # fmt: skip
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -1,0 +1,120 @@
+"""Configs: strict, locked, and wrong in one line."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from fusionjax import config as config_lib
+from fusionjax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common"))
+)
+
+
+def load(name, arg=None):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_validates_and_survives_json(name):
+    config = config_lib.validate(load(name))
+    again = config_lib.from_json(json.loads(config.to_json_best_effort()))
+    assert again.to_json_best_effort() == config.to_json_best_effort()
+    assert importlib.import_module(f"configs.{name}").__doc__.count("--config=configs/" + name)
+    config_lib.validate(load(name, "runlocal"))
+
+
+def test_arguments():
+    spec = dict(size=224, rate=0.1, fast=False, name="x", kind=("a", "b"))
+    got = config_lib.parse_arg("size=32,fast,kind=b", **spec)
+    assert (got.size, got.rate, got.fast, got.name, got.kind) == (32, 0.1, True, "x", "b")
+    assert config_lib.parse_arg(None, **spec).kind == "a"
+    assert config_lib.parse_arg("fast=false", **spec).fast is False
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("sise=3", "'sise' is not known; allowed: .*did you mean 'size'"),
+        ("size=big", "size='big' is not a int"),
+        ("kind=c", "allowed are a, b"),
+        ("fast=perhaps", "allowed are true and false"),
+        ("size", "is not a int"),
+        ("fast=", "allowed are true and false"),
+    ],
+)
+def test_wrong_arguments(arg, message):
+    with pytest.raises(UserError, match=message):
+        config_lib.parse_arg(arg, size=1, kind=("a", "b"), fast=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.ratio", 0.0, r"config.model.ratio=0.0 is not possible: allowed is \(0, 1\]"),
+        ("model.ratio", 1.5, r"config.model.ratio=1.5 is not possible"),
+        ("optim.learning_rate", -1.0, r"config.optim.learning_rate=-1.0"),
+        ("optim.learning_rate", float("nan"), r"config.optim.learning_rate=nan"),
+        ("optim.name", "adamm", "allowed are adamw, adam, sgd"),
+        ("precision", "fp8", "allowed are float32, bfloat16"),
+        ("data.fractions", (0.5, 0.5, 0.5), "add up to 1"),
+        ("data.image_size", 600, "cannot be larger than data.resize=550"),
+        ("data.std", (0.0, 1.0, 1.0), "three positive numbers"),
+        ("optim.accumulate", 3, "multiple of optim.accumulate=3"),
+        ("loss.pair_group", 3, "a divisor of the micro-batch 16"),
+        ("train.batch_size", 1, "PWCA and mixing pair images"),
+        ("train.best_metric", "val/accuracy", "a split of data.eval_splits"),
+        ("data.cache.enabled", True, "frozen model.trunk"),
+        ("pretrained.into", "trunk", "names no trunk"),
+        ("optim.lr_rules", ("bias",), "a tuple of"),
+        ("data.eval_splits", (), "at least one split"),
+        ("seed", -1, r"allowed is \[0, 4.29"),
+    ],
+)
+def test_impossible_values_name_key_value_and_what_is_allowed(key, value, message):
+    config = load("cub")
+    section, field = config, key.split(".")
+    with config.unlocked():
+        for part in field[:-1]:
+            section = section[part]
+        section[field[-1]] = value
+    with pytest.raises(UserError, match=message) as e:
+        config_lib.validate(config)
+    assert "\n" not in str(e.value)
+
+
+def test_unknown_missing_and_mistyped_fields():
+    for change, message in (
+        (
+            lambda c: c.optim.update({"lerning_rate": 1.0}),
+            "config.optim.lerning_rate is not known .*learning_rate",
+        ),
+        (lambda c: c.optim.update({"b1": "x"}), "config.optim.b1='x' must be of type float"),
+        (lambda c: c.optim.__delattr__("b1"), "config.optim.b1 is missing; its default is 0.9"),
+        (lambda c: c.update({"seed": True}), "config.seed=True must be of type int"),
+    ):
+        config = config_lib.default()
+        with config.unlocked(), config.optim.unlocked(), config.ignore_type():
+            change(config)
+        with pytest.raises(UserError, match=message):
+            config_lib.validate(config)
+
+
+def test_a_validated_config_is_locked():
+    config = config_lib.validate(load("cub"))
+    with pytest.raises(AttributeError):
+        config.optim.new = 1
+
+
+def test_names_of_fields():
+    config_lib.check_key("config.optim.b1")
+    for name, message in (
+        ("config.optm.b1", "did you mean 'optim'"),
+        ("config.seed.x", "config.seed is a field"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config_lib.check_key(name)

@@ -1,0 +1,269 @@
+"""Batches: order, shares, resuming, padding and unreadable images."""
+
+import itertools
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from fusionjax import config
+from fusionjax.data import datasets
+from fusionjax.data.feature_cache import batches as features
+from fusionjax.data.loading import pipeline
+from fusionjax.data.sampling import order
+from fusionjax.data.source import FileSource
+from fusionjax.data.unreadable import BadImages
+from fusionjax.errors import UserError
+from tests.support import trees
+
+N = 22
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> FileSource:
+    root = trees.folder(tmp_path_factory.mktemp("images") / "train", ("ash", "beech"), images=N // 2).parent
+    return datasets.create(settings(root=str(root)), "train", seed=0)
+
+
+def settings(**fields):
+    data = config.default().data
+    data.resize, data.image_size, data.threads, data.prefetch = 24, 16, 2, 8
+    data.augment.jitter = 0.2
+    data.update(fields)
+    return data
+
+
+def take(stream, n: int) -> list[dict]:
+    batches = list(itertools.islice(stream, n))
+    if hasattr(stream, "close"):
+        stream.close()
+    return batches
+
+
+def same(a: list[dict], b: list[dict]) -> None:
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert x[key].dtype == y[key].dtype
+            np.testing.assert_array_equal(x[key], y[key])
+
+
+def joined(parts: list[list[dict]]) -> list[dict]:
+    return [{k: np.concatenate([p[k] for p in row]) for k in row[0]} for row in zip(*parts, strict=True)]
+
+
+def test_batch(source):
+    (batch,) = take(pipeline.train_dataset(source, settings(), seed=0, batch_size=4), 1)
+    assert batch["image"].shape == (4, 16, 16, 3) and batch["image"].dtype == np.uint8
+    assert batch["label"].dtype == batch["index"].dtype == np.int32 and batch["valid"].dtype == np.float32
+    np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_every_example_once_an_epoch_in_a_new_order(source, batch_size):
+    stream = pipeline.train_dataset(source, settings(), seed=0, batch_size=batch_size)
+    indices = np.concatenate([b["index"] for b in take(stream, 66 // batch_size + 1)])
+    epochs = indices[: 3 * N].reshape(3, N)
+    assert (np.sort(epochs, axis=1) == np.arange(N)).all()
+    assert len({tuple(e) for e in epochs}) == 3
+
+
+def test_seed_decides_order_and_augmentation(source):
+    a, b, c = (take(pipeline.train_dataset(source, settings(), seed=s, batch_size=4), 3) for s in (0, 0, 1))
+    same(a, b)
+    assert not np.array_equal(a[0]["index"], c[0]["index"])
+
+
+def test_augmentation_is_new_every_epoch(source):
+    batches = take(pipeline.train_dataset(source, settings(), seed=0, batch_size=N), 2)
+    images = [b["image"][np.argsort(b["index"])] for b in batches]
+    assert not np.array_equal(*images)
+
+
+def test_threads_and_prefetching_change_nothing(source):
+    variants = [settings(threads=1, prefetch=1), settings(threads=8, prefetch=64)]
+    a, b = (take(pipeline.train_dataset(source, d, seed=0, batch_size=4), 12) for d in variants)
+    same(a, b)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_are_one(source, count):
+    share = [{"batch_size": 8, "process_index": p, "process_count": c} for c in (1, count) for p in range(c)]
+    parts = [take(pipeline.train_dataset(source, settings(), seed=0, **s), 6) for s in share]
+    same(parts[0], joined(parts[1:]))
+    parts = [list(pipeline.eval_batches(source, settings(), **s)) for s in share]
+    same(parts[0], joined(parts[1:]))
+    assert len(parts[0]) == len(pipeline.eval_batches(source, settings(), **share[0])) == 3
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 6])
+def test_resume_is_exact(source, at):
+    whole = take(pipeline.train_dataset(source, settings(), seed=0, batch_size=4), 12)
+    stream = pipeline.train_dataset(source, settings(), seed=0, batch_size=4)
+    for _ in range(at):
+        next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    stream.close()
+    resumed = pipeline.train_dataset(source, settings(threads=4), seed=0, batch_size=4)
+    next(resumed)
+    resumed.set_state(state)
+    same(take(resumed, 12 - at), whole[at:])
+    halves = [
+        pipeline.train_dataset(source, settings(), seed=0, batch_size=4, process_index=p, process_count=2)
+        for p in (0, 1)
+    ]
+    for h in halves:
+        h.set_state(state)
+    same(joined([take(h, 2) for h in halves]), whole[at : at + 2])
+
+
+def test_state_of_another_run_is_refused(source):
+    state = pipeline.train_dataset(source, settings(), seed=0, batch_size=4).get_state()
+    with pytest.raises(UserError, match="batch_size=4, this run has 8"):
+        pipeline.train_dataset(source, settings(), seed=0, batch_size=8).set_state(state)
+    with pytest.raises(UserError, match="seed=0, this run has 1"):
+        pipeline.train_dataset(source, settings(), seed=1, batch_size=4).set_state(state)
+
+
+def test_eval_batches_are_padded_and_can_be_read_again(source):
+    batches = pipeline.eval_batches(source, settings(), batch_size=8)
+    first, second = list(batches), list(batches)
+    same(first, second)
+    assert np.concatenate([b["index"] for b in first]).tolist() == [*range(N), -1, -1]
+    last = first[-1]
+    assert last["valid"].tolist() == [1] * 6 + [0, 0]
+    assert not last["image"][6:].any() and not last["label"][6:].any()
+    for batch in batches:  # leaving early must not leave threads that raise later
+        assert len(batch["label"]) == 8
+        break
+
+
+def test_augmented_batches_are_those_of_the_epoch(source):
+    (batch,) = take(pipeline.train_dataset(source, settings(), seed=5, batch_size=N), 1)
+    (plain,) = pipeline.augmented_batches(source, settings(), seed=5, epoch=0, batch_size=N)
+    back = np.argsort(batch["index"])
+    same([{k: v[back] for k, v in batch.items()}], [plain])
+
+
+@pytest.mark.parametrize("size, share", [(5, (0, 2)), (4, (2, 2)), (4, (0, 0))])
+def test_impossible_shares(source, size, share):
+    index, count = share
+    with pytest.raises(UserError):
+        pipeline.eval_batches(source, settings(), batch_size=size, process_index=index, process_count=count)
+
+
+def test_steps():
+    assert order.steps_per_epoch(10, 4) == 2.5
+    assert order.total_steps(10, 4, 3) == 8 and order.total_steps(10, 64, 1.0) == 1
+
+
+# --- unreadable images
+
+
+@pytest.fixture
+def damaged(tmp_path) -> FileSource:
+    root = trees.folder(tmp_path / "train", ("ash", "beech"), images=10).parent
+    (root / "train/ash/03.jpg").write_bytes(b"not an image")
+    (root / "train/beech/07.jpg").write_bytes((root / "train/beech/07.jpg").read_bytes()[:300])
+    return datasets.create(settings(root=str(root)), "train", seed=0)
+
+
+def test_unreadable_images_are_zeroed_counted_and_named_once(damaged, caplog):
+    bad = BadImages()
+    data = settings(max_bad_fraction=0.1)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        batches = take(pipeline.train_dataset(damaged, data, seed=0, batch_size=20, bad=bad), 3)
+    assert bad.count == 2 and set(bad.names) == {"train/ash/03.jpg", "train/beech/07.jpg"}
+    for batch in batches:
+        gone = batch["valid"] == 0
+        assert sorted(batch["index"][gone]) == [3, 17]
+        assert not batch["image"][gone].any() and not batch["label"][gone].any()
+    named = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
+    assert len(named) == 2
+
+
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_too_many_unreadable_images_stop_the_run(damaged, kind):
+    data = settings(max_bad_fraction=0.05)
+    if kind == "train":
+        stream = pipeline.train_dataset(damaged, data, seed=0, batch_size=4)
+    else:
+        stream = iter(pipeline.eval_batches(damaged, data, batch_size=4))
+    with pytest.raises(
+        UserError, match=r"2 of 20 images are unreadable.*ash/03.jpg \(.*max_bad_fraction|2 of 20"
+    ):
+        take(stream, 6)
+    stream.close()
+
+
+def test_a_file_that_vanishes_is_an_unreadable_image(damaged):
+    (damaged.root / damaged.names[0]).unlink()
+    batches = list(pipeline.eval_batches(damaged, settings(max_bad_fraction=1.0), batch_size=20))
+    assert batches[0]["valid"].sum() == 17
+
+
+def test_no_examples(source):
+    empty = FileSource("none", "train", ("a",), np.zeros(0, np.int32), [], source.root)
+    with pytest.raises(UserError, match="without examples"):
+        pipeline.train_dataset(empty, settings(), seed=0, batch_size=4)
+    assert list(pipeline.eval_batches(empty, settings(), batch_size=4)) == []
+
+
+# --- cached features
+
+FEATURES = np.random.default_rng(0).standard_normal((3, 10, 2, 2, 5)).astype(np.float16)
+LABELS = np.arange(10) % 4
+VALID = np.ones((3, 10), np.float32)
+VALID[1, 7] = 0
+
+
+def stream(**fields):
+    return features.feature_dataset(FEATURES, LABELS, seed=2, batch_size=4, valid=VALID, **fields)
+
+
+def test_features_follow_the_pass_of_the_epoch(tmp_path):
+    np.save(tmp_path / "f.npy", FEATURES)
+    memmap = np.load(tmp_path / "f.npy", mmap_mode="r")
+    batches = take(features.feature_dataset(memmap, LABELS, seed=2, batch_size=4, valid=VALID), 10)
+    rows = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    for i, index in enumerate(rows["index"]):
+        k = i // 10 % 3
+        np.testing.assert_array_equal(rows["features"][i], FEATURES[k, index])
+        assert rows["valid"][i] == VALID[k, index]
+        assert rows["label"][i] == (LABELS[index] if VALID[k, index] else 0)
+    same(batches, take(stream(), 10))
+
+
+def test_features_have_the_order_of_images(source):
+    images = take(pipeline.train_dataset(source, settings(), seed=7, batch_size=4), 8)
+    cached = take(features.feature_dataset(np.zeros((1, N, 1, 1, 1)), source.labels, seed=7, batch_size=4), 8)
+    same(
+        [{"i": b["index"], "y": b["label"]} for b in images],
+        [{"i": b["index"], "y": b["label"]} for b in cached],
+    )
+
+
+def test_features_resume_and_share():
+    whole = take(stream(), 9)
+    half = stream()
+    take(half, 4)
+    resumed = stream(threads=1)
+    resumed.set_state(half.get_state())
+    same(take(resumed, 5), whole[4:])
+    same(joined([take(stream(process_index=p, process_count=2), 9) for p in (0, 1)]), whole)
+
+
+def test_feature_batches():
+    batches = list(features.feature_batches(FEATURES[1], LABELS, batch_size=4, valid=VALID[1]))
+    assert np.concatenate([b["index"] for b in batches]).tolist() == [*range(10), -1, -1]
+    np.testing.assert_array_equal(np.concatenate([b["features"] for b in batches])[:10], FEATURES[1])
+    assert np.concatenate([b["valid"] for b in batches]).sum() == 9
+
+
+def test_feature_shapes_that_do_not_fit():
+    with pytest.raises(UserError, match="10 cached features, but labels"):
+        features.feature_dataset(FEATURES, LABELS[:9], seed=0, batch_size=4)
+    with pytest.raises(UserError, match="are not"):
+        features.feature_dataset(FEATURES[:0], LABELS, seed=0, batch_size=4)

@@ -1,0 +1,298 @@
+"""Whole runs: trained, scored, reported, resumed, loaded."""
+
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import fusionjax
+from fusionjax.distributed import mesh as mesh_lib
+from fusionjax.errors import UserError
+from fusionjax.experiment import inference as run_lib
+from fusionjax.experiment import input_pipeline, trainer, workdir
+from fusionjax.train import checkpoint, metrics
+from tests.support import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def libraries_warn(recwarn):
+    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.pictures(tmp_path_factory.mktemp("pictures") / "root")
+
+
+def config(data, **fields):
+    c = tiny.get_config(f"root={data}")
+    with c.unlocked():
+        for key, value in fields.items():
+            section, _, name = key.replace("__", ".").rpartition(".")
+            target = c
+            for part in filter(None, section.split(".")):
+                target = target[part]
+            target[name] = value
+    return c
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished run: (workdir, summary)."""
+    folder = tmp_path_factory.mktemp("run")
+    c = config(data, train__steps=60, train__best_metric="val/accuracy", optim__warmup_epochs=1.0)
+    return folder, trainer.Experiment(c, folder).train()
+
+
+def test_it_learns_and_leaves_everything(trained):
+    folder, summary = trained
+    assert summary["test/accuracy"] > 0.8, "three colours are not hard"
+    assert {"val/accuracy_sa", "val/accuracy_glca", "test/macro_f1", "seconds"} <= set(summary)
+    content = json.loads((folder / "config.json").read_text())
+    assert content["class_names"] == list(tiny.CLASSES) and content["images"] == {
+        "train": 42,
+        "val": 9,
+        "test": 9,
+    }
+    assert content["environment"]["jax"] and content["environment"]["device"]
+    records = metrics.read(folder)
+    steps = [r["step"] for r in records]
+    assert steps == sorted(steps) and steps[-1] == 60
+    assert {"train/loss", "train/loss_pwca", "train/learning_rate", "train/grad_norm"} <= set(records[0])
+    assert 0 <= records[-1]["test/accuracy"] <= 1
+    page = (folder / "report" / "index.html").read_text()
+    assert (
+        "Confusion" in page
+        and "blue" in page
+        and len(list((folder / "report").glob("right_*_rollout.png"))) == 2
+    )
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_the_loaded_run_says_the_same(trained):
+    folder, summary = trained
+    run = fusionjax.load(folder)
+    for name, value in run.task.scalars(run.evaluate()).items():
+        assert summary[name] == pytest.approx(float(value), abs=1e-6)
+    assert run.step == summary["step"], "the best checkpoint is the one that was reported"
+
+
+def test_predictions_from_files_arrays_and_bytes(trained, data):
+    run = fusionjax.load(trained[0])
+    path = data / "red" / "003.png"
+    image = np.zeros((70, 50, 3), np.uint8)
+    image[..., 0] = 200  # RGB
+    found = run.predict([path, str(path), path.read_bytes(), image])
+    assert [f.classes[0] for f in found] == ["red"] * 4
+    np.testing.assert_array_equal(found[0].probabilities, found[2].probabilities)
+    np.testing.assert_allclose(sum(found[0].probabilities), 1, rtol=1e-5)
+    assert found[0].rollout.shape == (4, 4) and found[0].selected.shape == (4,) and found[3].name == "image 4"
+    assert run.attention(path).rollout.sum() <= 1
+    assert run.predict([]) == []
+    with pytest.raises(UserError, match="nothing.png"):
+        run.predict(["nothing.png"])
+
+
+def final_state(folder, c):
+    task = trainer.Experiment(c, folder).task
+    abstract = jax.eval_shape(lambda key: run_lib._state(task, c, key), jax.random.key(0))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+    keeper = checkpoint.Checkpointer(pathlib.Path(folder) / "checkpoints", read_only=True)
+    return keeper.restore(target)
+
+
+def command(data, folder, steps, *more):
+    return [sys.executable, "-m", "fusionjax.main", f"--config=tests/support/tiny.py:root={data},steps={steps}",
+            f"--workdir={folder}", "--config.report.enabled=False", *more]  # fmt: skip
+
+
+def test_killed_and_resumed_equals_uninterrupted(data, tmp_path):
+    """SIGKILL, three times, wherever it hits; the last state has the same bits, the log the same numbers."""
+    steps = 250
+    checkpoints = tmp_path / "killed" / "checkpoints"
+
+    def newest():
+        return (
+            max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=0)
+            if checkpoints.exists()
+            else 0
+        )
+
+    for _ in range(3):
+        before = newest()
+        process = subprocess.Popen(
+            command(data, tmp_path / "killed", steps), cwd=ROOT, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while newest() < before + 10 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None, "it was to be killed in the middle"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 0 < newest() < steps
+    for name in ("killed", "whole"):
+        subprocess.run(command(data, tmp_path / name, steps), cwd=ROOT, check=True, capture_output=True)
+    c = tiny.get_config(f"root={data},steps={steps}")
+    (a, state_a, data_a), (b, state_b, data_b) = (final_state(tmp_path / n, c) for n in ("killed", "whole"))
+    assert a == b == steps and data_a["iterator"] == data_b["iterator"]
+    jax.tree.map(np.testing.assert_array_equal, state_a, state_b)
+    records = []
+    for name in ("killed", "whole"):
+        found = metrics.read(tmp_path / name)
+        records.append([{k: v for k, v in r.items() if k != "train/images_per_second"} for r in found])
+    # A log line's window restarts with the process; single steps and evaluations are the same numbers.
+    evaluations = [[r for r in part if "val/accuracy" in r] for part in records]
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) > 5
+    assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]]
+
+
+def test_a_finished_run_started_again_changes_nothing(trained, data):
+    folder, summary = trained
+    c = config(data, train__steps=60, train__best_metric="val/accuracy", optim__warmup_epochs=1.0)
+    again = trainer.Experiment(c, folder).train()
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in summary.items() if k != "seconds"
+    }
+
+
+def test_a_workdir_of_another_config_is_refused(trained, data):
+    with pytest.raises(
+        UserError,
+        match="belongs to a run of another config: config.optim.learning_rate is 0.003 there and 0.5",
+    ):
+        trainer.Experiment(config(data, train__steps=60, optim__learning_rate=0.5), trained[0]).train()
+
+
+def test_divergence_stops_with_the_last_good_state(data, tmp_path):
+    c = config(
+        data,
+        train__steps=30,
+        optim__learning_rate=1e30,
+        optim__schedule="constant",
+        optim__clip_norm=0.0,
+        optim__name="sgd",
+    )
+    with pytest.raises(UserError, match="is not finite at step"):
+        trainer.Experiment(c, tmp_path).train()
+    step, state, _ = final_state(tmp_path, c)
+    assert int(state.step) == step
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_unreadable_images_are_named_counted_and_limited(tmp_path, caplog):
+    root = tiny.pictures(tmp_path / "data")
+    c = config(root, train__steps=6, data__max_bad_fraction=0.1, report__enabled=True)
+    run = trainer.Experiment(c, tmp_path / "a")
+    (root / run.source.names[0]).write_bytes(b"not a picture")
+    with caplog.at_level(logging.WARNING, "fusionjax"):
+        run.train()
+    assert run.source.names[0] in caplog.text
+    page = (tmp_path / "a" / "report" / "index.html").read_text()
+    assert "1 of 42 images of train could not be read" in page
+    c = config(root, train__steps=6, data__max_bad_fraction=0.01)
+    with pytest.raises(
+        UserError, match="1 of 42 images are unreadable, more than config.data.max_bad_fraction"
+    ):
+        trainer.Experiment(c, tmp_path / "b").train()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(model__heads=5), "heads=5 must divide width=24|config.model.heads=5"),
+        (dict(model__patch=7), "multiple of the patch size 7"),
+        (dict(model__name="vit_hugest"), "'vit_hugest' is not known"),
+        (dict(model__trunk="alexnet"), "model.trunk='alexnet' is not known"),
+        (dict(data__root="/nowhere"), "config.data.root='/nowhere'"),
+        (dict(data__source="flickr"), "config.data.source='flickr' is not known"),
+        (dict(data__train_split="nope"), "nope"),
+        (dict(task="guessing"), "config.task='guessing'"),
+        (dict(pretrained__source="nothing.safetensors"), "nothing.safetensors"),
+    ],
+)
+def test_mistakes_end_in_one_line(data, tmp_path, fields, message):
+    with pytest.raises(UserError, match=message) as e:
+        trainer.Experiment(config(data, **fields), tmp_path).train()
+    assert "\n" not in str(e.value)
+
+
+def test_gradient_accumulation_and_bfloat16_run(data, tmp_path):
+    c = config(data, train__steps=4, optim__accumulate=2, precision="bfloat16", report__enabled=False)
+    assert np.isfinite(trainer.Experiment(c, tmp_path).train()["test/nll"])
+
+
+def test_a_plain_vit_runs_too(data, tmp_path):
+    c = config(data, train__steps=4, model__name="vit_shallow")
+    summary = trainer.Experiment(c, tmp_path).train()
+    assert "test/accuracy" in summary and "test/accuracy_glca" not in summary
+
+
+def test_interrupt_leaves_with_130(data, tmp_path):
+    process = subprocess.Popen(command(data, tmp_path, 100_000), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "start the same command again" in err and "Traceback" not in err
+    assert os.listdir(tmp_path / "checkpoints")
+
+
+def test_another_process_in_the_workdir_is_refused(data, tmp_path):
+    run = trainer.Experiment(config(data, train__steps=2), tmp_path)
+    with (
+        workdir.open_for_training(tmp_path, run.config, run._facts()),
+        pytest.raises(UserError, match="is in use: another process trains there"),
+    ):
+        run.train()
+
+
+def test_other_data_under_the_same_config_is_refused(trained, data, tmp_path):
+    folder, _ = trained
+    before = (folder / "config.json").read_text()
+    other = tiny.pictures(tmp_path / "root")
+    (other / "blue").rename(other / "zebra")
+    c = config(data, train__steps=60, train__best_metric="val/accuracy", optim__warmup_epochs=1.0)
+    c.data.root = str(other)  # where the data lies may change, what it is may not
+    with pytest.raises(UserError, match="belongs to a run on other data: its class_names differ"):
+        trainer.Experiment(c, folder).train()
+    assert (folder / "config.json").read_text() == before
+
+
+def test_the_best_is_the_lowest_where_low_is_good(data, tmp_path):
+    c = config(data, train__steps=30, train__best_metric="val/nll", report__enabled=False)
+    summary = trainer.Experiment(c, tmp_path).train()
+    seen = [r["val/nll"] for r in metrics.read(tmp_path) if "val/nll" in r]
+    assert summary["val/nll"] == pytest.approx(min(seen)) and min(seen) < max(seen)
+
+
+def test_an_unknown_best_metric_is_found_at_once(data, tmp_path):
+    with pytest.raises(
+        UserError, match="config.train.best_metric='val/acuracy' is not possible: this task's scores are acc"
+    ):
+        trainer.Experiment(config(data, train__best_metric="val/acuracy"), tmp_path)
+
+
+def test_evaluation_batches_fit_the_devices(data):
+    run = trainer.Experiment(config(data, evaluation__batch_size=7), ROOT)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    assert (
+        mesh_lib.round_up(7, mesh) == 7
+        and input_pipeline.ImageFeed(run.config, run.source, {}, mesh=mesh).eval_batch == 7
+    )
+
+    class Eight:
+        size = 8
+
+    assert mesh_lib.round_up(7, Eight()) == 8 and mesh_lib.round_up(16, Eight()) == 16
