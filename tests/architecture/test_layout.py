@@ -14,7 +14,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A floor may import the floors below it; packages on the same floor may not import each other, except along `BESIDE`.
 FLOORS = (
     {"errors", "types", "_version"},
-    {"config", "distributed"},
+    {"register", "distributed"},
+    {"config"},
     {"models", "data"},
     {"pretrained", "train", "evaluation", "interpret"},
     {"tasks"},

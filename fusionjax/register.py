@@ -1,0 +1,198 @@
+"""Where tasks, data sets, backbone families and fusion heads are found by name, those of a user's own module among them.
+
+What comes with fusionjax is listed here by the place of its record, which is imported when it is first asked for. A user's
+module registers its own by a call or a decorator, or an installed package by an entry point of the groups
+`fusionjax.tasks`, `fusionjax.datasets`, `fusionjax.backbones` and `fusionjax.fusion_heads` (name → record):
+
+    from fusionjax import register
+
+    @register.dataset("shapes", reads=("root",))
+    def create(data, split, *, seed): ...
+
+docs/extending.md shows a whole example of each.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from ml_collections import ConfigDict
+
+from fusionjax.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Records by name; built-in ones and those of entry points are imported when they are first asked for.
+
+    Args:
+        what: a record of it is called this in messages, e.g. "data set".
+        field: the config field that holds the name, e.g. "data.source".
+        builtin: name → "module:attribute" of the record.
+        group: of the entry points.
+    """
+
+    def __init__(self, what: str, field: str, builtin: Mapping[str, str], group: str):
+        self.what, self.field, self.group = what, field, group
+        self._places: dict[str, str] = dict(builtin)
+        self._found: dict[str, T] = {}
+        self._searched = False
+
+    def add(self, name: str, record: T) -> T:
+        """Registers a record under a name.
+
+        Raises:
+            UserError: the name is taken by another record.
+        """
+        taken = self._found.get(name)
+        # A module that is imported twice, as a config file and by name, registers the same thing twice.
+        same = taken is not None and _origin(taken) == _origin(record)
+        if (taken is not None or name in self._places) and not same:
+            raise UserError(f"the {self.what} {name!r} is registered already; choose another name")
+        self._found[name] = record
+        return record
+
+    def names(self) -> tuple[str, ...]:
+        """Every registered name: built-in ones in their order, then the others."""
+        self._search()
+        return tuple(dict.fromkeys([*self._places, *self._found]))
+
+    def get(self, name: str) -> T:
+        """The record of a name.
+
+        Raises:
+            UserError: the name is not registered; says which are, and the nearest.
+        """
+        if name not in self._found:
+            self._search()
+        if name not in self._found and name in self._places:
+            module, _, attribute = self._places[name].partition(":")
+            self._found[name] = getattr(importlib.import_module(module), attribute)
+        if name not in self._found:
+            near = difflib.get_close_matches(name, self.names(), 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(
+                f"config.{self.field}={name!r} is not known; allowed: {', '.join(self.names())}{hint}. "
+                "A module of your own registers its names when the config file imports it"
+            )
+        return self._found[name]
+
+    def records(self) -> Iterator[tuple[str, T]]:
+        """(name, record) of all."""
+        for name in self.names():
+            yield name, self.get(name)
+
+    def _search(self) -> None:
+        """Entry points, once; a name that is taken stays what it is."""
+        if self._searched:
+            return
+        self._searched = True
+        for point in importlib.metadata.entry_points(group=self.group):
+            if point.name not in self._places and point.name not in self._found:
+                self._places[point.name] = point.value
+
+
+def _origin(record: Any) -> tuple[str, str]:
+    return getattr(record, "__module__", ""), getattr(record, "__qualname__", repr(record))
+
+
+def _nothing(config: ConfigDict) -> Sequence[str]:
+    return ()
+
+
+def _no_rules(config: ConfigDict) -> None:
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRecord:
+    """A task as the rest of the program knows it before it is built. Importing it must not import jax.
+
+    Attributes:
+        name: value of `config.task`.
+        build: (config, facts of the data) → the task, see `fusionjax.tasks.base.protocol`.
+        sections: name of a config section → its fields with their defaults. Tasks may share a section.
+        check: raises a UserError where the config cannot be: the task's own rules.
+        reads: config → names of the fields that a run with this config reads beyond those that every run reads:
+            "fusion.head", or "fusion.*" for a whole section.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    sections: Mapping[str, Callable[[], ConfigDict]] = dataclasses.field(default_factory=dict)
+    check: Callable[[ConfigDict], None] = _no_rules
+    reads: Callable[[ConfigDict], Sequence[str]] = _nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetRecord:
+    """A data set's reader.
+
+    Attributes:
+        name: value of `config.data.source`.
+        create: (config.data, split, seed=…) → `fusionjax.data.source.Source`.
+        reads: fields of `config.data` that it reads beyond those that every data set reads, e.g. ("root", "renderings").
+    """
+
+    name: str
+    create: Callable[..., Any]
+    reads: tuple[str, ...] = ("root",)
+
+
+tasks: Registry[TaskRecord] = Registry(
+    "task",
+    "task",
+    {},
+    "fusionjax.tasks",
+)
+datasets: Registry[DatasetRecord] = Registry(
+    "data set",
+    "data.source",
+    {},
+    "fusionjax.datasets",
+)
+backbones: Registry[Any] = Registry(
+    "backbone family",
+    "model.name",
+    {},
+    "fusionjax.backbones",
+)
+fusion_heads: Registry[Any] = Registry(
+    "fusion head",
+    "fusion.head",
+    {},
+    "fusionjax.fusion_heads",
+)
+
+
+def task(
+    name: str,
+    *,
+    sections: Mapping[str, Callable[[], ConfigDict]] | None = None,
+    check: Callable[[ConfigDict], None] = _no_rules,
+    reads: Callable[[ConfigDict], Sequence[str]] | Sequence[str] = (),
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a task's builder, (config, facts) → task; see `TaskRecord` for the arguments."""
+
+    def register(build: Callable[..., Any]) -> Callable[..., Any]:
+        fields = reads if callable(reads) else lambda config: tuple(reads)
+        tasks.add(name, TaskRecord(name, build, sections or {}, check, fields))
+        return build
+
+    return register
+
+
+def dataset(
+    name: str, *, reads: tuple[str, ...] = ("root",)
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a reader, (config.data, split, seed=…) → source; see `DatasetRecord`."""
+
+    def register(create: Callable[..., Any]) -> Callable[..., Any]:
+        datasets.add(name, DatasetRecord(name, create, reads))
+        return create
+
+    return register
