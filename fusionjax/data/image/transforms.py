@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from fusionjax.data.image.rand_augment import rand_augment
 from fusionjax.data.multispectral.channels import channel_map
@@ -21,21 +22,55 @@ Size = int | Sequence[int]
 """Rows and columns, or one number for both."""
 _LONGEST = 64
 _MOST = 4
+_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+# Pillow first averages whole blocks of pixels down to this many times the size: the result is the same to rounding.
+_GAP = 3.0
 
 
 def resize(image: np.ndarray, height: int, width: int, *, interpolation: str = "bilinear") -> np.ndarray:
-    """Resizes to (height, width, C): by area where the image shrinks, else bilinear or bicubic."""
+    """Resizes to (height, width, C) by the named filter, with antialiasing where a side shrinks.
+
+    Args:
+        image: (h, w, C) uint8, uint16 or float32.
+        height, width: of the result, in pixels.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        (height, width, C), of the image's dtype.
+
+    Source: where a side shrinks, Pillow's resize, as timm and torchvision preprocess: the filter's support grows with the
+    factor. An image of which no side shrinks goes through OpenCV, whose cubic kernel has A = −0.75 in place of −0.5.
+    """
     h, w = image.shape[:2]
     if (h, w) == (height, width):
         return image
+    if height < h or width < w:
+        return _shrink(image, height, width, _PILLOW[interpolation])
     if image.ndim == 3 and image.shape[2] > _MOST:  # OpenCV refuses them
         parts = [image[..., c : c + _MOST] for c in range(0, image.shape[2], _MOST)]
         parts = [resize(np.ascontiguousarray(p), height, width, interpolation=interpolation) for p in parts]
         return np.concatenate(parts, axis=2)
-    enlarge = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-    shrinks = height * width < h * w
-    made = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else enlarge)
+    made = cv2.resize(image, (width, height), interpolation=_OPENCV[interpolation])
     return made if made.ndim == image.ndim else made[..., None]  # OpenCV drops a single channel's axis
+
+
+def _shrink(image: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:
+    """Pillow's resize of any number of channels: uint8 colours at once, everything else a channel at a time."""
+
+    def once(plane: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.ascontiguousarray(plane))
+        return np.array(picture.resize((width, height), resample, reducing_gap=_GAP))
+
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return once(image)
+    planes = image if image.ndim == 3 else image[..., None]
+    planes = planes if image.dtype == np.uint8 else planes.astype(np.float32)
+    made = np.stack([once(planes[..., c]) for c in range(planes.shape[2])], axis=-1)
+    if np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8:
+        limits = np.iinfo(image.dtype)
+        made = np.clip(np.rint(made), limits.min, limits.max)
+    return made.astype(image.dtype).reshape(height, width, *image.shape[2:])
 
 
 def resize_shorter(image: np.ndarray, size: int, *, interpolation: str = "bilinear") -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fusionjax import config
 from fusionjax.data.image import transforms as t
@@ -41,6 +42,33 @@ def test_shrinking_averages():
     checker = np.indices((64, 64)).sum(0) % 2 * 255
     out = t.resize(np.repeat(checker[..., None], 3, 2).astype(np.uint8), 16, 16)
     assert out.min() >= 126 and out.max() <= 129
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(30, 45), (25, 25), (7, 9), (59, 90), (20, 120), (2, 3)])
+def test_shrinking_is_pillows_resize_by_the_configured_filter(interpolation, size):
+    filter_ = Image.Resampling[interpolation.upper()]
+    want = np.asarray(Image.fromarray(PICTURE).resize(size[::-1], filter_)).astype(int)
+    got = t.resize(PICTURE, *size, interpolation=interpolation)
+    # Large factors go in two steps, each rounded to 8 bits.
+    assert got.dtype == np.uint8 and np.abs(got - want).max() <= (2 if size == (2, 3) else 1)
+
+
+def test_the_filters_differ_when_shrinking_too():
+    noise = rng().integers(0, 256, (64, 64, 3), np.uint8)
+    made = [t.resize(noise, 48, 40, interpolation=name).astype(int) for name in ("bilinear", "bicubic")]
+    assert np.abs(made[0] - made[1]).max() > 20
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint16, 60_000), (np.float32, 3.0)])
+def test_other_types_shrink_by_the_same_filter(dtype, top):
+    picture = PICTURE[..., :2]
+    image = (picture * (top / 255)).astype(dtype)
+    for name in ("bilinear", "bicubic"):
+        got = t.resize(image, 30, 41, interpolation=name)
+        want = t.resize(picture, 30, 41, interpolation=name)
+        assert got.dtype == dtype and got.shape == (30, 41, 2)
+        assert np.abs(got / (top / 255) - want).max() < 1.5
 
 
 def test_centre_crop_and_padding():
