@@ -36,7 +36,9 @@ def main() -> None:
     c = config_lib.validate(c)
     task = tasks.create(c, [str(i) for i in range(200)])
     variables = jax.jit(task.init)(jax.random.key(0))
-    optimizer = optim.create(c.optim, variables["params"], steps=1000, steps_per_epoch=100)
+    optimizer = optim.create(
+        c.optim, variables["params"], steps=1000, steps_per_epoch=100, parameters=task.parameters
+    )
     loss = functools.partial(task.loss, groups=1)
     rng = np.random.default_rng(0)
     batch = {

@@ -31,7 +31,9 @@ def jax_step(name: str, size: int, batch: int):
     c = config_lib.validate(c)
     task = tasks.create(c, [str(i) for i in range(1000)])
     variables = jax.jit(task.init)(jax.random.key(0))
-    optimizer = optim.create(c.optim, variables["params"], steps=1000, steps_per_epoch=100)
+    optimizer = optim.create(
+        c.optim, variables["params"], steps=1000, steps_per_epoch=100, parameters=task.parameters
+    )
     current = state.create(variables, optimizer, ema=False)
     compiled = jax.jit(step.make(functools.partial(task.loss, groups=1), optimizer, seed=0), donate_argnums=0)
     rng = np.random.default_rng(0)

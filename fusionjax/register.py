@@ -17,7 +17,7 @@ import difflib
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -96,7 +96,11 @@ class Registry(Generic[T]):
                 self._places[point.name] = point.value
 
 
-def _origin(record: Any) -> tuple[str, str]:
+def _origin(record: Any) -> tuple[Any, ...]:
+    """Where a record's code stands; of a dataclass where its functions and classes do."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        values = (getattr(record, field.name) for field in dataclasses.fields(record))
+        return tuple(_origin(value) for value in values if callable(value))
     return getattr(record, "__module__", ""), getattr(record, "__qualname__", repr(record))
 
 
@@ -155,16 +159,74 @@ datasets: Registry[DatasetRecord] = Registry(
     {},
     "fusionjax.datasets",
 )
-backbones: Registry[Any] = Registry(
+
+
+class BackboneRecord(Protocol):
+    """What is asked of a family's record here; the whole of it is `fusionjax.models.backbones.record.Family`.
+
+    Attributes:
+        name: of the family.
+        names: of its models, values of `config.model.name`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FusionHeadRecord:
+    """A head of the task fusion.
+
+    Attributes:
+        name: value of `config.fusion.head`.
+        module: class of the linen module, a `fusionjax.models.methods.fusion_heads.Head` or one with its fields and call.
+        reads: field of the module → field of `config.fusion` that it is set from.
+        undecayed: patterns of its parameters that weight decay spares, beside biases and the scales of norms.
+    """
+
+    name: str
+    module: Callable[..., Any]
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    undecayed: tuple[str, ...] = ()
+
+    def options(self, fusion: ConfigDict) -> dict[str, Any]:
+        """The module's fields that `config.fusion` sets."""
+        return {field: fusion[key] for field, key in self.reads.items()}
+
+
+_FAMILIES = "fusionjax.models.backbones.families"
+_HEADS = "fusionjax.models.methods.fusion_heads"
+
+backbones: Registry[BackboneRecord] = Registry(
     "backbone family",
     "model.name",
-    {},
+    {
+        "vit": f"{_FAMILIES}.vit:FAMILY",
+        "dcal": "fusionjax.models.methods.dcal_family:FAMILY",
+        "crossvit": f"{_FAMILIES}.crossvit:FAMILY",
+        "efficientnet": f"{_FAMILIES}.efficientnet:FAMILY",
+        "resnet": f"{_FAMILIES}.resnet:FAMILY",
+        "clip": f"{_FAMILIES}.clip:FAMILY",
+        "text": f"{_FAMILIES}.text:FAMILY",
+        "wav2vec2": f"{_FAMILIES}.wav2vec2:FAMILY",
+        "mel": f"{_FAMILIES}.mel:FAMILY",
+    },
     "fusionjax.backbones",
 )
-fusion_heads: Registry[Any] = Registry(
+fusion_heads: Registry[FusionHeadRecord] = Registry(
     "fusion head",
     "fusion.head",
-    {},
+    {
+        "concat": f"{_HEADS}:CONCAT",
+        "adaptive": f"{_HEADS}:ADAPTIVE",
+        "bilinear": f"{_HEADS}:BILINEAR",
+        "attention": f"{_HEADS}:ATTENTION",
+        "bottleneck": f"{_HEADS}:BOTTLENECK",
+        "low_rank": f"{_HEADS}:LOW_RANK",
+    },
     "fusionjax.fusion_heads",
 )
 
@@ -194,5 +256,32 @@ def dataset(
     def register(create: Callable[..., Any]) -> Callable[..., Any]:
         datasets.add(name, DatasetRecord(name, create, reads))
         return create
+
+    return register
+
+
+def backbone(record: BackboneRecord) -> BackboneRecord:
+    """Registers a backbone family: `register.backbone(Family(...))`, see `fusionjax.models.backbones.record`.
+
+    Raises:
+        UserError: its name, or the name of one of its models, is taken.
+    """
+    for other, found in backbones.records():
+        shared = sorted(set(found.names) & set(record.names))
+        if shared and _origin(found) != _origin(record):
+            raise UserError(
+                f"backbone family {record.name!r}: the model {shared[0]!r} is of {other!r} already"
+            )
+    return backbones.add(record.name, record)
+
+
+def fusion_head(
+    name: str, *, reads: Mapping[str, str] | None = None, undecayed: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a head's module class; see `FusionHeadRecord` for the arguments."""
+
+    def register(module: Callable[..., Any]) -> Callable[..., Any]:
+        fusion_heads.add(name, FusionHeadRecord(name, module, reads or {}, undecayed))
+        return module
 
     return register

@@ -108,7 +108,12 @@ def load(folder: str | Path) -> "Run":
 def _state(task: Any, config: Any, key: jax.Array) -> state.TrainState:
     variables = task.init(key)
     optimizer = optim.create(
-        config.optim, variables["params"], steps=1, steps_per_epoch=1, frozen=task.frozen
+        config.optim,
+        variables["params"],
+        steps=1,
+        steps_per_epoch=1,
+        frozen=task.frozen,
+        parameters=task.parameters,
     )
     return state.create(variables, optimizer, ema=config.optim.ema_decay > 0)
 

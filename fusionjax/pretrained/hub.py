@@ -17,7 +17,8 @@ import numpy as np
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones import clip, text
-from fusionjax.pretrained import keys_clip, keys_text
+from fusionjax.models.backbones.families import clip as clip_family
+from fusionjax.models.backbones.families import text as text_family
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file, read
 
@@ -151,12 +152,12 @@ def load_text(source: str | Path, **overrides: Any) -> tuple[text.TextEncoder, d
     """
     folder = files(source)
     config = text_config(folder)
-    tensors = keys_text.clean(read(folder))
+    tensors = text_family.clean(read(folder))
     pooler = overrides.get("pooler", config.pooler and "pooler.dense.weight" in tensors)
     if not pooler:
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("pooler.")}
     module = text.make(config, str(source), **{**overrides, "pooler": pooler})
-    variables = place(str(source), keys_text.key_map(module, tensors), tensors, abstract(module))
+    variables = place(str(source), text_family.key_map(module, tensors), tensors, abstract(module))
     return module, variables, tokenizer(folder)
 
 
@@ -195,8 +196,8 @@ def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str
     """A pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
     folder = files(source)
     module = clip_model(folder, **overrides)
-    tensors = keys_clip.clean(read(folder))
-    variables = place(str(source), keys_clip.key_map(module), tensors, abstract(module))
+    tensors = clip_family.clean(read(folder))
+    variables = place(str(source), clip_family.key_map(module), tensors, abstract(module))
     return module, variables, tokenizer(folder)
 
 

@@ -52,7 +52,7 @@ def load(source: str | Path, name: str, template: PyTree | None = None) -> dict[
         UserError: the name is unknown, the source cannot be read, or its tensors do not fit the model.
 
     Example:
-        >>> variables = load("package:efficientnet_lite0", "efficientnet_lite0")
+        >>> variables = load("package:efficientnet_lite0", "tf_efficientnet_lite0")
         >>> variables["params"]["stem"]["kernel"].shape
         (3, 3, 3, 32)
 

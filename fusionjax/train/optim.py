@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
+from fusionjax.models.parameters import NOTHING_KNOWN, Parameters
 from fusionjax.train.state import flatten, unflatten
 
 PyTree = Any
@@ -42,7 +43,13 @@ class Optimizer:
 
 
 def create(
-    config: ConfigDict, params: PyTree, *, steps: int, steps_per_epoch: float, frozen: Sequence[str] = ()
+    config: ConfigDict,
+    params: PyTree,
+    *,
+    steps: int,
+    steps_per_epoch: float,
+    frozen: Sequence[str] = (),
+    parameters: Parameters = NOTHING_KNOWN,
 ) -> Optimizer:
     """The optimiser of `config.optim`.
 
@@ -52,6 +59,8 @@ def create(
         steps: of the whole run.
         steps_per_epoch: what an epoch of warm-up means.
         frozen: further patterns of parameters that do not train, beside `config.freeze`.
+        parameters: what the records of the model's families say: which parameters are not decayed, beside `config.no_decay`,
+            which are stacked, and the order of the layers. See `fusionjax.models.parameters.of`.
 
     Raises:
         UserError: a pattern that is no regular expression or matches no parameter, or nothing left to train.
@@ -63,8 +72,9 @@ def create(
     if not trainable:
         raise UserError(f"config.optim.freeze={config.freeze!r} leaves no parameter to train")
     undecayed = _matching("no_decay", config.no_decay, names)
+    undecayed |= {name for name in names if not parameters.decays(name)}
     schedule = _schedule(config, steps, steps_per_epoch)
-    factors = _factors(config, trainable, shapes)
+    factors = _factors(config, trainable, shapes, parameters)
     decay = []
     if config.weight_decay:
         mask = {name: name not in undecayed for name in trainable}
@@ -74,7 +84,9 @@ def create(
     elif config.name == "adam":
         core = [*decay, optax.scale_by_adam(config.b1, config.b2, config.eps)]
     elif config.name == "lars":
-        return Optimizer(_lars(config, shapes, trainable, undecayed, factors, schedule), schedule, held)
+        stacked = {name for name in trainable if parameters.is_stacked(name)}
+        tx = _lars(config, shapes, trainable, undecayed, stacked, factors, schedule)
+        return Optimizer(tx, schedule, held)
     else:
         core = [*decay, optax.trace(config.momentum)]
     tx = optax.chain(*_clip(config), *core, *_scaled(factors), optax.scale_by_learning_rate(schedule))
@@ -86,17 +98,17 @@ def _lars(
     shapes: Mapping[str, tuple[int, ...]],
     names: Sequence[str],
     undecayed: set[str],
+    scanned: set[str],
     factors: Mapping[str, Any],
     schedule: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
     """SGD whose step in each layer is `trust_coefficient` · |w| / |g + decay · w| of the learning rate.
 
-    As google-research/simclr has it: the learning rate stands inside the momentum, and biases, norms, and what `no_decay`
-    names are neither decayed nor adapted. The blocks of a scan are a layer each.
+    As google-research/simclr has it: the learning rate stands inside the momentum, and biases, norms, and what else is not
+    decayed are not adapted either. The blocks of a scan, which are stacked along the first axis, are a layer each.
 
     Source: You, Gitman & Ginsburg, 2017, arXiv 1708.03888.
     """
-    scanned = {name for name in names if "blocks" in name.split("/")}
     adapted = {name: len(shapes[name]) - (name in scanned) > 1 and name not in undecayed for name in names}
     decay = [optax.add_decayed_weights(config.weight_decay, mask=adapted)] if config.weight_decay else []
     ratio = optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient)
@@ -161,22 +173,24 @@ def _schedule(config: ConfigDict, steps: int, steps_per_epoch: float) -> Callabl
 
 
 def _factors(
-    config: ConfigDict, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+    config: ConfigDict, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], parameters: Parameters
 ) -> dict[str, Any]:
-    """Learning rate factor of each parameter; an array over the layer axis for scanned blocks."""
+    """Learning rate factor of each parameter; an array over the layer axis for scanned blocks.
+
+    With L layers the embedding's is `layer_decay`^(L + 1), that of block i `layer_decay`^(L + 1 − i), the head's 1; a network
+    that feeds another's embedding goes on from there. Source: Bao et al., BEiT, ICLR 2022, arXiv 2106.08254, appendix.
+    """
     factors: dict[str, Any] = dict.fromkeys(names, 1.0)
     if config.layer_decay != 1:
-        depth = max((shapes[name][0] for name in names if name.startswith("blocks/")), default=0)
-        if not depth:
+        down = {name: parameters.distance(name, shapes[name]) for name in names}
+        if not any(np.any(distance) for distance in down.values()):
             raise UserError(
-                f"config.optim.layer_decay={config.layer_decay}: the model has no trainable blocks/ parameters"
+                f"config.optim.layer_decay={config.layer_decay}: no parameter that trains belongs to a network whose layers "
+                "have an order; set it to 1"
             )
-        for name in names:
-            if name.startswith("blocks/"):
-                layer = np.arange(1, depth + 1).reshape(-1, *(1,) * (len(shapes[name]) - 1))
-                factors[name] = (config.layer_decay ** (depth + 1 - layer)).astype(np.float32)
-            elif name.split("/")[0] in ("cls_token", "pos_embed", "patch_embed", "trunk"):
-                factors[name] = config.layer_decay ** (depth + 1)
+        for name, distance in down.items():
+            factor = config.layer_decay**distance
+            factors[name] = factor.astype(np.float32) if isinstance(factor, np.ndarray) else factor
     for pattern, factor in config.lr_rules:
         for name in _matching("lr_rules", [pattern], names):
             factors[name] = factors[name] * factor

@@ -1,10 +1,16 @@
 """LARS against google-research/simclr's update, written out in NumPy."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fusionjax import config as config_lib
+from fusionjax import models
+from fusionjax.models import parameters
+from fusionjax.models.parameters import Parameters, Place
 from fusionjax.train import optim
 
 SHAPES = {"layer/kernel": (3, 4), "layer/bias": (4,), "norm/scale": (4,), "pos_embed": (1, 2, 4),
@@ -42,7 +48,11 @@ def test_it_is_the_reference(rng):
     start = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
     start["new/kernel"][:] = 0  # without a norm there is no ratio
     optimizer = optim.create(
-        c, optim.unflatten({k: jnp.asarray(v) for k, v in start.items()}), steps=9, steps_per_epoch=3
+        c,
+        optim.unflatten({k: jnp.asarray(v) for k, v in start.items()}),
+        steps=9,
+        steps_per_epoch=3,
+        parameters=Parameters((), (Place(re.compile("blocks/.*"), 2, stacked=True),)),
     )
     params = {k: jnp.asarray(v) for k, v in start.items()}
     state = optimizer.tx.init(params)
@@ -55,3 +65,24 @@ def test_it_is_the_reference(rng):
         reference(mine, grads, velocity)
     for name, value in mine.items():
         np.testing.assert_allclose(params[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_crossvits_stacked_blocks_are_a_layer_each_and_their_biases_are_not_adapted(rng):
+    """Two blocks of which one has ten times the weights: each moves by its own ratio."""
+    module = models.create("crossvit_9_240", img_size=(48, 48), depth=((1, 2, 0),), embed_dim=(12, 24))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 48, 48, 3)))["params"]
+    c = config_lib.default().optim
+    c.name, c.learning_rate, c.schedule, c.weight_decay, c.momentum = "lars", 1.0, "constant", 0.0, 0.0
+    c.trust_coefficient = TRUST
+    optimizer = optim.create(c, shapes, steps=9, steps_per_epoch=3, parameters=parameters.of(module))
+    flat = optim.flatten(shapes)
+    params = {k: jnp.asarray(rng.normal(size=v.shape), jnp.float32) for k, v in flat.items()}
+    kernel, bias = "stage_0_branch_1/mlp/fc1/kernel", "stage_0_branch_1/mlp/fc1/bias"
+    params[kernel] = params[kernel].at[1].multiply(10)
+    grads = {k: jnp.asarray(rng.normal(size=v.shape), jnp.float32) for k, v in flat.items()}
+    updates, _ = optimizer.tx.update(grads, optimizer.tx.init(params), params)
+    np.testing.assert_allclose(updates[bias], -grads[bias], rtol=1e-6)
+    for block in range(2):
+        w, g = params[kernel][block], grads[kernel][block]
+        want = -TRUST * np.linalg.norm(w) / np.linalg.norm(g) * g
+        np.testing.assert_allclose(updates[kernel][block], want, rtol=1e-5)

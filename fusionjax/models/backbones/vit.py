@@ -139,6 +139,12 @@ class ViT(nn.Module):
         cells = (-(-side // self.trunk_stride) for side in size)
         return tuple((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
 
+    @property
+    def below(self) -> tuple[tuple[str, nn.Module], ...]:
+        """The networks that feed the patches, from the last to the first: see `models.parameters`."""
+        parts = (("neck", self.neck), ("trunk", self.trunk))
+        return tuple((name, part) for name, part in parts if part is not None)
+
     def setup(self) -> None:
         tokens = self.grid[0] * self.grid[1] + 1
         self.cls_token = self.param(

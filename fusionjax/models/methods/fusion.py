@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from fusionjax import register
 from fusionjax.errors import UserError
 from fusionjax.models.layers import Dense, DType
 from fusionjax.models.methods import fusion_heads, token_blocks
@@ -51,7 +52,7 @@ class FusionClassifier(nn.Module):
         dropout: of attention maps, inside FFNs and in the classifier.
         mode: "fusion"; or a baseline: "concat", the masked means of both projections side by side, "image" or "text", the
             mean of that one projection. A baseline has neither layers nor positions, and its head is "concat" or none.
-        head: one of `fusion_heads.HEADS`.
+        head: a name of `register.fusion_heads`.
         head_options: fields of that head alone, e.g. {"form": "hadamard"}.
         text_block: tokens a block of text, S: lengths are rounded up to a multiple of S, and to 2·S at least. 0 for no blocks:
             the text is computed at its length, and longer padding changes the rounding (its content still changes nothing).
@@ -88,6 +89,16 @@ class FusionClassifier(nn.Module):
         # A module must have a hash, to be a static argument of jit; a dict has none.
         self.head_options = FrozenDict(self.head_options)
         super().__post_init__()
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """The layers' parameters: see `models.parameters`."""
+        return (r"cross_attention/layers/.*",)
+
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        """What the head's record names: see `models.parameters`."""
+        return tuple(f"fusion_head/({p})" for p in register.fusion_heads.get(self.head).undecayed)
 
     def setup(self) -> None:
         check(self)

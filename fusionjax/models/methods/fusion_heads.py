@@ -10,19 +10,21 @@ seen, what `capture` named. Everything is computed in float32 but the layers of 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fusionjax import register
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention, attention_with_dropout, merge_heads, split_heads
 from fusionjax.models.layers import Dense, DType, LayerNorm, trunc_normal
 from fusionjax.models.methods import token_blocks
 from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention, FeedForward
 from fusionjax.models.methods.token_blocks import Blocks
+from fusionjax.register import FusionHeadRecord
 
 Array = jax.Array
 Seen = dict[str, Array]
@@ -276,21 +278,19 @@ class LowRank(Head):
         return product.sum(1), {}
 
 
-HEADS: Mapping[str, Callable[..., Head]] = {
-    "concat": Concat,
-    "adaptive": Adaptive,
-    "bilinear": Bilinear,
-    "attention": Attention,
-    "bottleneck": Bottleneck,
-    "low_rank": LowRank,
-}
+CONCAT = FusionHeadRecord("concat", Concat)
+ADAPTIVE = FusionHeadRecord("adaptive", Adaptive)
+BILINEAR = FusionHeadRecord("bilinear", Bilinear, {"form": "bilinear_form"})
+ATTENTION = FusionHeadRecord("attention", Attention)
+BOTTLENECK = FusionHeadRecord("bottleneck", Bottleneck, {"tokens": "bottleneck_tokens"}, ("bottleneck",))
+LOW_RANK = FusionHeadRecord("low_rank", LowRank, {"rank": "rank"})
 
 
 def create(name: str, width: int, *, options: Mapping[str, Any] | None = None, **fields: Any) -> Head:
     """A head by name.
 
     Args:
-        name: one of HEADS.
+        name: of `register.fusion_heads`.
         width: d.
         options: fields of that head alone, e.g. {"form": "hadamard"}.
         **fields: fields that all heads have, and linen's `name` and `parent`.
@@ -298,14 +298,13 @@ def create(name: str, width: int, *, options: Mapping[str, Any] | None = None, *
     Raises:
         UserError: the name or an option is unknown, or the heads do not divide the width.
     """
-    if name not in HEADS:
-        raise UserError(f"head {name!r} is not one of {', '.join(HEADS)}")
+    module = register.fusion_heads.get(name).module
     shared = {field.name for field in dataclasses.fields(Head)}
-    own = {field.name for field in dataclasses.fields(HEADS[name])} - shared
+    own = {field.name for field in dataclasses.fields(module)} - shared
     for key in options or {}:
         if key not in own:
             raise UserError(f"head {name} has no option {key!r}; it has {', '.join(sorted(own)) or 'none'}")
-    head = HEADS[name](width=width, **fields, **(options or {}))
+    head = module(width=width, **fields, **(options or {}))
     for heads in (head.heads, getattr(head, "self_heads", 1)):
         if heads < 1 or width % heads:
             raise UserError(f"head {name}: {heads} attention heads must divide width={width}")

@@ -38,6 +38,11 @@ class ImageText(nn.Module):
         """Rows and columns of the image's tokens."""
         return self.fusion.grid
 
+    @property
+    def parts(self) -> tuple[tuple[str, nn.Module | None], ...]:
+        """The encoders, and what reads them: see `models.parameters`."""
+        return tuple((name, getattr(self, name, None)) for name in ("trunk", "text", "audio", "fusion"))
+
     def setup(self) -> None:
         if self.trunk_norm:
             self.feature_norm = nn.BatchNorm(

@@ -44,6 +44,11 @@ class PrototypeClassifier(nn.Module):
     gamma: float = 0.5
     dtype: DType = jnp.float32
 
+    @property
+    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+        """The trunk: see `models.parameters`."""
+        return (("trunk", self.trunk),)
+
     def setup(self) -> None:
         if self.project:
             self.projection = Dense(self.width, use_bias=False)

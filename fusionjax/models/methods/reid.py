@@ -74,6 +74,11 @@ class ReID(nn.Module):
     centers: bool = False
 
     @property
+    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+        """The backbone, whose parameters keep their names: see `models.parameters`."""
+        return (("", self.backbone),)
+
+    @property
     def branches(self) -> tuple[str, ...]:
         """Of the backbone: those that train; ("sa",) for a plain ViT."""
         return getattr(self.backbone, "branches", ("sa",))

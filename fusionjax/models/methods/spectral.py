@@ -42,6 +42,11 @@ class Cut(nn.Module):
     lower: EfficientNet
     upper: EfficientNet
 
+    @property
+    def below(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Both, from the output down: see `models.parameters`."""
+        return (("", self.upper), ("", self.lower))
+
     def setup(self) -> None:
         nn.share_scope(self, self.lower)
         nn.share_scope(self, self.upper)
@@ -160,6 +165,16 @@ class SpectralEncoder(nn.Module):
     def read(self) -> tuple[int, ...]:
         """Channels that any modality has, in order of the modalities."""
         return tuple(c for _, channels in self.modalities for c in channels)
+
+    @property
+    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+        """The encoders: see `models.parameters`."""
+        return tuple((f"tower_{name}", self.encoder(self.width_of(name))) for name in self.towers)
+
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        """The learned tokens and the logit scale: see `models.parameters`."""
+        return (r"query/token_\w+", "log_scale")
 
     def width_of(self, tower: str) -> int:
         """Input channels of an encoder."""

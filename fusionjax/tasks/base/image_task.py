@@ -19,6 +19,8 @@ from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.interpret import maps
+from fusionjax.models import parameters
+from fusionjax.models.parameters import Parameters
 from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.rgb_inputs import normalise
 
@@ -281,6 +283,11 @@ class ImageTask:
     def frozen(self) -> tuple[str, ...]:
         """Patterns of parameters that must not move, weight decay included."""
         return ("^trunk/",) if self.config.model.freeze_trunk and self.config.model.trunk else ()
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the records of the model's families tell an optimiser: see `models.parameters`."""
+        return parameters.of(self.module)
 
     @property
     def grid(self) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
-from fusionjax import models, pretrained
-from fusionjax.config import ABLATIONS, impossible
+from fusionjax import models, pretrained, register
+from fusionjax.config import impossible
 from fusionjax.data.image.transforms import channels, image_shape
 from fusionjax.errors import UserError
 from fusionjax.models import registry
@@ -28,14 +28,7 @@ from fusionjax.pretrained.merge import HEAD
 
 PyTree = Any
 
-_VIT = ("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
-        "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from")  # fmt: skip
 _FIELDS = {
-    "vit": _VIT,
-    "dcal": (*_VIT, "ablation", "ratio", "glca_input", "partner_stream"),
-    "crossvit": ("drop_path", "dropout", "remat", "crossvit"),
-    "resnet": ("drop_path", "dropout", "remat"),
-    "efficientnet": ("drop_path", "dropout", "remat"),
     "fusion": (
         "width",
         "depth",
@@ -60,7 +53,7 @@ _FIELDS = {
         "trunk_features",
     ),
 }
-"""Fields of `config.model` that a family reads."""
+"""Fields of `config.model` that a model reads which a task builds."""
 
 
 def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module:
@@ -75,34 +68,18 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
         UserError: a name that is not known or not of an image model, a field that the model does not have, or an impossible
             combination.
     """
-    c, family = config.model, registry.family(config.model.name)
+    c = config.model
     if c.name in ("fusion", "mvpdr", "trimodal"):
         raise impossible(config, "model.name", f"it is built by a task of its own: set task={c.name!r}")
-    if family in ("audio", "text", "clip"):
+    family = registry.family(c.name)
+    if family.configure is None:
         raise impossible(
             config, "model.name", "it has no image classes; python -m fusionjax.models lists the models"
         )
-    if family:
-        refuse_unused(config, family)
-    shape = image_shape(config.data)
-    fields: dict[str, Any] = {"num_classes": num_classes, "dtype": jnp.dtype(config.precision).type, **fixed}
-    fields |= {key: c[key] for key in ("drop_path", "dropout")}
-    if family in ("vit", "dcal", ""):
-        fields |= vit_fields(config)
-    elif family == "crossvit":
-        fields |= {"image_size": shape, "remat": c.remat, "in_channels": channels(config.data)}
-        fields |= {key: value for key, value in c.crossvit.items() if value}
-        if c.crossvit.img_size:
-            del fields["image_size"]
-    elif family in ("resnet", "efficientnet"):
-        fields |= {"remat": c.remat}
-    if family == "dcal":
-        fields |= {key: c[key] for key in ("ratio", "glca_input", "partner_stream")}
-        fields |= {"branches": ABLATIONS[c.ablation], "uncertainty_init": config.loss.uncertainty_init}
-    module = models.create(c.name, **fields)
-    if family == "crossvit" and module.sizes[0] != shape:
-        raise impossible(config, "model.crossvit.img_size", f"the first must be the images' {shape}")
-    return module
+    refuse_unused(config, family.reads, family.spared)
+    own = family.configure(config, image_shape=image_shape(config.data), channels=channels(config.data))
+    dtype = jnp.dtype(config.precision).type
+    return models.create(c.name, **{"num_classes": num_classes, "dtype": dtype, **fixed, **own})
 
 
 def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None) -> ImageText:
@@ -125,17 +102,15 @@ def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None)
         raise impossible(
             config, "model.trunk", "name the image encoder, e.g. resnet50 or vit_base_patch16_224"
         )
-    refuse_unused(config, "fusion")
+    refuse_unused(config, _FIELDS["fusion"])
     dtype = jnp.dtype(config.precision).type
     trunk, grid = registry.tokens(
         c.trunk, image_size=image_shape(config.data), features=c.trunk_features, dtype=dtype
     )
-    options = {"bilinear": {"form": f.bilinear_form}, "bottleneck": {"tokens": f.bottleneck_tokens},
-               "low_rank": {"rank": f.rank}}  # fmt: skip
     sizes = {key: c[key] for key in ("width", "depth", "heads", "mlp_ratio") if c[key]}
     fusion = FusionClassifier(
         grid=grid, num_classes=num_classes, **sizes, dropout=c.dropout, mode=f.mode, head=f.head,
-        head_options=options.get(f.head, {}), remat=c.remat, dtype=dtype,
+        head_options=register.fusion_heads.get(f.head).options(f), remat=c.remat, dtype=dtype,
     )  # fmt: skip
     check_fusion(fusion)
     return ImageText(
@@ -160,7 +135,7 @@ def prototype_model(config: ConfigDict, num_classes: int, *, prompts: int) -> Pr
         raise impossible(
             config, "model.name", "the task mvpdr builds 'mvpdr', from mvpdr, model.trunk and text"
         )
-    refuse_unused(config, "mvpdr")
+    refuse_unused(config, _FIELDS["mvpdr"])
     dtype = jnp.dtype(config.precision).type
     shape = image_shape(config.data)
     if m.clip:
@@ -209,7 +184,7 @@ def trimodal_model(
             else "trimodal.modalities has no image: set it to ''"
         )
         raise impossible(config, "model.trunk", words)
-    refuse_unused(config, "trimodal")
+    refuse_unused(config, _FIELDS["trimodal"])
     dtype, trunk, grid = jnp.dtype(config.precision).type, None, (1, 1)
     if seen:
         trunk, grid = registry.tokens(
@@ -274,35 +249,23 @@ def put_weights(
         return variables
     if c.into:
         return _merge_trunk(variables, weights, skip=c.skip, log=log)
-    if registry.family(config.model.name) == "dcal":
-        new = (*new, "glca_.*", "log_variance_.*")
-    if config.model.cameras:
-        new = (*new, "camera_embed")
+    family = registry.family(config.model.name)
+    new = (*new, *family.unpublished)
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
         log("the weights have no head: the model's stays initialised")
         new = (*new, HEAD.pattern)
-    grid = getattr(module, "grid", None)
-    if registry.family(config.model.name) == "crossvit":  # one a branch
-        grid = tuple(
-            (rows // patch, columns // patch)
-            for (rows, columns), patch in zip(module.sizes, module.patch_size, strict=True)
-        )
-    return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=grid, log=log)
+    return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=family.grids(module), log=log)
 
 
-def refuse_unused(config: ConfigDict, family: str, also: Sequence[str] = ()) -> None:
-    """A UserError for a field of `config.model` that the family does not read: it would be ignored in silence.
+def refuse_unused(config: ConfigDict, known: Sequence[str], spared: Sequence[str] = ()) -> None:
+    """A UserError for a field of `config.model` that the model does not read: it would be ignored in silence.
 
     Args:
         config: of the run.
-        family: of the model.
-        also: further fields that the task reads.
+        known: fields that it reads.
+        spared: fields that may be set all the same.
     """
-    if not family:
-        return
-    known, default = (*_FIELDS[family], *also), config_lib.default().model
-    # A plain ViT is what a DCAL config becomes by its name alone: what only DCAL reads may stay in it.
-    spared = ("ratio", "glca_input", "partner_stream") if family == "vit" else ()
+    default = config_lib.default().model
     for key, value in config.model.items():
         harmless = key in ("name", *known, *spared) or (key == "ablation" and value == "sa_only")
         if not harmless and value != default[key]:
@@ -312,20 +275,6 @@ def refuse_unused(config: ConfigDict, family: str, also: Sequence[str] = ()) -> 
             raise impossible(
                 config, field, f"{config.model.name!r} has no such field; it has {', '.join(known)}"
             )
-
-
-def vit_fields(config: ConfigDict) -> dict[str, Any]:
-    """Fields of `models.vit.ViT` from `config.model`; where a width or depth is 0 it is what the name says."""
-    c = config.model
-    fields = {key: c[key] for key in ("width", "depth", "heads", "patch", "mlp_ratio") if c[key]}
-    fields |= {"image_size": image_shape(config.data)}
-    fields |= {
-        key: c[key] for key in ("remat", "freeze_trunk", "trunk_norm", "stride", "cameras", "camera_scale")
-    }
-    if c.trunk:
-        fields["trunk"] = c.trunk
-        fields |= {key: c[key] for key in ("trunk_features", "train_trunk_from") if c[key]}
-    return fields
 
 
 def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Any) -> PyTree:

@@ -15,6 +15,7 @@ from fusionjax import models, pretrained
 from fusionjax.config import impossible
 from fusionjax.data.image.transforms import image_shape
 from fusionjax.models import registry
+from fusionjax.models.backbones.record import Family
 from fusionjax.models.methods import spectral
 from fusionjax.pretrained import native
 from fusionjax.tasks.base import model_factory
@@ -22,7 +23,6 @@ from fusionjax.tasks.base import model_factory
 PyTree = Any
 FOLDER = "towers"
 """Below the workdir: each modality's encoder as a file."""
-_FAMILIES = ("efficientnet", "resnet", "vit", "crossvit")
 
 
 def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) -> spectral.SpectralEncoder:
@@ -37,13 +37,15 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
     """
     c, s = config.model, config.spectral
     family = registry.family(c.name)
-    if family not in (*_FAMILIES, "") or c.trunk:
-        allowed = "an efficientnet, resnet, vit, deit or crossvit model, without model.trunk"
+    if family.headless is None or c.trunk:
+        allowed = "a plain image model (efficientnet, resnet, vit, deit, crossvit), without model.trunk"
         raise impossible(config, "model.trunk" if c.trunk else "model.name", allowed)
-    if s.fusion == "attention" and family == "crossvit":
+    if s.fusion == "attention" and not family.one_map:
         raise impossible(config, "spectral.fusion", f"{c.name} has more than one feature map to query")
-    also = ("train_trunk_from",) if family == "efficientnet" else ()
-    model_factory.refuse_unused(config, family, also=also)
+    cut = ("train_trunk_from",) if family.cuts else ()
+    model_factory.refuse_unused(config, (*family.reads, *cut), family.spared)
+    if c.train_trunk_from and c.train_trunk_from not in family.cuts:
+        raise impossible(config, "model.train_trunk_from", f"{c.name} is not cut: leave it empty")
     start = math.log(1 / s.temperature) if s.learned_temperature else None
 
     def encoder(width: int) -> nn.Module:
@@ -94,7 +96,7 @@ def put_weights(
     """
     if weights is None:
         return variables
-    grid = getattr(module.encoder(3), "grid", None)
+    grid = registry.family(config.model.name).grids(module.encoder(3))
     for tower in module.towers:
         variables = pretrained.merge(
             variables,
@@ -133,21 +135,11 @@ def write(folder: Path, module: spectral.SpectralEncoder, variables: PyTree, nam
     return made
 
 
-def _backbone(config: ConfigDict, family: str, width: int) -> nn.Module:
+def _backbone(config: ConfigDict, family: Family, width: int) -> nn.Module:
     c = config.model
-    fields: dict[str, Any] = {"dtype": jnp.dtype(config.precision).type, "remat": c.remat}
-    fields |= {key: c[key] for key in ("drop_path", "dropout")}
-    if family in ("efficientnet", "resnet"):
-        del fields["dropout"]  # it stands before the classifier
-        whole = models.create(c.name, output="tokens", **fields)
-        if not c.train_trunk_from:
-            return whole
-        lower = models.create(c.name, output="tokens", features="stride16", **fields)
-        upper = models.create(c.name, output="tokens", entry="stride16", chunked=False, **fields)
-        return spectral.Cut(lower, upper)
-    if family == "crossvit":
-        more = {key: value for key, value in c.crossvit.items() if value}
-        size = {} if "img_size" in more else {"image_size": image_shape(config.data)}
-        return models.create(c.name, num_classes=0, in_channels=width, **size, **fields, **more)
-    fields |= model_factory.vit_fields(config)
-    return models.create(c.name, num_classes=0, **fields)
+    fields = family.configure(config, image_shape=image_shape(config.data), channels=width)
+    fields |= {"dtype": jnp.dtype(config.precision).type, **family.headless}
+    if not c.train_trunk_from:
+        return models.create(c.name, **fields)
+    part = registry.trunk(c.name, cut=c.train_trunk_from, **fields)
+    return spectral.Cut(part.module, part.neck)

@@ -68,7 +68,8 @@ class ReIdentification(ImageTask):
     new_parameters = ("neck_.*", "head_(sa|glca)/.*")
 
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        if registry.family(config.model.name) not in ("vit", "dcal", ""):
+        family = registry.find(config.model.name)
+        if family is not None and not family.embeds:
             raise impossible(config, "model.name", "re-identification takes a vit_, deit_ or dcal_ model")
         if config.loss.mixup or config.loss.cutmix:
             raise impossible(

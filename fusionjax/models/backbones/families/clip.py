@@ -1,12 +1,17 @@
-"""Key map of CLIP: transformers' names."""
+"""The CLIP family; key map of transformers' names."""
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fusionjax.models.backbones.clip import CLIP
-from fusionjax.pretrained.keys import KeyMap, Rule, conv, linear, norm_rules, same
-from fusionjax.pretrained.keys_text import stack_rules
+from fusionjax.models.backbones.clip import CLIP, NAMES, build
+from fusionjax.models.backbones.families.text import stack_rules
+from fusionjax.models.backbones.keys import KeyMap, Rule, conv, linear, norm_rules, same
+from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Preprocessing, Reference
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # Not weights: numbers 0, 1, 2, … that older versions stored.
 BUFFERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
@@ -77,3 +82,47 @@ def _patches(tensor: np.ndarray) -> np.ndarray:
 def _scalar(tensor: np.ndarray) -> np.ndarray:
     """() or (1,), as some exports have it → ()."""
     return tensor.reshape(())
+
+
+def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
+    """See `Family.reference`."""
+    model = build(name)
+    return Reference(model, key_map(model), clean(tensors))
+
+
+def layers(module: CLIP) -> LayerOrder:
+    """Both towers, their last blocks side by side; the last norms and the projections stand above them."""
+    depth = max(module.image.layers, module.text.layers)
+    rules = []
+    for tower, count in (("image_tower", module.image.layers), ("text_tower", module.text.layers)):
+        below = depth - count
+        rules += [
+            Layer(f"{tower}/layers/.*", below + 1, stacked=True),
+            Layer(f"{tower}/norm/.*", depth + 1),
+            Layer(f"{tower}/(cls_token|pos_embed|patch_embed/.*|norm_before/.*|words|positions)", below),
+        ]
+    return LayerOrder(depth, (*rules, Layer(r"(image|text)_projection/.*|logit_scale", depth + 1)))
+
+
+def inputs(module: CLIP, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """An image and a text."""
+    image = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
+    return image, jax.ShapeDtypeStruct((1, module.positions), jnp.int32)
+
+
+FAMILY = Family(
+    name="clip",
+    names=NAMES,
+    module=CLIP,
+    build=build,
+    layers=layers,
+    inputs=inputs,
+    kind="image_text",
+    undecayed=("image_tower/(cls_token|pos_embed)", "text_tower/positions", "logit_scale"),
+    preprocessing={
+        name: Preprocessing((224, 224), MEAN, STD, crop=1.0, source="OpenAI's preprocessor_config.json")
+        for name in NAMES
+    },
+    weights={name: f"hub:openai/{name.replace('_', '-').replace('patch-', 'patch')}" for name in NAMES},
+    reference=reference,
+)

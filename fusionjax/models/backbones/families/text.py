@@ -1,11 +1,14 @@
-"""Key maps of BERT and DistilBERT: transformers' names, of any checkpoint that holds the encoder."""
+"""The BERT family, DistilBERT included; key maps of transformers' names, of any checkpoint that holds the encoder."""
 
 from collections.abc import Container, Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fusionjax.models.backbones.text import TextEncoder
-from fusionjax.pretrained.keys import KeyMap, Rule, linear, linear_rules, norm_rules, same
+from fusionjax.models.backbones.keys import KeyMap, Rule, linear, linear_rules, norm_rules, same
+from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Reference
+from fusionjax.models.backbones.text import NAMES, TextEncoder, build
 
 # Before the encoder's names in a checkpoint that holds a head as well.
 PREFIXES = ("bert.", "distilbert.")
@@ -105,3 +108,47 @@ def stack_rules(
             rules[f"{source}.{layer}.{name}.weight"] = Rule((*into, norm, "scale"), same, layer)
             rules[f"{source}.{layer}.{name}.bias"] = Rule((*into, norm, "bias"), same, layer)
     return rules
+
+
+def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
+    """See `Family.reference`."""
+    tensors = clean(tensors)
+    model = build(name, pooler="pooler.dense.weight" in tensors)
+    return Reference(model, key_map(model, tensors), tensors)
+
+
+def layers(module: TextEncoder) -> LayerOrder:
+    """Embeddings with their norm, layers, and the pooler."""
+    depth = module.config.layers
+    return LayerOrder(
+        depth,
+        (
+            Layer(r"words|positions|types|norm/.*", 0),
+            Layer(r"layers/.*", 1, stacked=True),
+            Layer(r"pooler/.*", depth + 1),
+        ),
+    )
+
+
+def inputs(module: TextEncoder, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """A text of 128 words, or as long as the positions reach."""
+    return (jax.ShapeDtypeStruct((1, min(128, module.config.positions)), jnp.int32),)
+
+
+FAMILY = Family(
+    name="text",
+    names=NAMES,
+    module=TextEncoder,
+    build=build,
+    layers=layers,
+    inputs=inputs,
+    kind="text",
+    undecayed=("positions",),
+    weights={
+        "bert_base_uncased": "hub:google-bert/bert-base-uncased",
+        "distilbert_base_uncased": "hub:distilbert/distilbert-base-uncased",
+        "all_minilm_l6_v2": "package:all-minilm-l6-v2",
+    },
+    reference=reference,
+    capture=("attention",),
+)

@@ -1,8 +1,8 @@
 """What a key map is made of: where a reference tensor goes, and how it is turned on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import EllipsisType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,3 +79,14 @@ def unit_rules(convolution: str, norm: str, *path: str, statistics: bool = True)
     """A convolution without bias and the norm after it → one ConvNorm."""
     kernel = {f"{convolution}.weight": Rule(("params", *path, "kernel"), conv)}
     return kernel | norm_rules(norm, *path, statistics=statistics)
+
+
+def classes(tensors: Mapping[str, np.ndarray], head: str) -> int:
+    """Number of classes of the head whose kernel is called so; 0 where there is none."""
+    return np.shape(tensors[head])[0] if head in tensors else 0
+
+
+def headed(tensors: Mapping[str, np.ndarray], head: str) -> dict[str, Any]:
+    """Fields of a convolutional network with the head that the tensors have, or with none."""
+    count = classes(tensors, head)
+    return {"num_classes": count} if count else {"output": "pooled"}

@@ -1,11 +1,14 @@
-"""Key map of Wav2Vec2: transformers' names, of the bare model and of checkpoints with a pretraining or CTC head."""
+"""The Wav2Vec2 family; key map of transformers' names, of the bare model and of checkpoints with a pretraining or CTC head."""
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fusionjax.models.backbones.audio import Wav2Vec2
-from fusionjax.pretrained.keys import KeyMap, Rule, linear_rules, norm_rules, same
+from fusionjax.models.backbones.audio import NAMES, Wav2Vec2, build
+from fusionjax.models.backbones.keys import KeyMap, Rule, linear_rules, norm_rules, same
+from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Reference
 
 PREFIX = "wav2vec2."
 HEADS = ("quantizer.", "project_q.", "project_hid.", "lm_head.", "projector.", "classifier.")
@@ -76,3 +79,35 @@ def key_map(model: Wav2Vec2, tensors: Mapping[str, np.ndarray]) -> KeyMap:
             rows |= linear_rules(f"{source}.{name}", "layers", target)
         rules |= {key: rule._replace(layer=layer) for key, rule in rows.items()}
     return rules
+
+
+def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
+    """See `Family.reference`."""
+    tensors, model = clean(tensors), build(name)
+    return Reference(model, key_map(model, tensors), tensors)
+
+
+def layers(module: Wav2Vec2) -> LayerOrder:
+    """The convolutions and the positions are the embedding, then come the layers."""
+    embedding = r"conv_.*|feature_(norm|proj)/.*|masked_embedding|pos_conv/.*|norm/.*"
+    return LayerOrder(module.depth, (Layer(embedding, 0), Layer(r"layers/.*", 1, stacked=True)))
+
+
+def inputs(module: Wav2Vec2, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """A second of sound."""
+    return (jax.ShapeDtypeStruct((1, 16_000), jnp.float32),)
+
+
+FAMILY = Family(
+    name="wav2vec2",
+    names=NAMES,
+    module=Wav2Vec2,
+    build=build,
+    layers=layers,
+    inputs=inputs,
+    kind="audio",
+    undecayed=("masked_embedding", "pos_conv/g"),
+    weights={"wav2vec2_base": "hub:facebook/wav2vec2-base"},
+    reference=reference,
+    capture=("attention",),
+)

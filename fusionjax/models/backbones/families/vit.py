@@ -1,0 +1,327 @@
+"""The ViT family: ViT, DeiT (not distilled) and the hybrid R50-ViT.
+
+Key maps of timm's names, and of transformers' names of ViT and DeiT. The blocks' layers are stacked along a leading axis here.
+Queries, keys and values are three thirds of one matrix, each heads × d wide, as in timm's qkv; transformers keeps three, which
+land side by side.
+"""
+
+import dataclasses
+from collections.abc import Container, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from fusionjax.errors import UserError
+from fusionjax.models import registry
+from fusionjax.models.backbones.families import resnet as resnet_family
+from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
+from fusionjax.models.backbones.record import (
+    HALF,
+    Family,
+    Grid,
+    Layer,
+    LayerOrder,
+    Preprocessing,
+    Reference,
+    hub_timm,
+)
+from fusionjax.models.backbones.resnet import ResNet
+from fusionjax.models.backbones.vit import ViT
+
+_SIZES = {
+    "tiny": dict(width=192, depth=12, heads=3),
+    "small": dict(width=384, depth=12, heads=6),
+    "base": dict(width=768, depth=12, heads=12),
+}
+_R50 = dict(**_SIZES["base"], patch=1, trunk="resnetv2_50_s16")
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    **{
+        f"{kind}_{size}_patch16_{pixels}": dict(**fields, patch=16, image_size=pixels)
+        for kind in ("vit", "deit")
+        for size, fields in _SIZES.items()
+        for pixels in (224, 384)
+    },
+    "vit_base_patch32_224": dict(**_SIZES["base"], patch=32, image_size=224),
+    "vit_base_r50_s16_224": dict(**_R50, image_size=224),
+    "vit_base_r50_s16_384": dict(**_R50, image_size=384),
+    # No published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
+    "vit_shallow": dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0),
+}
+"""By name, the fields of `ViT`; `trunk` by its name."""
+
+# timm's name inside a block → the path here; linear layers, then norms.
+LINEAR = {
+    "attn.qkv": ("qkv",),
+    "attn.proj": ("proj",),
+    "mlp.fc1": ("mlp", "fc1"),
+    "mlp.fc2": ("mlp", "fc2"),
+}
+NORMS = ("norm1", "norm2")
+
+# transformers' names: of a file, and of a state dict in memory from version 5 on. Layers; queries, keys and values; the rest.
+FILE, MEMORY = "encoder.layer", "layers"
+QKV = {
+    FILE: tuple(f"attention.attention.{part}" for part in ("query", "key", "value")),
+    MEMORY: tuple(f"attention.{part}_proj" for part in "qkv"),
+}
+DENSE = {
+    FILE: {
+        "attention.output.dense": ("proj",),
+        "intermediate.dense": ("mlp", "fc1"),
+        "output.dense": ("mlp", "fc2"),
+    },
+    MEMORY: {"attention.o_proj": ("proj",), "mlp.fc1": ("mlp", "fc1"), "mlp.fc2": ("mlp", "fc2")},
+}
+PREFIXES = ("vit.", "deit.")
+CLS = "embeddings.cls_token"
+# Of masked pretraining, and of ViTModel, whose pooler was never trained.
+UNUSED = ("embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")
+DISTILLED = ("dist_token", "embeddings.distillation_token")
+
+
+def of_transformers(names: Container[str]) -> bool:
+    """Whether the names, cleaned, are transformers'; otherwise they are timm's."""
+    return CLS in names
+
+
+def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors; transformers' without the prefix that a model with a head has, and without what the ViT here has not.
+
+    Raises:
+        UserError: a distilled DeiT's: its second token has no place here.
+    """
+    prefix = next((prefix for prefix in PREFIXES if f"{prefix}{CLS}" in tensors), "")
+    cleaned = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    for token in DISTILLED:
+        if token in cleaned:
+            raise UserError(
+                f"{prefix}{token}: a distilled DeiT, whose second token has no place here; "
+                "take the plain one (deit_*_patch16_* without distilled in its name)"
+            )
+    if of_transformers(cleaned):
+        cleaned = {key: tensor for key, tensor in cleaned.items() if key not in UNUSED}
+    return cleaned
+
+
+def key_map(model: ViT, names: Container[str] = ()) -> KeyMap:
+    """The map for a model's settings.
+
+    Args:
+        model: decides the number of layers and whether a ResNet trunk stands before the patches.
+        names: the checkpoint's, cleaned; they decide between timm's spelling (the default) and transformers'.
+
+    Returns:
+        Reference name → Rule.
+    """
+    return _transformers(model, names) if of_transformers(names) else _timm(model)
+
+
+def _timm(model: ViT) -> KeyMap:
+    rules: KeyMap = {
+        "cls_token": Rule(("params", "cls_token"), same),
+        "pos_embed": Rule(("params", "pos_embed"), same),
+    }
+    rules |= linear_rules("patch_embed.proj", "patch_embed", turn=conv)
+    for layer in range(model.depth):
+        for source, path in LINEAR.items():
+            rules |= _layer(linear_rules(f"blocks.{layer}.{source}", "blocks", *path), layer)
+        for norm in NORMS:
+            rules |= _layer(norm_rules(f"blocks.{layer}.{norm}", "blocks", norm), layer)
+    rules |= norm_rules("norm", "norm") | linear_rules("head", "head")
+    if isinstance(model.trunk, ResNet):
+        rules |= resnet_family.key_map(model.trunk, "patch_embed.backbone.", ("trunk",))
+    return rules
+
+
+def _transformers(model: ViT, names: Container[str]) -> KeyMap:
+    rules: KeyMap = {
+        CLS: Rule(("params", "cls_token"), same),
+        "embeddings.position_embeddings": Rule(("params", "pos_embed"), same),
+    }
+    rules |= linear_rules("embeddings.patch_embeddings.projection", "patch_embed", turn=conv)
+    stack = MEMORY if f"{MEMORY}.0.layernorm_before.weight" in names else FILE
+    for layer in range(model.depth):
+        source = f"{stack}.{layer}"
+        for third, name in enumerate(QKV[stack]):
+            rules |= _layer(linear_rules(f"{source}.{name}", "blocks", "qkv"), layer, (third, 3))
+        for name, path in DENSE[stack].items():
+            rules |= _layer(linear_rules(f"{source}.{name}", "blocks", *path), layer)
+        for name, norm in zip(("layernorm_before", "layernorm_after"), NORMS, strict=True):
+            rules |= _layer(norm_rules(f"{source}.{name}", "blocks", norm), layer)
+    return rules | norm_rules("layernorm", "norm") | linear_rules("classifier", "head")
+
+
+def _layer(rules: KeyMap, layer: int, part: tuple[int, int] | None = None) -> KeyMap:
+    return {key: rule._replace(layer=layer, part=part) for key, rule in rules.items()}
+
+
+def build(name: str, **overrides: Any) -> ViT:
+    """The ViT of a name, with fields overridden.
+
+    Args:
+        name: one of CONFIGS.
+        **overrides: fields of `ViT`. `trunk` is the name of a convolutional trunk whose feature map becomes the token grid
+            (then `patch` is 1 unless given), `trunk_features` which of its maps, "" for the usual one;
+            `train_trunk_from="stride16"` (EfficientNet) makes what follows that map a part of its own, which trains while the
+            rest may be frozen.
+
+    Raises:
+        UserError: unknown field, or a combination that cannot be.
+    """
+    return make(name, ViT, CONFIGS[name], overrides)
+
+
+def make(name: str, module: type[ViT], settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> ViT:
+    """As `build`, for a subclass too: `settings` are a name's own, `name` is what a message calls the model."""
+    fields = {**settings, **overrides}
+    which, cut = fields.pop("trunk_features", ""), fields.pop("train_trunk_from", "")
+    if isinstance(fields.get("trunk"), str) and fields["trunk"]:
+        trunk = registry.trunk(
+            fields["trunk"], features=which, cut=cut, dtype=fields.get("dtype", jnp.float32)
+        )
+        # Patches of a feature map are its cells; a trunk in front of a patch-16 model replaces its patches.
+        fields.update(trunk=trunk.module, trunk_stride=trunk.stride, patch=overrides.get("patch", 1))
+        if trunk.neck is not None:
+            fields["neck"] = trunk.neck
+    elif which or cut:
+        raise UserError(f"model {name}: trunk_features and train_trunk_from are of a trunk: name one")
+    elif not fields.get("trunk"):
+        fields["trunk"] = None
+    known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+    for key in fields:
+        if key not in known:
+            raise UserError(f"model {name} has no field {key!r}; it has {', '.join(sorted(known))}")
+    made = module(**fields)
+    check(name, made)
+    return made
+
+
+def check(name: str, module: ViT) -> None:
+    """Raises a UserError for what cannot be, before anything is allocated."""
+    if module.width % module.heads:
+        raise UserError(f"model {name}: heads={module.heads} must divide width={module.width}")
+    sides = (module.image_size,) * 2 if isinstance(module.image_size, int) else module.image_size
+    if len(sides) != 2:
+        raise UserError(f"model {name}: image_size={module.image_size!r} must be a number or (height, width)")
+    for side in sides:
+        cells = -(-side // module.trunk_stride)
+        if not module.stride <= module.patch:
+            raise UserError(f"model {name}: stride={module.stride} must be at most patch={module.patch}")
+        overlap = module.stride not in (0, module.patch)
+        if (cells % module.patch and not overlap) or not cells // module.patch:
+            unit = module.patch * module.trunk_stride
+            raise UserError(
+                f"model {name}: image_size={module.image_size} must be a multiple of the patch size {unit}"
+            )
+    if module.trunk_norm and module.trunk is None:
+        raise UserError(f"model {name}: trunk_norm=True needs a trunk")
+    for rate in ("drop_path", "dropout"):
+        if not 0 <= getattr(module, rate) < 1:
+            raise UserError(f"model {name}: {rate}={getattr(module, rate)} must be in [0, 1)")
+
+
+def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
+    """See `Family.reference`."""
+    tensors = clean(tensors)
+    head = "classifier.weight" if of_transformers(tensors) else "head.weight"
+    model = build(name, num_classes=classes(tensors, head))
+    return Reference(model, key_map(model, tensors), tensors)
+
+
+def layers(module: ViT) -> LayerOrder:
+    """Embedding, blocks, and what reads them: BEiT's order (Bao et al., ICLR 2022), with its last norm beside the head."""
+    return LayerOrder(
+        module.depth,
+        (
+            Layer(r"(cls_token|pos_embed|camera_embed|patch_embed/.*)", 0),
+            Layer(r"blocks/.*", 1, stacked=True),
+            Layer(r"(norm|head)/.*", module.depth + 1),
+        ),
+    )
+
+
+def inputs(module: ViT, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """One image of the module's size."""
+    own = module.image_size
+    sides = (own, own) if isinstance(own, int) else tuple(own)
+    return (jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32),)
+
+
+def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int) -> dict[str, Any]:
+    """See `Family.configure`; where a width or depth is 0 it is what the name says."""
+    c = config.model
+    always = (
+        "drop_path",
+        "dropout",
+        "remat",
+        "freeze_trunk",
+        "trunk_norm",
+        "stride",
+        "cameras",
+        "camera_scale",
+    )
+    fields = {key: c[key] for key in ("width", "depth", "heads", "patch", "mlp_ratio") if c[key]}
+    fields |= {"image_size": image_shape} | {key: c[key] for key in always}
+    if c.trunk:
+        fields |= {key: c[key] for key in ("trunk", "trunk_features", "train_trunk_from") if c[key]}
+    return fields
+
+
+def tokens(
+    name: str, *, image_size: tuple[int, int], features: str = "", dtype: Any = jnp.float32
+) -> tuple[nn.Module, Grid]:
+    """See `Family.tokens`."""
+    if features:
+        raise UserError(f"model.trunk_features={features!r}: {name} has one map; leave it empty")
+    module = build(name, num_classes=0, output="tokens", image_size=image_size, dtype=dtype)
+    return module, module.grid
+
+
+_AUGREG = "augreg_in21k_ft_in1k"
+TAGS = {
+    **{name: _AUGREG for name in CONFIGS if name.startswith("vit_") and "patch" in name},
+    "vit_base_patch16_224": "augreg2_in21k_ft_in1k",
+    "vit_base_r50_s16_224": "orig_in21k",
+    "vit_base_r50_s16_384": "orig_in21k_ft_in1k",
+    **{f"deit_{size}_patch16_224": "fb_in1k" for size in _SIZES},
+    "deit_base_patch16_384": "fb_in1k",
+}
+
+
+def _preprocessing(name: str) -> Preprocessing:
+    side = CONFIGS[name]["image_size"]
+    found = Preprocessing((side, side), crop=1.0 if side == 384 else 0.9)
+    # AugReg's and Google's ViTs were trained with mean = std = 0.5, DeiT with ImageNet's.
+    return found if name.startswith("deit") else found._replace(mean=HALF, std=HALF)
+
+
+FAMILY = Family(
+    name="vit",
+    names=tuple(CONFIGS),
+    module=ViT,
+    build=build,
+    layers=layers,
+    inputs=inputs,
+    undecayed=("cls_token", "pos_embed", "camera_embed"),
+    heads=("head",),
+    preprocessing={name: _preprocessing(name) for name in CONFIGS if name != "vit_shallow"},
+    # Published at 224 pixels only: their positions are resampled.
+    weights=hub_timm(TAGS)
+    | {f"deit_{size}_patch16_384": f"hub:timm/deit_{size}_patch16_224.fb_in1k" for size in ("tiny", "small")},
+    reference=reference,
+    unpublished=("camera_embed",),
+    reads=("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
+           "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from"),
+    # A plain ViT is what a DCAL config becomes by its name alone: what only DCAL reads may stay in it.
+    spared=("ratio", "glca_input", "partner_stream"),
+    configure=configure,
+    headless={"num_classes": 0},
+    tokens=tokens,
+    embeds=True,
+    capture=("attention",),
+)  # fmt: skip
