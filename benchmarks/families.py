@@ -21,7 +21,7 @@ FAMILIES = (
     "deit_tiny_patch16_224",
     "resnet50",
     "efficientnet_b0",
-    "efficientnet_lite0",
+    "tf_efficientnet_lite0",
     "crossvit_9_240",
     "bert_base_uncased",
     "distilbert_base_uncased",
@@ -119,9 +119,7 @@ def original(name: str):
     import timm
 
     # timm's own batch statistics momentum and no dropout are the defaults.
-    return timm.create_model(
-        name.replace("efficientnet_lite", "tf_efficientnet_lite")
-    ), lambda model, x: model(x)
+    return timm.create_model(name), lambda model, x: model(x)
 
 
 def torch_calls(name: str, batch: int, compiled: bool, threads: int):

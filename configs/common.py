@@ -5,12 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
-
-# Biases, norms and everything without a matrix are not decayed, as in DeiT and timm.
-NO_DECAY = (r"(bias|scale|cls_token|pos_embed|log_variance_\w+)$",)
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from fusionjax.models import registry
 
 BACKBONES = {
     "deit_tiny": "deit_tiny_patch16_224",
@@ -19,6 +14,21 @@ BACKBONES = {
     "vit_base": "vit_base_patch16_224",
     "r50_vit_base": "vit_base_r50_s16_224",
 }
+
+
+def preprocess(config: ConfigDict, name: str) -> ConfigDict:
+    """Normalises and resizes images as the published weights of a model want them.
+
+    Args:
+        config: to fill in: data.mean, data.std, data.interpolation; of images of several modalities the three channels' mean
+            is every modality's.
+        name: of the model.
+    """
+    c, published = config, registry.preprocessing(name)
+    repeats = max(1, len(c.data.modalities))
+    c.data.mean, c.data.std = repeats * published.mean, repeats * published.std
+    c.data.interpolation = published.interpolation
+    return c
 
 
 def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
@@ -35,10 +45,8 @@ def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.model.ratio = 0.1
     c.data.resize, c.data.resize_mode, c.data.image_size = 550, "squash", 448
     c.data.augment.crop, c.data.augment.flip = "random", 0.5
-    c.data.interpolation = "bicubic" if arg.backbone.startswith("deit") else "bilinear"
-    if not arg.backbone.startswith("deit"):  # AugReg's ViTs were trained with mean = std = 0.5
-        c.data.mean = c.data.std = (0.5, 0.5, 0.5)
-    c.optim.name, c.optim.weight_decay, c.optim.no_decay = "adamw", 0.05, NO_DECAY
+    preprocess(c, BACKBONES[arg.backbone])
+    c.optim.name, c.optim.weight_decay = "adamw", 0.05
     c.train.batch_size, c.train.epochs = 16, 100.0
     c.optim.learning_rate = 5e-4 / 512 * (64 if arg.recipe == "paper_x4" else 16)
     c.optim.warmup_epochs, c.optim.clip_norm = 5.0, 1.0
@@ -79,7 +87,7 @@ def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, camer
     c.data.source, c.data.root, c.data.label, c.data.per_identity = source, arg.root, "identity", 4
     c.data.eval_splits = ("query", "gallery")
     c.data.image_shape, c.data.interpolation = (256, 128), "bicubic"
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)
+    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # TransReID's, whatever the backbone
     c.data.augment.crop, c.data.augment.pad, c.data.augment.flip = "random", 10, 0.5
     c.data.augment.erase, c.data.augment.erase_fill = 0.5, "noise"
     c.model.name, c.model.ablation = "dcal_" + BACKBONES[arg.backbone], arg.ablation
@@ -150,7 +158,7 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
     c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
     c.text.kind, c.text.encoder = arg.text, arg.encoder
-    c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
+    c.optim.clip_norm = 1.0
     return c
 
 
@@ -175,15 +183,15 @@ def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions")
     c.model.trunk_norm, c.loss.label_smoothing = False, 0.0
     c.text.encoder, c.mvpdr.prompts, c.mvpdr.clip = arg.encoder, arg.prompts or prompts, arg.clip
     c.data.cache.enabled, c.data.cache.passes = True, 6
-    c.optim.learning_rate, c.optim.weight_decay, c.optim.no_decay = 1e-3, 0.01, ()
+    c.optim.learning_rate, c.optim.weight_decay = 1e-3, 0.01
     c.optim.final_lr = c.optim.warmup_epochs = c.optim.clip_norm = c.optim.ema_decay = 0.0
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs = 32, 0.0 if free else 30.0, 1.0
     c.train.best_metric = "" if free else "val/accuracy"
     if arg.clip:
         c.model.trunk = c.model.trunk_features = c.pretrained.source = c.pretrained.into = ""
         c.model.freeze_trunk = False
-        c.data.resize, c.data.image_size, c.data.interpolation = 224, 224, "bicubic"
-        c.data.mean, c.data.std = CLIP_MEAN, CLIP_STD
+        c.data.resize, c.data.image_size = 224, 224
+        preprocess(c, "clip_vit_base_patch32")  # OpenAI's are all prepared alike
     return c
 
 
@@ -204,13 +212,13 @@ def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)  # stronger crops lower accuracy here
     c.data.cache.enabled = True
     c.model.name, c.model.ablation = "dcal_vit_shallow", arg.ablation
-    c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "stride32"
+    c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "stride32"
+    preprocess(c, c.model.trunk)
     c.model.train_trunk_from = "stride16"
     c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.depth, c.model.heads, c.model.mlp_ratio = 1, 8, 2.0
     c.model.drop_path, c.model.ratio = 0.1, 0.3
     c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
-    c.optim.no_decay = NO_DECAY
     c.optim.lr_rules = (("^neck/", 0.1),)
     c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 2e-3, 0.05, 1.0
     c.optim.clip_norm, c.optim.ema_decay = 1.0, 0.99

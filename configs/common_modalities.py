@@ -44,7 +44,7 @@ def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> 
     c.trimodal.pairings = {"default": c.trimodal.pairings, "all": everyone, "none": ()}[arg.pairings]
     c.trimodal.modality_dropout = arg.dropout if len(c.trimodal.modalities) > 1 else 0.0
     c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
-    c.optim.no_decay, c.optim.clip_norm = common.NO_DECAY, 1.0
+    c.optim.clip_norm = 1.0
     return c
 
 
@@ -62,7 +62,7 @@ def vqa(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
     c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
     c.text.encoder, c.text.max_tokens = arg.encoder, 32
-    c.optim.no_decay, c.optim.clip_norm = common.NO_DECAY, 1.0
+    c.optim.clip_norm = 1.0
     return c
 
 
@@ -76,12 +76,12 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c = config
     c.data.source, c.data.fractions, c.data.eval_splits = "stamps", (0.7, 0.1, 0.2), ("val", "test")
     c.data.resize, c.data.image_size = 192, 160
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # what these weights were trained with
+    common.preprocess(c, "tf_efficientnet_lite0")
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.6, 1.0), (0.8, 1.25)
     c.data.cache.passes, c.data.cache.folder = 4, arg.cache
     if c.task == "vqa" or "image" in c.trimodal.modalities:
-        c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "head"
+        c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "head"
         c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
         c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
     else:  # pictures are read all the same, so that all runs have the same examples
@@ -136,8 +136,7 @@ def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.data.source, c.data.fractions, c.data.eval_splits = "manifest", (0.7, 0.15, 0.15), ("val", "test")
     c.data.resize, c.data.image_size = 256, 224
     c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
-    if arg.image.startswith("vit_"):
-        c.data.mean = c.data.std = (0.5, 0.5, 0.5)
+    common.preprocess(c, arg.image)
     if c.task == "vqa" or "image" in c.trimodal.modalities:
         c.model.trunk, c.model.freeze_trunk = arg.image, not arg.train_encoders
         c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
@@ -161,7 +160,7 @@ def run_local_manifest(c: ConfigDict) -> ConfigDict:
     """Two steps of such a run with small encoders."""
     c.data.cache.enabled, c.data.threads = False, 2
     c.data.resize, c.data.image_size, c.pretrained.source, c.pretrained.into = 72, 64, "", ""
-    c.model.trunk = "efficientnet_lite0" if c.model.trunk else ""
+    c.model.trunk = "tf_efficientnet_lite0" if c.model.trunk else ""
     c.model.width, c.model.heads, c.trimodal.hidden = 32, 4, 32
     c.audio.encoder, c.audio.source, c.audio.freeze, c.audio.seconds = "mel", "", False, 1.0
     c.optim.warmup_epochs, c.train.best_metric = 0.0, ""

@@ -32,11 +32,11 @@ def get_config(arg=None):
     c.data.eval_splits = ("test",) if arg.root else ("val",)
     large = arg.model.endswith("_408")
     c.data.image_size, c.data.resize = (408, 408) if large else (240, 274)
-    c.data.interpolation = "bicubic"
+    common.preprocess(c, arg.model)
     c.data.augment.crop, c.data.augment.rand_operations = "random_resized", 2
     c.data.augment.erase, c.data.augment.erase_fill = 0.25, "noise"
     c.loss.label_smoothing, c.loss.mixup, c.loss.cutmix = 0.1, 0.8, 1.0
-    c.optim.name, c.optim.weight_decay, c.optim.no_decay = "adamw", 0.05, common.NO_DECAY
+    c.optim.name, c.optim.weight_decay = "adamw", 0.05
     c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = arg.batch, 300.0, 30.0
     c.optim.learning_rate, c.optim.final_lr = 5e-4 / 512 * arg.batch, 1e-5
     c.train.checkpoint_every, c.train.eval_every_epochs, c.train.log_every = 1000, 10.0, 100

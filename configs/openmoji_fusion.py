@@ -23,11 +23,11 @@ def get_config(arg=None):
     # One drawing an identity: with all skin tones three of five training images would be people.
     c.data.train_split, c.data.eval_splits = "train_base", ("val", "test")
     c.data.resize, c.data.image_size, c.data.cache.passes = 128, 128, 2
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # what these weights were trained with
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)
     c.data.cache.enabled, c.data.cache.folder = True, arg.cache
-    c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "head"
+    c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "head"
+    common.preprocess(c, c.model.trunk)
     c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio, c.model.dropout = 128, 1, 4, 2.0, 0.2
     c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"

@@ -21,7 +21,6 @@ def get_config(arg=None):
     c.data.renderings, c.data.label, c.data.per_identity = ("color", "line"), "identity", 4
     c.data.train_split, c.data.eval_splits = "train", ("test_all",)
     c.data.resize, c.data.image_size, c.data.cache.passes = 128, 128, 2
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # what these weights were trained with
     c.model.width, c.model.dropout = 256, 0.1
     c.train.epochs, c.train.eval_every_epochs = 8.0, 4.0
     return common.run_local_openmoji(c) if arg.runlocal else c

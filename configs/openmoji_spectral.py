@@ -28,9 +28,9 @@ def get_config(arg=None):
     c.data.modalities = (("color", (0, 1, 2)), ("line", (3, 4, 5)))
     c.data.train_split, c.data.eval_splits = "train_base", ("train_base", "test")
     c.data.resize, c.data.image_size = 96, 96
-    c.data.mean = c.data.std = (0.5,) * 6  # what these weights were trained with
     c.data.augment.crop, c.data.augment.flip = "none", 0.0
-    c.model.name, c.model.train_trunk_from = "efficientnet_lite0", "stride16"
+    c.model.name, c.model.train_trunk_from = "tf_efficientnet_lite0", "stride16"
+    common.preprocess(c, c.model.name)
     c.pretrained.source = "package:efficientnet_lite0"
     s = c.spectral
     s.fusion, s.fixed_statistics, s.reference_split = arg.fusion, True, "train_base"
@@ -38,7 +38,7 @@ def get_config(arg=None):
     s.colour, s.intensity = ("color",), ("line",)
     s.crop_area = (0.4, 1.0)
     c.optim.name, c.optim.learning_rate, c.optim.lr_rules = "adamw", 1e-3, (("^tower_", 0.3),)
-    c.optim.weight_decay, c.optim.no_decay, c.optim.clip_norm = 0.05, common.NO_DECAY, 1.0
+    c.optim.weight_decay, c.optim.clip_norm = 0.05, 1.0
     c.optim.warmup_epochs, c.optim.ema_decay = 1.0, 0.95
     c.train.batch_size, c.train.epochs, c.train.log_every = 128, 6.0, 10
     c.train.eval_every_epochs = 0.0

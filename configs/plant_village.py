@@ -39,6 +39,7 @@ def get_config(arg=None):
     c.data.train_split, c.data.eval_splits = "train", ("val", "test")
     c.data.resize, c.data.image_size = 256, 224
     c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
+    common.preprocess(c, arg.image)
     c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
     c.model.trunk, c.model.freeze_trunk, c.text.freeze = (
         arg.image,
@@ -61,7 +62,7 @@ def get_config(arg=None):
         return c
     c.data.cache.enabled, c.data.cache.passes, c.data.threads = c.task == "mvpdr", 1, 2
     if not arg.clip:
-        c.data.resize, c.data.image_size, c.model.trunk = 72, 64, "efficientnet_lite0"
+        c.data.resize, c.data.image_size, c.model.trunk = 72, 64, "tf_efficientnet_lite0"
         c.pretrained.source = c.pretrained.into = ""
     if c.task == "fusion":
         c.model.width, c.model.depth, c.model.heads = 32, 1, 4

@@ -14,7 +14,6 @@ Chen et al., ICML 2020: ResNet-50, projection 2048 → 512 → 128 here, tempera
 weight decay 1e-6, 10 epochs of warm-up, cosine.
 """
 
-from configs import common
 from fusionjax import config as base
 
 
@@ -48,7 +47,6 @@ def get_config(arg=None):
     c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "lars", 0.3 * arg.batch / 256, 1e-6
     if arg.optimizer == "adamw":
         c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "adamw", 1e-3 * arg.batch / 256, 0.05
-    c.optim.no_decay = common.NO_DECAY
     c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = arg.batch, 100.0, 10.0
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 10.0, 500, 20
     c.evaluation.batch_size = 128

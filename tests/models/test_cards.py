@@ -35,7 +35,7 @@ OTHERS = {
 
 
 def test_the_table_has_the_published_counts(capsys):
-    chosen = [*CROSSVIT, *OTHERS, "efficientnet_lite0"]
+    chosen = [*CROSSVIT, *OTHERS, "tf_efficientnet_lite0"]
     assert command.main(chosen) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
     assert list(rows) == [name for name in names() if any(part in name for part in chosen)]
@@ -43,8 +43,8 @@ def test_the_table_has_the_published_counts(capsys):
         cells = rows[name].split()
         assert cells[1] == f"{parameters:,}", name
         assert float(cells[2]) == pytest.approx(gmacs, rel=0.02), name
-    assert rows["wav2vec2_base"].split()[3:] == ["16000", "transformers", "facebook/wav2vec2-base"]
-    assert rows["efficientnet_lite0"].endswith("package:efficientnet_lite0")
+    assert rows["wav2vec2_base"].split()[3:] == ["16000", "hub:facebook/wav2vec2-base"]
+    assert rows["tf_efficientnet_lite0"].endswith("package:efficientnet_lite0")
 
 
 def test_vit_equals_the_formula():

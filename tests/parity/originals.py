@@ -59,8 +59,7 @@ def original(name: str) -> Original:
             dict(output="tokens"),
         )
     if name in efficientnet.NAMES + resnet.NAMES:
-        reference = name.replace("efficientnet_lite", "tf_efficientnet_lite")
-        return _images(lambda: timm.create_model(reference), CONV_SIZE)
+        return _images(lambda: timm.create_model(name), CONV_SIZE)
     if name in VITS:
         return _images(VITS[name], int(name[-3:]) if name[-3:].isdigit() else 224)
     if name in TEXTS:

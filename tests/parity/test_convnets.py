@@ -63,11 +63,11 @@ def test_lite0_with_its_real_weights_equals_timm():
     reference.eval()
     x = images(128)
     want = run_torch(reference, x)
-    model = efficientnet.build("efficientnet_lite0")
-    packaged = pretrained.convert("efficientnet_lite0", tensors)
+    model = efficientnet.build("tf_efficientnet_lite0")
+    packaged = pretrained.convert("tf_efficientnet_lite0", tensors)
     assert np.abs(run(model, packaged, x) - want).max() < TOLERANCE
     # timm's names of the same tensors lead to the same variables.
-    named = pretrained.convert("efficientnet_lite0", arrays(reference))
+    named = pretrained.convert("tf_efficientnet_lite0", arrays(reference))
     assert jax.tree.all(jax.tree.map(np.array_equal, packaged, named))
 
 

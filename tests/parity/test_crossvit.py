@@ -9,8 +9,8 @@ import torch
 from fusionjax import pretrained
 from fusionjax.models import create
 from fusionjax.models.backbones import crossvit
+from fusionjax.models.backbones.families import crossvit as keys_crossvit
 from fusionjax.models.resize import resize_bicubic
-from fusionjax.pretrained import keys_crossvit
 from fusionjax.pretrained.convert import place
 
 from . import torchvision_stub

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fusionjax import pretrained
-from fusionjax.models import create, names
+from fusionjax.models import create, names, registry
 from fusionjax.models.registry import backbone
 
-from .originals import arrays, away_from_kinks, images, original, randomise, timm
+from .originals import CONV_SIZE, arrays, away_from_kinks, images, original, randomise, timm
 
 # Absolute, in float32.
 TOLERANCE = 1e-4
@@ -29,8 +29,7 @@ SMOOTH = (
     "wav2vec2_base",
 )
 # Networks of ReLUs, at a size at which images away from every kink are found.
-TIMM = {"efficientnet_lite0": "tf_efficientnet_lite0"}
-KINKED = ("resnet50", "efficientnet_lite0", "vit_base_r50_s16_224")
+KINKED = ("resnet50", "efficientnet_lite0", "tf_efficientnet_lite0", "vit_base_r50_s16_224")
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -64,7 +63,7 @@ def test_output_and_parameters_equal_the_original(name):
 @pytest.mark.parametrize("name", KINKED)
 def test_input_gradient_of_relu_networks_equals_the_original(name):
     fields = dict(img_size=32) if name.startswith("vit") else {}
-    reference = randomise(timm.create_model(TIMM.get(name, name), num_classes=1000, **fields))
+    reference = randomise(timm.create_model(name, num_classes=1000, **fields))
     model = create(name, **(dict(image_size=32) if fields else {}))
     x = away_from_kinks(reference, images(32, 12))[:2]
     template = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -147,3 +146,37 @@ def test_the_sa_branch_equals_the_original():
         want = case.run(reference, {"images": torch.from_numpy(inputs["images"])}).numpy()
     _, aux = jax.jit(model.apply)(variables, **inputs)
     compare(name, np.asarray(aux["logits"]["sa"]), want, inputs)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "tf_efficientnet_lite0"])
+def test_the_two_efficientnets_of_one_size_are_different_networks(name):
+    """The tensors of either load into both, for names and shapes are the same: only the right one gives timm's logits."""
+    reference = randomise(timm.create_model(name))
+    x = images(CONV_SIZE)
+    with torch.inference_mode():
+        want = reference(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    other = name.removeprefix("tf_") if name.startswith("tf_") else f"tf_{name}"
+    errors = {
+        ours: np.abs(create(ours).apply(pretrained.convert(ours, arrays(reference)), x)[0] - want).max()
+        for ours in (name, other)
+    }
+    assert errors[name] < TOLERANCE and errors[other] > 0.05, errors
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in PLAIN if registry.family(n).weights.get(n, "").startswith("hub:timm/")]
+)
+def test_the_published_preprocessing_is_timms(name):
+    source = registry.family(name).weights[name].removeprefix("hub:timm/")
+    want, got = timm.models.get_pretrained_cfg(source), registry.preprocessing(name)
+    # deit_tiny and deit_small at 384 pixels: their weights are those of 224.
+    size = want.input_size[1:] if source.startswith(f"{name}.") else (384, 384)
+    crop = want.crop_pct if source.startswith(f"{name}.") else 1.0
+    assert got[:5] == (size, want.mean, want.std, want.interpolation, crop)
+
+
+@pytest.mark.parametrize("digit", "012")
+def test_the_preprocessing_of_lite_is_timms(digit):
+    for name in (f"efficientnet_lite{digit}", f"tf_efficientnet_lite{digit}"):
+        want, got = timm.models.get_pretrained_cfg(name), registry.preprocessing(name)
+        assert got[:5] == (want.input_size[1:], want.mean, want.std, want.interpolation, want.crop_pct)

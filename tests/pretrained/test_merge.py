@@ -10,7 +10,10 @@ from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models import create
 from fusionjax.models.backbones import efficientnet, resnet
-from fusionjax.pretrained import files, keys_efficientnet, keys_resnet, keys_vit
+from fusionjax.models.backbones.families import efficientnet as keys_efficientnet
+from fusionjax.models.backbones.families import resnet as keys_resnet
+from fusionjax.models.backbones.families import vit as keys_vit
+from fusionjax.pretrained import files
 from fusionjax.pretrained.convert import abstract
 from fusionjax.pretrained.positions import resample_pos_embed
 
@@ -26,7 +29,7 @@ def tensors():
 
 @pytest.fixture(scope="module")
 def weights(tensors):
-    return pretrained.convert("efficientnet_lite0", tensors)
+    return pretrained.convert("tf_efficientnet_lite0", tensors)
 
 
 # --- files ---
@@ -83,12 +86,12 @@ def test_sources_that_are_not_there(tmp_path, monkeypatch):
 
 
 def test_real_weights_convert(weights):
-    model = efficientnet.build("efficientnet_lite0")
+    model = efficientnet.build("tf_efficientnet_lite0")
     assert jax.tree.map(np.shape, weights) == jax.tree.map(lambda leaf: leaf.shape, abstract(model))
     assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {np.dtype("float32")}
     # Real statistics: a noise image gives finite, image-dependent features of sensible size.
     x = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
-    pooled = jax.jit(efficientnet.build("efficientnet_lite0", output="pooled").apply)(
+    pooled = jax.jit(efficientnet.build("tf_efficientnet_lite0", output="pooled").apply)(
         {**weights, "params": {key: value for key, value in weights["params"].items() if key != "head"}}, x
     )[0]
     assert 0.01 < np.mean(pooled) < 2
@@ -156,32 +159,32 @@ def test_vit_layers_are_stacked_in_order():
 def test_misfits_are_listed_and_counted(tensors):
     fewer = {key: value for key, value in tensors.items() if not key.startswith("_blocks.3.")}
     with pytest.raises(UserError, match=r"15 missing: _blocks\.3\._expand_conv\.weight.* and 7 more"):
-        pretrained.convert("efficientnet_lite0", fewer)
+        pretrained.convert("tf_efficientnet_lite0", fewer)
     with pytest.raises(UserError, match="1 left over: extra"):
-        pretrained.convert("efficientnet_lite0", {**tensors, "extra": np.zeros(3)})
+        pretrained.convert("tf_efficientnet_lite0", {**tensors, "extra": np.zeros(3)})
     wrong = {**tensors, "_bn0.weight": np.zeros(31), "_conv_stem.weight": np.zeros((32, 3))}
     with pytest.raises(
         UserError, match=r"2 of a wrong shape: .*_bn0\.weight \(31,\) for params/stem/scale \(32,\)"
     ):
-        pretrained.convert("efficientnet_lite0", wrong)
+        pretrained.convert("tf_efficientnet_lite0", wrong)
     with pytest.raises(UserError, match=r"75 missing: .*160 of a wrong shape: "):
-        pretrained.convert("efficientnet_lite1", tensors)
+        pretrained.convert("tf_efficientnet_lite1", tensors)
     with pytest.raises(UserError, match="'resnet51' is not known"):
         pretrained.convert("resnet51", tensors)
 
 
 def test_a_head_of_another_size_decides_the_template(tensors):
     tuned = {**tensors, "_fc.weight": np.zeros((7, 1280)), "_fc.bias": np.zeros(7)}
-    assert pretrained.convert("efficientnet_lite0", tuned)["params"]["head"]["kernel"].shape == (1280, 7)
+    assert pretrained.convert("tf_efficientnet_lite0", tuned)["params"]["head"]["kernel"].shape == (1280, 7)
     headless = {key: value for key, value in tensors.items() if not key.startswith("_fc.")}
-    assert "head" not in pretrained.convert("efficientnet_lite0", headless)["params"]
+    assert "head" not in pretrained.convert("tf_efficientnet_lite0", headless)["params"]
 
 
 # --- merge ---
 
 
 def test_merge_into_a_trunk_of_a_larger_model(weights):
-    target = zeros(create("vit_shallow", trunk="efficientnet_lite0", image_size=64))
+    target = zeros(create("vit_shallow", trunk="tf_efficientnet_lite0", image_size=64))
     notes = []
     merged = pretrained.merge(target, weights, into="trunk", log=notes.append)
     assert jax.tree.map(np.shape, merged) == jax.tree.map(np.shape, target)
@@ -197,7 +200,7 @@ def test_merge_into_a_trunk_of_a_larger_model(weights):
 
 
 def test_merge_adapts_head_and_input_and_says_so(weights):
-    model = efficientnet.build("efficientnet_lite0", num_classes=9)
+    model = efficientnet.build("tf_efficientnet_lite0", num_classes=9)
     target = jax.tree.map(
         lambda leaf: np.full(leaf.shape, 5, leaf.dtype),
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 6))),
@@ -215,7 +218,7 @@ def test_merge_adapts_head_and_input_and_says_so(weights):
 
 
 def test_merge_is_strict(weights):
-    target = zeros(efficientnet.build("efficientnet_lite0", features="stride16", output="tokens"))
+    target = zeros(efficientnet.build("tf_efficientnet_lite0", features="stride16", output="tokens"))
     with pytest.raises(UserError, match=r"left over: .* and \d+ more; pass skip, new or drop"):
         pretrained.merge(target, weights)
     later = (r"block_1[1-5]/.*", "head_conv/.*")

@@ -11,8 +11,11 @@ from fusionjax.models.backbones.conv import chunk_size, depthwise_conv2d, edge_p
 
 PARAMETERS = {
     "efficientnet_lite0": 4_652_008,
+    "tf_efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
+    "tf_efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
+    "tf_efficientnet_lite2": 6_092_072,
     "efficientnet_b0": 5_288_548,
     "efficientnet_b1": 7_794_184,
     "efficientnet_b2": 9_109_994,
@@ -105,9 +108,9 @@ def test_padding_rules():
 @pytest.mark.parametrize(
     ("name", "features", "shape"),
     [
-        ("efficientnet_lite0", "head", (2, 2, 1280)),
-        ("efficientnet_lite0", "stride32", (2, 2, 320)),
-        ("efficientnet_lite0", "stride16", (4, 4, 112)),
+        ("tf_efficientnet_lite0", "head", (2, 2, 1280)),
+        ("tf_efficientnet_lite0", "stride32", (2, 2, 320)),
+        ("tf_efficientnet_lite0", "stride16", (4, 4, 112)),
         ("efficientnet_b3", "head", (2, 2, 1536)),
         ("resnet50", "last", (2, 2, 2048)),
         ("resnet50", "stride16", (4, 4, 1024)),
@@ -127,7 +130,7 @@ def test_outputs(name, features, shape):
 
 
 def test_capture_returns_the_maps_and_refuses_others():
-    model = build("efficientnet_lite0", output="pooled")
+    model = build("tf_efficientnet_lite0", output="pooled")
     x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     _, aux = jax.eval_shape(lambda v, x: model.apply(v, x, capture=("stride16", "head")), shapes(model), x)
     assert {name: leaf.shape for name, leaf in aux.items()} == {
@@ -165,8 +168,8 @@ def test_jit_equals_eager_and_an_example_does_not_see_its_batch(name):
 
 def test_chunks_equal_the_whole_batch():
     x = images(96, batch=16)
-    whole = small("efficientnet_lite0", features="stride16", output="tokens", chunked=False)
-    chunked = small("efficientnet_lite0", features="stride16", output="tokens")
+    whole = small("tf_efficientnet_lite0", features="stride16", output="tokens", chunked=False)
+    chunked = small("tf_efficientnet_lite0", features="stride16", output="tokens")
     variables = init(whole, x)
     want, _ = jax.jit(whole.apply)(variables, x)
     got, aux = jax.jit(lambda v, x: chunked.apply(v, x, capture=("stride16",)))(variables, x)
@@ -228,8 +231,8 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
     x = images(64)
     settings = {"features": "stride16", "output": "tokens"}
     model, half = (
-        small("efficientnet_lite0", **settings),
-        small("efficientnet_lite0", **settings, dtype=jnp.bfloat16),
+        small("tf_efficientnet_lite0", **settings),
+        small("tf_efficientnet_lite0", **settings, dtype=jnp.bfloat16),
     )
     variables = init(model, x)
     want, _ = jax.jit(model.apply)(variables, x)

@@ -17,7 +17,8 @@ import safetensors.numpy
 from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models.backbones import text
-from fusionjax.pretrained import hub, keys_text
+from fusionjax.models.backbones.families import text as keys_text
+from fusionjax.pretrained import hub
 from fusionjax.pretrained.convert import abstract
 
 ROOT = pathlib.Path(__file__).parents[3]

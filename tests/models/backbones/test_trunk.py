@@ -24,7 +24,7 @@ def libraries_warn(recwarn):
 def small(**fields):
     return models.create(
         "dcal_vit_shallow",
-        trunk="efficientnet_lite0",
+        trunk="tf_efficientnet_lite0",
         image_size=64,
         width=16,
         heads=2,
@@ -91,7 +91,7 @@ def test_a_frozen_trunk_has_no_gradient_and_keeps_its_statistics(rng):
 )
 def test_impossible_trunks(fields, message):
     with pytest.raises(UserError, match=message):
-        models.create("dcal_vit_shallow", **{"trunk": "efficientnet_lite0", "image_size": 64, **fields})
+        models.create("dcal_vit_shallow", **{"trunk": "tf_efficientnet_lite0", "image_size": 64, **fields})
 
 
 def test_pretrained_weights_land_in_both_parts():

@@ -2,15 +2,21 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fusionjax import config as config_lib
+from fusionjax import register
 from fusionjax.errors import UserError
+from fusionjax.models import parameters
+from fusionjax.models.backbones.text import TextConfig, TextEncoder
 from fusionjax.models.methods import fusion, fusion_heads, token_blocks
 from fusionjax.models.methods.fusion import FusionClassifier
+from fusionjax.tasks.base import model_factory
 from tests.models.methods.test_cross_attention import draw
 from tests.support import fusion_oracle
 
@@ -74,7 +80,7 @@ def test_heads_equal_the_equations(rng, name, options):
 
 
 def test_every_head_has_a_test_and_an_oracle():
-    assert {name for name, _ in VARIANTS} == set(fusion_heads.HEADS) == set(fusion_oracle.HEADS)
+    assert {name for name, _ in VARIANTS} == set(register.fusion_heads.names()) == set(fusion_oracle.HEADS)
 
 
 @pytest.mark.parametrize("name", ["concat", "bottleneck"])
@@ -284,7 +290,10 @@ def test_widths_and_parameter_counts(inputs):
     "fields, message",
     [
         (dict(mode="both"), "mode='both' is not one of fusion, concat, image, text"),
-        (dict(head="sum"), "'sum' is not one of concat, adaptive, bilinear, attention, bottleneck, low_rank"),
+        (
+            dict(head="sum"),
+            "'sum' is not known; allowed: concat, adaptive, bilinear, attention, bottleneck, low_rank",
+        ),
         (
             dict(head="bilinear", head_options={"rank": 2}),
             "bilinear has no option 'rank'; it has chunk, form",
@@ -326,3 +335,35 @@ def test_capture_names_are_those_documented(inputs):
     _, aux = run(module, variables, *inputs, capture=fusion.CAPTURE)
     assert set(aux) == {"features", "image_to_text", "text_to_image", "pooled_attention"}
     np.testing.assert_allclose(aux["pooled_attention"].sum(-1), 1, rtol=1e-5)
+
+
+def test_a_head_of_ones_own_is_built_by_its_name_with_its_fields(monkeypatch):
+    monkeypatch.setattr(register.fusion_heads, "_found", dict(register.fusion_heads._found))
+
+    @register.fusion_head("gated_sum", reads={"gates": "rank"}, undecayed=("gate_token",))
+    class GatedSum(fusion_heads.Head):
+        gates: int = 1
+
+        @nn.compact
+        def __call__(self, v, t, image, text, *, train, capture=()):
+            token = self.param("gate_token", nn.initializers.ones, (self.gates, self.width))
+            return v + t * token.mean(0), {}
+
+    c = config_lib.default()
+    c.task = c.model.name = "fusion"
+    c.model.ablation, c.model.trunk, c.model.width, c.model.heads = "sa_only", "resnet50", 16, 2
+    c.data.image_size, c.fusion.head, c.fusion.rank = 32, "gated_sum", 3
+    module = model_factory.fusion_model(
+        c, 5, TextEncoder(TextConfig(vocab=9, width=8, layers=1, heads=2, ffn=8))
+    )
+    words = jnp.ones((1, 4), jnp.int32)
+    params = jax.eval_shape(
+        functools.partial(module.init, tokens=words, text_mask=words > 0),
+        jax.random.key(0),
+        jnp.zeros((1, 32, 32, 3)),
+    )["params"]
+    assert params["fusion"]["fusion_head"]["gate_token"].shape == (3, 16)
+    assert not parameters.of(module).decays("fusion/fusion_head/gate_token")
+    assert parameters.of(module).is_stacked("fusion/cross_attention/layers/image/norm/scale")
+    with pytest.raises(UserError, match="'gated_sum' is registered already"):
+        register.fusion_head("gated_sum")(fusion_heads.Concat)

@@ -88,7 +88,7 @@ def test_an_unreadable_image_has_no_share_in_the_loss():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "efficientnet_b0", "efficientnet_lite0", "vit_tiny_patch16_224"]
+    "name", ["resnet50", "efficientnet_b0", "tf_efficientnet_lite0", "vit_tiny_patch16_224"]
 )
 def test_every_family_trains_as_far_as_shapes_tell(name):
     c = config(name, ablation="sa_only")

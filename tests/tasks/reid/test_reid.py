@@ -327,7 +327,7 @@ def test_published_weights_go_in_though_patches_overlap_and_cameras_are_new():
         ({"train__batch_size": 16, "optim__accumulate": 4}, "a micro-batch of 4 must hold"),
         ({"loss__pair_group": 4}, "at least 2 whole identities of data.per_identity=4"),
         ({"data__eval_splits": ("test_base", "test_all")}, "reported under one name"),
-        ({"evaluation__flip": True, "data__cache__enabled": True, "model__trunk": "efficientnet_lite0",
+        ({"evaluation__flip": True, "data__cache__enabled": True, "model__trunk": "tf_efficientnet_lite0",
           "model__freeze_trunk": True}, "cached features have no mirror image"),
         ({"train__best_metric": "query/mAP"}, "reported as test"),
         ({"evaluation__average_precision": "mean"}, "allowed are step, trapezoid"),
