@@ -87,6 +87,23 @@ class Trunk(NamedTuple):
     neck: nn.Module | None = None
 
 
+class Shown(NamedTuple):
+    """A map over an image that explains a prediction, where the network has one of its own.
+
+    Attributes:
+        capture: what the module must capture for it.
+        weights: (module, aux) → (B, N), a weight for each cell of the grid, row by row.
+        grid: module → rows and columns.
+        name, text: what it is, for the report.
+    """
+
+    capture: tuple[str, ...]
+    weights: Callable[[Any, Mapping[str, Any]], jax.Array]
+    grid: Callable[[Any], Grid]
+    name: str
+    text: str
+
+
 class Reference(NamedTuple):
     """A reference implementation's tensors, understood.
 
@@ -138,6 +155,7 @@ class Family:
         tokens: (name, image_size=…, features=…, dtype=…) → (module that gives (B, h, w, D), its grid), of a transformer.
         one_map: it has one grid of tokens.
         embeds: its CLS features can be those of re-identification (`methods.reid`).
+        shown: the map that explains its predictions, beside those of the methods; None where it has none.
         grids: module → rows and columns of its position tables, or one pair a branch; None where it has none.
         counted: module → the same as `models.cards` counts its multiply-adds.
         capture: what `models.cards` asks for, so that attention is computed whole.
@@ -166,6 +184,7 @@ class Family:
     tokens: Callable[..., tuple[nn.Module, Grid]] | None = None
     one_map: bool = True
     embeds: bool = False
+    shown: Shown | None = None
     grids: Callable[[Any], Grid | Sequence[Grid] | None] = _own_grid
     counted: Callable[[Any], nn.Module] = _same
     capture: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from fusionjax.models.backbones.record import (
     LayerOrder,
     Preprocessing,
     Reference,
+    Shown,
     hub_timm,
 )
 
@@ -128,6 +129,12 @@ def grids(module: CrossViT) -> tuple[Grid, ...]:
     )
 
 
+def _last_fusion(module: CrossViT, aux: Mapping[str, Any]) -> jax.Array:
+    """What the first branch's CLS takes from the patches of the second in the last fusion, mean of the heads: (B, N_1 − 1)."""
+    last = aux["fusion"][f"stage_{len(module.depth) - 1}/fusion_0"]
+    return last[-1, :, :, 0, 1:].mean(1)
+
+
 FAMILY = Family(
     name="crossvit",
     names=NAMES,
@@ -147,6 +154,13 @@ FAMILY = Family(
     configure=configure,
     headless={"num_classes": 0},
     one_map=False,
+    shown=Shown(
+        capture=("fusion",),
+        weights=_last_fusion,
+        grid=lambda module: grids(module)[1],
+        name="cross-attention of the last fusion",
+        text="how much the first branch's class token takes from each patch of the second, mean of the heads",
+    ),
     grids=grids,
     capture=("attention",),
 )
