@@ -8,6 +8,7 @@ import pytest
 
 from fusionjax import config as config_lib
 from fusionjax.errors import UserError
+from fusionjax.models import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -26,6 +27,16 @@ def test_every_config_validates_and_survives_json(name):
     assert again.to_json_best_effort() == config.to_json_best_effort()
     assert importlib.import_module(f"configs.{name}").__doc__.count("--config=configs/" + name)
     config_lib.validate(load(name, "runlocal"))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "openmoji_reid", "openmoji_fusion", "openmoji_spectral", "stamps_vqa",
+                                  "stamps_trimodal", "stamps_audiovisual"])  # fmt: skip
+def test_pictures_are_normalised_as_the_published_weights_want_them(name):
+    c = load(name)
+    assert c.pretrained.source == "package:efficientnet_lite0"
+    published = registry.preprocessing(c.model.trunk or c.model.name)
+    assert set(c.data.mean) == set(published.mean) == {0.5} and set(c.data.std) == set(published.std) == {0.5}
+    assert c.data.interpolation == published.interpolation == "bicubic"
 
 
 def test_arguments():

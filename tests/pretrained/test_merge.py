@@ -173,6 +173,11 @@ def test_misfits_are_listed_and_counted(tensors):
         pretrained.convert("resnet51", tensors)
 
 
+def test_weights_of_the_tensorflow_line_are_refused_by_the_network_that_pads_as_torch_does(tensors):
+    with pytest.raises(UserError, match="these weights are of tf_efficientnet_lite0"):
+        pretrained.convert("efficientnet_lite0", tensors)
+
+
 def test_a_head_of_another_size_decides_the_template(tensors):
     tuned = {**tensors, "_fc.weight": np.zeros((7, 1280)), "_fc.bias": np.zeros(7)}
     assert pretrained.convert("tf_efficientnet_lite0", tuned)["params"]["head"]["kernel"].shape == (1280, 7)

@@ -270,7 +270,7 @@ def refuse_unused(config: ConfigDict, known: Sequence[str], spared: Sequence[str
         harmless = key in ("name", *known, *spared) or (key == "ablation" and value == "sa_only")
         if not harmless and value != default[key]:
             field = f"model.{key}"
-            if key == "crossvit":
+            if isinstance(value, ConfigDict):
                 field = next(f"{field}.{k}" for k, v in value.items() if v != default[key][k])
             raise impossible(
                 config, field, f"{config.model.name!r} has no such field; it has {', '.join(known)}"

@@ -38,7 +38,7 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
     c, s = config.model, config.spectral
     family = registry.family(c.name)
     if family.headless is None or c.trunk:
-        allowed = "a plain image model (efficientnet, resnet, vit, deit, crossvit), without model.trunk"
+        allowed = "a plain image model without model.trunk; python -m fusionjax.models lists the names"
         raise impossible(config, "model.trunk" if c.trunk else "model.name", allowed)
     if s.fusion == "attention" and not family.one_map:
         raise impossible(config, "spectral.fusion", f"{c.name} has more than one feature map to query")
