@@ -108,7 +108,8 @@ def _plain(tree: PyTree) -> dict[str, Any]:
     return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def abstract(module: nn.Module) -> PyTree:
-    """Shapes of the variables of a family's module; nothing is computed."""
+def abstract(module: nn.Module, size: int | None = None) -> PyTree:
+    """Shapes of the variables of a family's module; nothing is computed. `size`: a side of its images, where it takes any."""
     family = registry.family_of(module)
-    return jax.eval_shape(module.init, jax.random.key(0), *family.inputs(module, None))
+    inputs = family.inputs(module, None if size is None else (size, size))
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)
