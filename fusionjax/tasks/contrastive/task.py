@@ -37,7 +37,7 @@ PROGRESS = "progress"
 
 class Spectral(ImageTask):
     """Two views of every image, each with the same geometry in all modalities: InfoNCE between the modalities of a view,
-    NT-Xent between the views of a modality. METHODS' section on SimCLR across spectral bands.
+    NT-Xent between the views of a modality. docs/methods/contrastive.md.
 
     Args:
         config: of the whole run, validated.

@@ -1,4 +1,7 @@
-"""One label for an image and a text, by cross-attention between their tokens (METHODS.md section 2), or by a baseline."""
+"""One label for an image and a text, by cross-attention between their tokens, or by a baseline.
+
+The method: docs/methods/image_text_fusion.md.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -126,7 +126,7 @@ class TextSide:
         return found
 
     def leaks(self, source: Source) -> bool | None:
-        """METHODS' label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
+        """The label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
         labels = np.asarray(source.labels)
         if len(np.unique(labels)) < 2:
             return None

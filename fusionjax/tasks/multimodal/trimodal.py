@@ -1,4 +1,4 @@
-"""One label for an image, a sound and a text, any of which may be missing (METHODS.md section 5)."""
+"""One label for an image, a sound and a text, any of which may be missing (docs/methods/multimodal.md)."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

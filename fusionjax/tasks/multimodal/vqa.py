@@ -1,4 +1,4 @@
-"""Visual question answering: one of the answers that training knows, by an image and a question (METHODS.md section 5).
+"""Visual question answering: one of the answers that training knows, by an image and a question (docs/methods/multimodal.md).
 
 The model is that of image–text fusion: the tokens of both attend each other, pooled, and a classifier chooses among the
 answers.

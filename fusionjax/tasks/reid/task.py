@@ -54,8 +54,9 @@ class Result:
 class ReIdentification(ImageTask):
     """An embedding in which images of one identity are near each other.
 
-    Every branch has a cross-entropy over the training identities, after a BNNeck, and a metric loss before it (METHODS of
-    DCAL, section 4.2 of the paper; TransReID's recipe). At test the CLS features of SA and GLCA stand side by side.
+    Every branch has a cross-entropy over the training identities, after a BNNeck, and a metric loss before it (DCAL,
+    section 4.2 of the paper; TransReID's recipe; docs/methods/reid.md). At test the CLS features of SA and GLCA are
+    concatenated.
 
     Args:
         config: of the whole run, validated.
