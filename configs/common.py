@@ -26,7 +26,7 @@ def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
     Adam with decoupled weight decay 0.05, learning rate 5e-4 / 512 × batch, cosine, 100 epochs of batches of 16, images
     resized to 550² and cropped to 448², R = 10 %. The paper's 16 may be per GPU on four: `recipe=paper_x4` takes the
-    learning rate of 64. Warm-up, stochastic depth 0.1 and label smoothing are DeiT's habits where the paper is silent.
+    learning rate of 64. Warm-up and stochastic depth 0.1 are DeiT's habits where the paper is silent.
     """
     c = config
     c.model.name = "dcal_" + BACKBONES[arg.backbone]
