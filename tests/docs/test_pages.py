@@ -1,10 +1,8 @@
 """The paths, modules, config fields and links in the documents exist; CITATION.cff is complete."""
 
-import functools
 import importlib
 import pathlib
 import re
-import subprocess
 
 import pytest
 import yaml
@@ -15,6 +13,9 @@ from fusionjax import register
 
 ROOT = pathlib.Path(__file__).parents[2]
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+SOURCES = [
+    p for top in ("fusionjax", "configs", "tests", "benchmarks") for p in sorted((ROOT / top).rglob("*.py"))
+]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 PATH = re.compile(r"(?<![\w/.-])(?:fusionjax|configs|tests|benchmarks|docs)/[\w./-]*[\w/]")
 DOTTED = re.compile(r"(?<![\w./-])fusionjax(?:\.\w+)+")
@@ -29,14 +30,6 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 def shown(page: pathlib.Path) -> str:
     """What a reader sees of a page."""
     return COMMENT.sub("", page.read_text())
-
-
-@functools.cache
-def tracked() -> list[str]:
-    """Files of the repository, new ones included."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return [line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
 
 
 def resolves(name: str) -> bool:
@@ -110,17 +103,15 @@ def test_every_method_has_a_line_in_the_index():
 
 
 def test_documents_that_the_source_names_exist():
-    for name in tracked():
-        if name.endswith(".py"):
-            for path in re.findall(r"\b(?:docs/[\w/]+|CONTRIBUTING)\.md", (ROOT / name).read_text()):
-                assert (ROOT / path).is_file(), f"{name}: {path}"
+    for source in SOURCES:
+        for path in re.findall(r"\b(?:docs/[\w/]+|CONTRIBUTING)\.md", source.read_text()):
+            assert (ROOT / path).is_file(), f"{source}: {path}"
 
 
 def test_no_reference_to_a_document_outside_the_repository():
     """The methods' equations are in docs/methods/ or in the papers."""
-    for name in tracked():
-        if name.endswith((".py", ".md", ".cfg", ".toml")):
-            assert not re.search(r"\bMETHODS\b", (ROOT / name).read_text()), name
+    for file in (*SOURCES, *PAGES):
+        assert not re.search(r"\bMETHODS\b", file.read_text()), file
 
 
 def test_the_guide_shows_the_toys_as_they_are():
