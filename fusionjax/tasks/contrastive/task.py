@@ -39,11 +39,7 @@ PROGRESS = "progress"
 
 def create(config: ConfigDict, facts: Facts) -> Task:
     """Two views of every image, each with the same geometry in all modalities: InfoNCE between the modalities of a view,
-<<<<<<< HEAD
     NT-Xent between the views of a modality. Source: docs/methods/contrastive.md.
-=======
-    NT-Xent between the views of a modality. docs/methods/contrastive.md.
->>>>>>> docs
 
     Args:
         config: of the whole run, validated.

@@ -124,14 +124,10 @@ class TextInputs:
         return found
 
     def leaks(self, source: Source) -> bool | None:
-<<<<<<< HEAD
         """The label-permutation test of docs/methods/image_text_fusion.md: do a split's texts change with permuted labels?
 
         None for a split of one class.
         """
-=======
-        """The label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
->>>>>>> docs
         labels = np.asarray(source.labels)
         if len(np.unique(labels)) < 2:
             return None
@@ -175,8 +171,9 @@ class TextInputs:
     # -- arrays -----------------------------------------------------------------------------------------------------------
 
     def padding_example(self) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that stands for no example; its width is that of the first split's texts."""
-        mask = np.zeros(next(iter(self.made.values())).mask.shape[1], bool)
+        """What `rows` adds to a row that stands for no example; as wide as the first split's texts."""
+        widths = (texts.mask.shape[1] for texts in self.made.values())
+        mask = np.zeros(next(widths, self.config.text.max_tokens), bool)
         if self.freeze:
             return {"text": np.zeros((len(mask), self.module.config.width), np.float16), "text_mask": mask}
         return {"tokens": np.zeros(len(mask), np.int32), "text_mask": mask}

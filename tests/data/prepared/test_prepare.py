@@ -252,7 +252,7 @@ def test_an_interrupted_writer_leaves_what_was_there(finished, tmp_path, monkeyp
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fusionjax.data import preparation, records
+from fusionjax.data.prepared import records, writer
 from tests.data.prepared.test_prepare import prepare
 
 count = 0
@@ -264,8 +264,8 @@ def killed(*args, at=int(sys.argv[3])):
     return real(*args)
 
 name = sys.argv[4]
-real = getattr(os, name) if name == "replace" else preparation.decode
-setattr(os, name, killed) if name == "replace" else setattr(preparation, "decode", killed)
+real = getattr(os, name) if name == "replace" else writer.decode
+setattr(os, name, killed) if name == "replace" else setattr(writer, "decode", killed)
 prepare("folder", Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

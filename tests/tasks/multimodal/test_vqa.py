@@ -20,6 +20,7 @@ from fusionjax.data.vqa.questions import Asked, Question
 from fusionjax.errors import UserError
 from fusionjax.evaluation import vqa
 from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 from tests.support import tiny_bert
 
 COLOURS = ("blue", "green", "red")
@@ -112,7 +113,7 @@ def test_a_run_answers_by_type_and_reports_it(trained):
 def test_the_loaded_run_gives_the_same_scores_without_the_training_questions(trained, asked):
     folder, summary = trained
     run = fusionjax.load(folder)
-    found = run.task.scalars(run.evaluate())
+    found = run.task.scorer.scalars(run.evaluate())
     assert "test/prior_vqa_accuracy" not in found and "test/vqa_accuracy_is" in found
     for name, value in found.items():
         assert summary[name] == pytest.approx(value, abs=0.03), name
@@ -154,13 +155,13 @@ def batch_of(task, scores, seed=0):
 
 
 def _with_loss(task, variables, batch, key):
-    loss, (metrics, _) = task.loss(variables, batch, key, groups=1)
+    loss, (metrics, _) = task.objective(variables, batch, key, groups=1)
     return loss, (loss, metrics)
 
 
 def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(asked, bert):
-    task = tasks.create(settings(asked, bert), ("yes", "no", "blue"))
-    variables = jax.jit(task.init)(jax.random.key(0))
+    task = tasks.create(settings(asked, bert), Facts(("yes", "no", "blue")))
+    variables = jax.jit(task.model.init)(jax.random.key(0))
     scores = [[1, 0, 0], [0, 1, 1 / 3], [0, 0, 0]]
     batch = batch_of(task, scores)
     key = jax.random.key(1)
@@ -168,11 +169,11 @@ def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(aske
     @jax.jit
     def run(text):
         rows = batch | {"text": text}
-        how = {"rngs": {"dropout": key}, "mutable": ["batch_stats"]}
         gradient, aux = jax.grad(
             lambda x: _with_loss(task, variables, rows | {"text": x}, key), has_aux=True
         )(text)
-        return gradient, aux, task._apply(variables, rows, train=True, **how)[0][0]
+        arguments = task.inputs.arguments(rows, variables)
+        return gradient, aux, task.model.train(variables, key, **arguments)[0][0]
 
     gradient, (loss, metrics), logits = run(jnp.asarray(batch["text"], jnp.float32))
     log = np.asarray(jax.nn.log_softmax(logits))
