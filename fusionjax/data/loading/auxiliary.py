@@ -1,6 +1,6 @@
-"""What travels beside an image: the words, the sound or the second picture of the same example."""
+"""Auxiliary inputs: the text, audio or second image that belongs to an example beside its image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -9,34 +9,35 @@ from fusionjax.data.loading.stream import Example
 
 
 class Extra(Protocol):
-    """Further arrays of an example, joined to its row by the index, in the threads that read.
+    """Auxiliary inputs of the examples of a source, added to each row by the reading threads.
 
     Attributes:
-        padding: what a row that stands for no example has; the names, shapes and dtypes of every `row`.
+        padding: the auxiliary inputs of a padding example; every `row` has the same names, shapes and dtypes.
     """
 
-    padding: Example
+    padding: Mapping[str, np.ndarray]
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """Of one example; a function of its arguments.
+        """The auxiliary inputs of one example; a pure function of its arguments.
 
         Args:
-            index: of the example in its source.
-            epoch: of training, from 0; None at test, where nothing is drawn.
-            repeat: how often the epoch had the example before.
+            index: position of the example in its source.
+            epoch: training epoch, from 0; None at evaluation, where nothing is random.
+            repeat: how often the example occurred earlier in the epoch.
 
         Returns:
-            As `padding`. A further "valid" 0 takes the example out of loss and scores.
+            name → array, with the names, shapes and dtypes of `padding`. An additional entry "valid" with value 0 excludes the
+            example from loss and metrics.
         """
         ...
 
 
 class Rows:
-    """An `Extra` that is a row of some arrays, chosen for each example.
+    """An `Extra` that gives each example one row of some arrays.
 
     Args:
-        choose: (index, epoch) → row; epoch None at test.
-        **arrays: (M, ...) each; their names are the batch keys.
+        choose: (index of the example, epoch or None at evaluation) → row, 0 to M − 1.
+        **arrays: batch key → (M, ...).
     """
 
     def __init__(self, choose: Callable[[int, int | None], int], **arrays: np.ndarray):
@@ -53,7 +54,7 @@ class Both:
     """Several `Extra`s as one.
 
     Args:
-        *parts: with different names.
+        *parts: their names must differ.
     """
 
     def __init__(self, *parts: Extra):
@@ -66,10 +67,19 @@ class Both:
 
 
 def joined(example: Example, extra: Extra | None, epoch: int | None, repeat: int = 0) -> Example:
-    """The example with what stands beside it."""
+    """Adds the auxiliary inputs to an example.
+
+    Args:
+        example: a row with `index`, `label` and `valid`; a negative index marks a padding example.
+        extra: the auxiliary inputs; None for none.
+        epoch, repeat: as for `Extra.row`.
+
+    Returns:
+        The row with the further arrays; `valid` and `label` are 0 where the auxiliary inputs are not valid.
+    """
     if extra is None:
         return example
     index = int(example["index"])
     found = dict(extra.row(index, epoch, repeat) if index >= 0 else extra.padding)
-    valid = np.float32(example["valid"] * found.pop("valid", 1.0))
+    valid = np.float32(float(example["valid"]) * float(found.pop("valid", 1.0)))
     return example | found | {"valid": valid, "label": np.int32(example["label"] if valid else 0)}

@@ -75,7 +75,7 @@ def test_channel_map_by_numbers_and_names():
         (("rgb",), NAMES, "must be .name, channels. for each modality"),
         ((("rgb", (0, 1)), ("uv", (1, 2))), NAMES, "'green' is in 'rgb' and again in 'uv'"),
         ((("rgb", (0, 0)),), NAMES, "'red' is in 'rgb' and again in 'rgb'"),
-        ((("rgb", (0, 6)),), NAMES, "'rgb' has channel 6, which is none of the 6: 0 to 5, or red, green"),
+        ((("rgb", (0, 6)),), NAMES, "'rgb' has channel 6, which is not one of the 6: 0 to 5, or red, green"),
         ((("rgb", (-1,)),), NAMES, "has channel -1"),
         ((("rgb", ("read",)),), NAMES, "has channel 'read'"),
         ((("rgb", (True,)),), NAMES, "has channel True"),
@@ -149,7 +149,7 @@ def test_flat_files_in_split_folders(tmp_path):
 def test_loose_files_beside_class_folders(tmp_path):
     tree(tmp_path)
     np.save(tmp_path / "mean.npy", image(0))
-    fails("holds mean.npy and also folders with images: put every image in a class folder, or none", tmp_path)
+    fails("holds mean.npy and also folders with images: put all images into class folders, or none", tmp_path)
 
 
 def test_nothing_to_read(tmp_path):
@@ -266,7 +266,7 @@ def test_fortran_order_is_read_as_it_stands(tmp_path):
         ),
         (
             image(0, (8, 12, 6)),
-            r"ash.03\.npy is \(8, 12, 6\) uint8, .* is \(8, 10, 6\) uint8: all images must have one",
+            r"ash.03\.npy is \(8, 12, 6\) uint8, .* is \(8, 10, 6\) uint8: all images must have the same size",
         ),
         (image(0, dtype=np.uint16), r"ash.03\.npy is \(8, 10, 6\) uint16, .* is \(8, 10, 6\) uint8"),
         (image(0, (8, 10)), r"ash.03\.npy is \(8, 10\) uint8, not \(H, W, C\)"),

@@ -218,7 +218,7 @@ def test_mistakes(tree, tmp_path, monkeypatch):
         "the stamps are not at .*none: apt-get install tuxpaint-stamps-default, or set config.data.root", ""
     )
     fails("does not exist: it must be the folder of the Tux Paint stamps .apt-get install", tmp_path / "none")
-    fails("has no stamps, which are pictures in folders of classes: apt-get install", tmp_path)
+    fails(r"has no stamps \(images in class folders\): apt-get install", tmp_path)
     fails("has 20 of 956 stamps: apt-get install", tree, check_counts=True)
     fails("no split 'dev'", tree, "dev")
     fails(r"data\.languages: no stamp has 'xx'; there are de, en, fr, zh_CN", tree, languages=("en", "xx"))

@@ -111,7 +111,7 @@ def test_the_vocabulary_is_of_answers_that_training_has_often():
     assert q.vocabulary(found) == ("pet", "cat", "dog")
     assert q.vocabulary(found, least=1) == ("pet", "cat", "dog", "ant", "bee", "emu")
     assert q.vocabulary(found, least=1, most=2) == ("pet", "cat")
-    with pytest.raises(UserError, match="no answer belongs to 9 pictures of training"):
+    with pytest.raises(UserError, match="no answer belongs to 9 images of the training split"):
         q.vocabulary(found, least=9)
 
 
