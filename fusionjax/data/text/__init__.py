@@ -1,6 +1,8 @@
 """The text inputs of image–text classification: the text of each example, and its tokens.
 
-The label must not leak through the text: see docs/methods/image_text_fusion.md, "The label must not leak through the text". A task opens a tokenizer (`pretrained.hub`), makes a
+See docs/methods/image_text_fusion.md, "The label must not leak through the text".
+
+A task opens a tokenizer (`pretrained.hub`), makes a
 `Tokenise` of it, and asks for the `Texts` of each split:
 
     folder = hub.files(source)

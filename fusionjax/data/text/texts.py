@@ -1,6 +1,6 @@
 """The text of each example: its caption, the descriptions of all classes, or those of its true class (which leak the label).
 
-The label must not leak through the text: see docs/methods/image_text_fusion.md, "The label must not leak through the text".
+See docs/methods/image_text_fusion.md, "The label must not leak through the text".
 """
 
 import dataclasses
