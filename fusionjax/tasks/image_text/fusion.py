@@ -1,10 +1,4 @@
 """One label for an image and a text, by cross-attention between their tokens, or by a baseline.
-<<<<<<< HEAD
-=======
-
-The method: docs/methods/image_text_fusion.md.
-"""
->>>>>>> docs
 
 Source: docs/methods/image_text_fusion.md.
 """

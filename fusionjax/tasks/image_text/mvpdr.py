@@ -1,12 +1,7 @@
 """MVPDR: one label for an image, by visual prototypes and prompts in the common space of a frozen image and text encoder.
 
-<<<<<<< HEAD
 Source: Wei et al., ACM MM 2024; docs/methods/mvpdr.md. No text of an example is read at test. With train.epochs=0 the
 prototypes are used as they are (training-free), else they train.
-=======
-Wei et al., ACM MM 2024; docs/methods/mvpdr.md. No text of an example is read at test. With train.epochs=0 the prototypes
-are used as they are (training-free), else they train.
->>>>>>> docs
 """
 
 import dataclasses

@@ -124,14 +124,10 @@ class TextInputs:
         return found
 
     def leaks(self, source: Source) -> bool | None:
-<<<<<<< HEAD
         """The label-permutation test of docs/methods/image_text_fusion.md: do a split's texts change with permuted labels?
 
         None for a split of one class.
         """
-=======
-        """The label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
->>>>>>> docs
         labels = np.asarray(source.labels)
         if len(np.unique(labels)) < 2:
             return None

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """One label for an image, a sound and a text, any of which may be missing; see docs/methods/multimodal.md."""
-=======
-"""One label for an image, a sound and a text, any of which may be missing (docs/methods/multimodal.md)."""
->>>>>>> docs
 
 import dataclasses
 from collections import Counter

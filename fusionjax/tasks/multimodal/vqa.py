@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Visual question answering: one of the answers that training knows, by an image and a question.
-=======
-"""Visual question answering: one of the answers that training knows, by an image and a question (docs/methods/multimodal.md).
->>>>>>> docs
 
 The model is that of image–text fusion: the tokens of both attend to each other, pooled, and a classifier chooses among the
 answers. Source: docs/methods/multimodal.md.
