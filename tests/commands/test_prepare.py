@@ -33,7 +33,7 @@ def test_the_command(tmp_path):
     before = snapshot(out)
     again = run("market1501", f"--out={out}")
     assert "is finished: market1501, images: 10 train, 2 query, 7 gallery, files: 3" in again.stdout
-    assert "is whole" in run(f"--out={out}", "--verify").stdout
+    assert "is complete" in run(f"--out={out}", "--verify").stdout
     assert snapshot(out) == before
     trees.jpeg(root / "query" / "0004_c2s1_000003_00.jpg")
     run(*data_set, f"--out={out}", "--overwrite")
