@@ -22,7 +22,7 @@ class Rule(NamedTuple):
     layer: int | None = None
     part: tuple[int, int] | None = None
 
-    def index(self, shape: tuple[int, ...]) -> tuple[int | slice | EllipsisType, ...]:
+    def region(self, shape: tuple[int, ...]) -> tuple[int | slice | EllipsisType, ...]:
         """The index of the transformed tensor in a leaf of this shape."""
         layer: tuple[int, ...] = () if self.layer is None else (self.layer,)
         if self.part is None:

@@ -193,7 +193,7 @@ def poisons(marker: str) -> dict[str, tuple[bytes, str]]:
         "obj": (b"(" + name("collections.OrderedDict") + b"o", "opcode OBJ"),
         "newobj": (name("collections.OrderedDict") + b")\x81", "opcode NEWOBJ"),
         "extension": (b"\x82\x01", "opcode EXT1"),
-        "call of a call": (name("collections.OrderedDict") + b")R(tR", "no function"),
+        "call of a call": (name("collections.OrderedDict") + b")R(tR", "not a function"),
         "build of a name": (name("torch._utils._rebuild_tensor_v2") + b"}b", "no dict of tensors"),
         "tensor of no storage": (
             call("torch._utils._rebuild_tensor_v2", text("x"), integer(0), b")", b")"),

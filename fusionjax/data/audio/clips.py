@@ -68,16 +68,16 @@ class Sounds:
         self.formats: dict[Path, tuple[int, int]] = {}
         self._room, self._lock = memory, threading.Lock()
         self.bad, self.silent = BadImages("audio file"), BadImages("audio file")
-        self.padding = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
-        self.padding["hidden_frames"] = np.zeros(frames(samples), bool)
+        self.padding_example = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
+        self.padding_example["hidden_frames"] = np.zeros(frames(samples), bool)
         if bands:
-            self.padding["hidden_bands"] = np.zeros(bands, bool)
+            self.padding_example["hidden_bands"] = np.zeros(bands, bool)
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """See `Extra`."""
+        """See `Auxiliary`."""
         own = self._files[index]
         if not own:
-            return dict(self.padding)
+            return dict(self.padding_example)
         rng = None if epoch is None else np.random.default_rng([_STREAM, self._seed, epoch, index, repeat])
         path = own[int(rng.integers(len(own)))] if rng is not None and len(own) > 1 else own[0]
         try:
@@ -86,15 +86,15 @@ class Sounds:
                 raise DecodeError(f"{1000 * len(heard) / SAMPLE_RATE:.1f} ms are too short for a frame")
         except audio_lib.SilentError as error:
             self.silent.record(str(path), str(error))
-            return dict(self.padding)
+            return dict(self.padding_example)
         except DecodeError as error:
             self.bad.record(str(path), str(error))
             self.bad.check(self.total, self._most_bad)
-            return dict(self.padding)
+            return dict(self.padding_example)
         if rng is not None and self._augment is not None:
             heard = self._augment(heard, rng)
         heard, mask = audio_lib.fit(heard, self._samples)
-        row = self.padding | {"audio": audio_lib.normalise(heard, mask), "audio_mask": mask}
+        row = self.padding_example | {"audio": audio_lib.normalise(heard, mask), "audio_mask": mask}
         return row if rng is None else row | self._hidden(self._frames(int(mask.sum())), rng)
 
     def _read(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
@@ -118,7 +118,9 @@ class Sounds:
         """The SpecAugment masks over the frames of a clip and over the bands."""
         times, bands = self._hide
         own = audio_augment.spans(frames, rng, probability=times, span=self._span, least=1)
-        out: Example = {"hidden_frames": np.pad(own, (0, len(self.padding["hidden_frames"]) - frames))}
+        out: Example = {
+            "hidden_frames": np.pad(own, (0, len(self.padding_example["hidden_frames"]) - frames))
+        }
         if self._bands:
             span = max(1, self._bands // 10)
             out["hidden_bands"] = audio_augment.spans(self._bands, rng, probability=bands, span=span, least=1)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.sampling.class_selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source
-from fusionjax.data.vqa import source as asking
+from fusionjax.data.vqa.source import question_source
 from fusionjax.errors import UserError
 
 SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "stamps", "market1501", "dukemtmc", "msmt17",
@@ -40,7 +40,7 @@ def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     if data.selected_classes:
         source = SelectedClasses(source, data.selected_classes)
     if data.questions:
-        return asking.asked(source, lambda: _pictures(data, seed), data, seed=seed)
+        return question_source(source, lambda: _pictures(data, seed), data, seed=seed)
     return ByIdentity(source) if data.label == "identity" else source
 
 

@@ -9,7 +9,7 @@ no drawing of the test set is in training. At fractions 0.7, 0.1, 0.2:
     test    380 identities, one example each, the base drawing
 
 Many line drawings are identical: of the 380 at seed 0, 321 differ, because 50 flags have the same empty frame. No encoder can
-find more than 321 of 380 (0.845) by identity at rank 1, in either direction; `channels.look_alikes` gives the duplicate
+find more than 321 of 380 (0.845) by identity at rank 1, in either direction; `channels.duplicate_groups` gives the duplicate
 groups.
 """
 

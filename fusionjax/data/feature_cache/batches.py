@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fusionjax.data.loading.auxiliary import Extra, joined
+from fusionjax.data.loading.auxiliary import Auxiliary, with_auxiliary
 from fusionjax.data.loading.stream import Example, FiniteBatches, SampledOrder, TrainStream
 from fusionjax.errors import UserError
 
@@ -38,7 +38,7 @@ def feature_dataset(
     threads: int = 2,
     prefetch: int = 64,
     order: SampledOrder | None = None,
-    extra: Extra | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> TrainStream:
     """Endless training batches of features; otherwise as `pipeline.train_dataset`.
 
@@ -52,7 +52,7 @@ def feature_dataset(
         process_index, process_count: index of this process, and number of processes.
         threads, prefetch: number of reading threads, and of examples read ahead.
         order: as for `train_dataset`; an example that is repeated within an epoch comes from the next pass.
-        extra: auxiliary inputs; None for none.
+        auxiliary: auxiliary inputs; None for none.
 
     Returns:
         Iterator of batches with features (B / process_count, h, w, C), label, valid and index.
@@ -68,8 +68,8 @@ def feature_dataset(
 
     def read(epoch: int, index: int, repeat: int = 0) -> Example:
         k = (epoch + repeat) % passes
-        return joined(
-            _example(features[k, index], labels[index], valid[k, index], index), extra, epoch, repeat
+        return with_auxiliary(
+            _example(features[k, index], labels[index], valid[k, index], index), auxiliary, epoch, repeat
         )
 
     return TrainStream(
@@ -89,14 +89,14 @@ def feature_batches(
     process_count: int = 1,
     threads: int = 2,
     prefetch: int = 64,
-    extra: Extra | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> FiniteBatches:
     """Every example once, in the order of the indices; the last batch is filled up as by `pipeline.eval_batches`.
 
     Args:
         features: (N, h, w, C), any float dtype.
-        labels, batch_size, valid, process_index, process_count, threads, prefetch, extra: as for `feature_dataset`; `valid` is
-            (N,).
+        labels, batch_size, valid, process_index, process_count, threads, prefetch, auxiliary: as for `feature_dataset`;
+            `valid` is (N,).
 
     Returns:
         Batches that can be iterated over repeatedly, with the keys of `feature_dataset`.
@@ -105,9 +105,11 @@ def feature_batches(
         UserError: as for `feature_dataset`.
     """
     labels, valid = _checked(len(features), labels, valid)
-    padding = joined(_example(np.zeros(features.shape[1:], features.dtype), 0, 0.0, -1), extra, None)
+    padding = with_auxiliary(
+        _example(np.zeros(features.shape[1:], features.dtype), 0, 0.0, -1), auxiliary, None
+    )
     return FiniteBatches(
-        lambda i: joined(_example(features[i], labels[i], valid[i], i), extra, None), padding, size=len(features),
+        lambda i: with_auxiliary(_example(features[i], labels[i], valid[i], i), auxiliary, None), padding, size=len(features),
         batch_size=batch_size, process_index=process_index, process_count=process_count, threads=threads,
         prefetch=prefetch,
     )  # fmt: skip

@@ -25,7 +25,7 @@ FileFingerprint = tuple[int, int] | str | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached:
+class CachedFeatures:
     """The features of a split.
 
     Attributes:
@@ -39,7 +39,7 @@ class Cached:
     labels: np.ndarray
 
 
-class Taken:
+class IndexedRows:
     """A lazy view of the rows of an array at given indices: rows are copied only when they are read.
 
     Args:
@@ -56,12 +56,12 @@ class Taken:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: int | slice | np.ndarray | tuple[int, int]) -> "np.ndarray | Taken":
+    def __getitem__(self, key: int | slice | np.ndarray | tuple[int, int]) -> "np.ndarray | IndexedRows":
         if not self._axis:
             return self._array[self._indices[key]]
         if isinstance(key, tuple):
             return self._array[key[0], self._indices[key[1]]]
-        return Taken(self._array[key], self._indices, 0)
+        return IndexedRows(self._array[key], self._indices, 0)
 
 
 class FeatureCache:
@@ -92,7 +92,7 @@ class FeatureCache:
         self._folder, self._encode, self._weights = Path(folder), encode, weights
         self._data, self._seed, self._bad, self._say = data, seed, bad, say
 
-    def train(self, source: Source) -> Cached:
+    def train(self, source: Source) -> CachedFeatures:
         """`data.cache.passes` passes: first the images without augmentation, then with a different augmentation each.
 
         Raises:
@@ -100,18 +100,18 @@ class FeatureCache:
         """
         return self._open(source, self._data.cache.passes)
 
-    def evaluation(self, source: Source) -> Cached:
+    def evaluation(self, source: Source) -> CachedFeatures:
         """One pass, the images without augmentation; raises as `train`."""
         return self._open(source, 1)
 
-    def _open(self, source: Source, passes: int) -> Cached:
+    def _open(self, source: Source, passes: int) -> CachedFeatures:
         if isinstance(source, Subset):
             # Several questions about one image: its features are computed once.
             pictures, at = np.unique(source.indices, return_inverse=True)
             if len(pictures) < len(source):
                 whole = self._open(Subset(source.source, pictures), passes)
-                return Cached(
-                    Taken(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
+                return CachedFeatures(
+                    IndexedRows(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
                 )
         path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
         marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
@@ -121,7 +121,7 @@ class FeatureCache:
             self._bad.record(name, reason)
         self._bad.check(len(source), self._data.max_bad_fraction)
         labels = np.asarray(source.labels, np.int32)
-        return Cached(np.load(path, mmap_mode="r"), np.load(marks), labels)
+        return CachedFeatures(np.load(path, mmap_mode="r"), np.load(marks), labels)
 
     def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
         began = time.perf_counter()
@@ -187,7 +187,7 @@ class FeatureCache:
             source.split,
             passes,
             list(source.names),
-            stamps(source),
+            file_fingerprints(source),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -200,7 +200,7 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return out
 
 
-def stamps(source: Source) -> Sequence[FileFingerprint]:
+def file_fingerprints(source: Source) -> Sequence[FileFingerprint]:
     """The fingerprint of the file of each example, which changes when the file does.
 
     Returns:
@@ -208,9 +208,9 @@ def stamps(source: Source) -> Sequence[FileFingerprint]:
         its own, that digest. Empty where there is neither.
     """
     if isinstance(source, ByIdentity):
-        return stamps(source.source)
+        return file_fingerprints(source.source)
     if isinstance(source, Subset):
-        whole = stamps(source.source)
+        whole = file_fingerprints(source.source)
         return [whole[i] for i in source.indices.tolist()] if whole else []
     if hasattr(source, "digest"):
         return [source.digest] * len(source)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.image import transforms
 from fusionjax.data.image.decode import DecodeError, decode
-from fusionjax.data.loading.auxiliary import Extra, joined
+from fusionjax.data.loading.auxiliary import Auxiliary, with_auxiliary
 from fusionjax.data.loading.stream import Example, FiniteBatches, HostBatch, SampledOrder, TrainStream
 from fusionjax.data.sampling import order as order_lib
 from fusionjax.data.source import Source, find_attribute
@@ -34,7 +34,7 @@ def train_dataset(
     process_count: int = 1,
     bad: BadImages | None = None,
     order: SampledOrder | None = None,
-    extra: Extra | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> TrainStream:
     """Endless training batches.
 
@@ -49,11 +49,11 @@ def train_dataset(
         process_index, process_count: index of this process, and number of processes.
         bad: the record that unreadable images are added to, one per source; None for a new one.
         order: the order of the examples, e.g. `identity_batches.IdentityOrder`; None for one permutation per epoch.
-        extra: auxiliary inputs; None for none.
+        auxiliary: auxiliary inputs; None for none.
 
     Returns:
         Iterator with `get_state` and `set_state`. A batch has the keys image, label, valid and index (see `fusionjax.types`),
-        those of `data.carry` (int32) and those of `extra`; its arrays have B / process_count rows.
+        those of `data.carry` (int32) and those of `auxiliary`; its arrays have B / process_count rows.
 
     Raises:
         UserError: an empty source; B is not a multiple of the number of processes, or does not fit the order. While
@@ -65,7 +65,7 @@ def train_dataset(
 
     def read(epoch: int, index: int, repeat: int = 0) -> Example:
         row = read_one(index, lambda image: transform(image, _rng(seed, epoch, index, repeat)))
-        return joined(row, extra, epoch, repeat)
+        return with_auxiliary(row, auxiliary, epoch, repeat)
 
     return TrainStream(
         read, size=size, seed=seed, batch_size=batch_size,
@@ -82,7 +82,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     bad: BadImages | None = None,
-    extra: Extra | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> FiniteBatches:
     """Every example once, in the order of the indices, without augmentation.
 
@@ -90,7 +90,7 @@ def eval_batches(
 
     Args:
         source: the split to evaluate.
-        data, batch_size, process_index, process_count, bad, extra: as for `train_dataset`.
+        data, batch_size, process_index, process_count, bad, auxiliary: as for `train_dataset`.
 
     Returns:
         Batches that can be iterated over repeatedly, with the keys of `train_dataset`.
@@ -107,7 +107,7 @@ def eval_batches(
         process_index,
         process_count,
         bad,
-        extra,
+        auxiliary,
     )
 
 
@@ -147,13 +147,13 @@ def _finite(
     process_index: int,
     process_count: int,
     bad: BadImages | None,
-    extra: Extra | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> FiniteBatches:
     size, bad = len(source), bad or BadImages()
     read_one = _reader(source, data, bad)
     return FiniteBatches(
-        lambda index: joined(read_one(index, lambda image: apply(image, index)), extra, None),
-        joined(_example(_blank(source, data), 0, 0.0, -1, data.carry), extra, None),
+        lambda index: with_auxiliary(read_one(index, lambda image: apply(image, index)), auxiliary, None),
+        with_auxiliary(_example(_blank(source, data), 0, 0.0, -1, data.carry), auxiliary, None),
         size=size, batch_size=batch_size,
         process_index=process_index, process_count=process_count, threads=data.threads,
         prefetch=data.prefetch, check=lambda: bad.check(size, data.max_bad_fraction),
@@ -257,7 +257,7 @@ def array_batches(
     process_index: int = 0,
     process_count: int = 1,
     carried: Mapping[str, Sequence[int]] = MappingProxyType({}),
-    extra: Extra | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> Iterator[HostBatch]:
     """In-memory images as batches; the last one is filled up with padding examples.
 
@@ -266,18 +266,20 @@ def array_batches(
         size: B, over all processes.
         process_index, process_count: index of this process, and number of processes.
         carried: name of `data.carry` → N integers.
-        extra: auxiliary inputs of the N images; None for none.
+        auxiliary: auxiliary inputs of the N images; None for none.
 
     Yields:
         Batches with the keys of `eval_batches`; label is 0.
     """
     blank = (
-        joined(_example(np.zeros_like(images[0]), 0, 0.0, -1, tuple(carried)), extra, None) if images else {}
+        with_auxiliary(_example(np.zeros_like(images[0]), 0, 0.0, -1, tuple(carried)), auxiliary, None)
+        if images
+        else {}
     )
     local = order_lib.local_batch_size(size, process_index, process_count)
     for start in range(0, len(images), size):
         rows = [
-            joined(_example(images[i], 0, 1.0, i), extra, None)
+            with_auxiliary(_example(images[i], 0, 1.0, i), auxiliary, None)
             | {name: np.int32(values[i]) for name, values in carried.items()}
             for i in range(start, min(start + size, len(images)))
         ]

@@ -98,7 +98,7 @@ def of(source: Source) -> ChannelMap:
     return found
 
 
-def look_alikes(source: Source, modalities: Sequence[str] = ()) -> np.ndarray:
+def duplicate_groups(source: Source, modalities: Sequence[str] = ()) -> np.ndarray:
     """Groups of examples whose images are identical in all channels of at least one modality.
 
     Cross-modal retrieval cannot distinguish such examples: of 50 flags whose line drawing is the same empty rectangle, at most

@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
 
 def _key(source: Source) -> str:
     """Digest of everything that the statistics depend on."""
-    parts = [_VERSION, source.name, source.split, list(source.names), store.stamps(source)]
+    parts = [_VERSION, source.name, source.split, list(source.names), store.file_fingerprints(source)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

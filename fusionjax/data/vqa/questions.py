@@ -1,8 +1,8 @@
 """Questions about images: generated from captions and folders, the vocabulary of their answers, and a source of questions.
 
 **No leak of the answer.** The words of a generated question come from class names only, never from the caption, and do not
-contain an answer. `Asked` removes the columns that would answer the question: names and captions. For each wording, yes is as
-frequent as no, so the words alone do not determine the answer.
+contain an answer. `QuestionSource` removes the columns that would answer the question: names and captions. For each wording,
+yes is as frequent as no, so the words alone do not determine the answer.
 """
 
 import dataclasses
@@ -54,14 +54,14 @@ class Question:
     answer_type: str
 
     @property
-    def spelt(self) -> tuple[str, ...]:
+    def normalised(self) -> tuple[str, ...]:
         """The normalised reference answers, the basis of vocabularies and targets."""
         return tuple(map(answers_lib.normalise, self.answers))
 
     @property
     def answer(self) -> str:
         """The most frequent normalised reference answer, the first of equally frequent ones; "" where there is none."""
-        counts = Counter(self.spelt)
+        counts = Counter(self.normalised)
         return max(counts, key=counts.__getitem__) if counts else ""
 
 
@@ -150,7 +150,7 @@ def vocabulary(questions: Iterable[Question], *, most: int = 1000, least: int = 
     """
     pictures: dict[str, set[int]] = {}
     for q in questions:
-        for answer in set(q.spelt):
+        for answer in set(q.normalised):
             pictures.setdefault(answer, set()).add(q.image_id)
     enough = [a for a, own in pictures.items() if len(own) >= least]
     if not enough or most < 1:
@@ -211,7 +211,7 @@ def targets(questions: Sequence[Question], vocabulary: Sequence[str]) -> Scores:
     rows = [
         {
             place[answer]: min(1.0, count / min(3, len(q.answers)))
-            for answer, count in Counter(q.spelt).items()
+            for answer, count in Counter(q.normalised).items()
             if answer in place
         }
         for q in questions
@@ -233,11 +233,11 @@ def answerable(questions: Sequence[Question], vocabulary: Sequence[str]) -> dict
     found: dict[str, list[bool]] = {"": []}
     for q in questions:
         for kind in ("", q.question_type):
-            found.setdefault(kind, []).append(not known.isdisjoint(q.spelt))
+            found.setdefault(kind, []).append(not known.isdisjoint(q.normalised))
     return {kind: (len(own), float(np.mean(own)) if own else 0.0) for kind, own in found.items()}
 
 
-class Asked(Subset):
+class QuestionSource(Subset):
     """A source whose examples are questions about the images of another source.
 
     Columns: question, question_type, answer_type, answers (separated by "|"), which are texts, picture (int64, index in

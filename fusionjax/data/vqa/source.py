@@ -12,7 +12,9 @@ KINDS = ("captions", "columns")
 """Values of `data.questions`: generated from captions and folders, or those of the source (columns of a manifest, VQA v2)."""
 
 
-def asked(source: Source, train: Callable[[], Source], data: ConfigDict, *, seed: int) -> questions_lib.Asked:
+def question_source(
+    source: Source, train: Callable[[], Source], data: ConfigDict, *, seed: int
+) -> questions_lib.QuestionSource:
     """The questions about the images of a split; the classes are the answers of the training split.
 
     Args:
@@ -27,7 +29,7 @@ def asked(source: Source, train: Callable[[], Source], data: ConfigDict, *, seed
     own = _questions(source, data, seed)
     known = own if source.split == data.train_split else _questions(train(), data, seed)
     words = questions_lib.vocabulary(known, most=data.answers, least=data.answer_pictures)
-    return questions_lib.Asked(source, own, words)
+    return questions_lib.QuestionSource(source, own, words)
 
 
 def _questions(source: Source, data: ConfigDict, seed: int) -> list[questions_lib.Question]:

@@ -111,7 +111,7 @@ class AudioInputs:
 
     def padding_example(self) -> dict[str, np.ndarray]:
         """What `rows` adds to a row that stands for no example."""
-        return self._sounds([]).padding
+        return self._sounds([]).padding_example
 
     def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.Sounds:
         bands = mel_lib.BANDS if self.log_mel else 0

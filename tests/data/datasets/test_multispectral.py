@@ -545,7 +545,7 @@ def test_statistics_of_drawings_depend_on_their_size():
 
 def test_look_alikes_of_openmoji():
     test = pairs("test", 128)
-    ids = channels.look_alikes(test)
+    ids = channels.duplicate_groups(test)
     captions = test.columns["caption"]
     together = [
         ids[np.flatnonzero(captions == name)[0]] for name in ("blue heart", "green heart", "keycap 7")
@@ -562,5 +562,5 @@ def test_look_alikes_are_linked_through_either_modality(tmp_path):
         np.save(root / f"{i}.npy", np.dstack([rgb, uv]))
     (root / "5.npy").write_bytes(b"")
     source = open_split(root, fractions=(1.0, 0.0, 0.0))
-    assert channels.look_alikes(source).tolist() == [0, 0, 0, 3, 4, 5]  # `a` as uv is not `a` as rgb
-    assert channels.look_alikes(source, ("rgb",)).tolist() == [0, 1, 1, 3, 4, 5]
+    assert channels.duplicate_groups(source).tolist() == [0, 0, 0, 3, 4, 5]  # `a` as uv is not `a` as rgb
+    assert channels.duplicate_groups(source, ("rgb",)).tolist() == [0, 1, 1, 3, 4, 5]

@@ -101,7 +101,7 @@ def test_questions_about_stamps_never_seen(tree):
     assert {"animal", "vehicle", "dog", "car", "yes", "no"} == set(words)
     share = questions.answerable(asked["test"], words)
     assert share[""][1] == 1 and share["is_it"][0] == 2 * min(np.bincount(parts["test"].labels)) * 2
-    source = questions.Asked(parts["test"], asked["test"], words)
+    source = questions.QuestionSource(parts["test"], asked["test"], words)
     assert "group" in source.columns and "kind" not in source.columns and source.load(0).shape == (32, 32, 3)
 
 

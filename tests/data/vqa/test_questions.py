@@ -166,7 +166,7 @@ def test_a_source_that_asks(tmp_path):
         question(0, "emu"),
         question(3, "dog", "dog", "dog", "cat", "cat"),
     ]
-    asked = q.Asked(inner, found, ("cat", "dog"))
+    asked = q.QuestionSource(inner, found, ("cat", "dog"))
     assert (
         isinstance(asked, Source)
         and len(asked) == 3
@@ -183,7 +183,7 @@ def test_a_source_that_asks(tmp_path):
     assert columns["picture"].tolist() == [3, 0, 3] and columns["group"].tolist() == [7, 4, 7]
     assert columns["answers"][2] == "dog|dog|dog|cat|cat"
     with pytest.raises(ValueError, match="not among the 5"):
-        q.Asked(inner, [question(5, "cat")], ("cat",))
+        q.QuestionSource(inner, [question(5, "cat")], ("cat",))
 
 
 def test_questions_of_a_manifest():
