@@ -18,7 +18,7 @@ from fusionjax.types import SAMPLE_RATE
 _STREAM = 0x50D  # keeps these draws apart from others that start from the same seed
 
 
-class Sounds:
+class AudioClips:
     """Audio as an auxiliary input: "audio" (S,) float32, normalised, and "audio_mask" (S,) bool, False at padding.
 
     The mask is all False for an example without audio and for a clip that is damaged, silent or shorter than a frame; such a
@@ -27,7 +27,7 @@ class Sounds:
 
     Args:
         files: for each example the paths of its audio files; training draws one of them, evaluation uses the first. Empty for
-            an example without audio. See `files_of`.
+            an example without audio. See `audio_files`.
         samples: S, at `types.SAMPLE_RATE`; of a longer clip training uses a random window, evaluation the middle.
         frames: number of samples → number of frames of the encoder.
         bands: F, the mel bands of the encoder's spectrogram; 0 for none.
@@ -81,9 +81,9 @@ class Sounds:
         rng = None if epoch is None else np.random.default_rng([_STREAM, self._seed, epoch, index, repeat])
         path = own[int(rng.integers(len(own)))] if rng is not None and len(own) > 1 else own[0]
         try:
-            heard = self._read(path, rng)
-            if self._frames(len(heard)) < 1:
-                raise DecodeError(f"{1000 * len(heard) / SAMPLE_RATE:.1f} ms are too short for a frame")
+            clip = self._read(path, rng)
+            if self._frames(len(clip)) < 1:
+                raise DecodeError(f"{1000 * len(clip) / SAMPLE_RATE:.1f} ms are too short for a frame")
         except audio_lib.SilentError as error:
             self.silent.record(str(path), str(error))
             return dict(self.padding_example)
@@ -92,9 +92,9 @@ class Sounds:
             self.bad.check(self.total, self._most_bad)
             return dict(self.padding_example)
         if rng is not None and self._augment is not None:
-            heard = self._augment(heard, rng)
-        heard, mask = audio_lib.fit(heard, self._samples)
-        row = self.padding_example | {"audio": audio_lib.normalise(heard, mask), "audio_mask": mask}
+            clip = self._augment(clip, rng)
+        clip, mask = audio_lib.fit(clip, self._samples)
+        row = self.padding_example | {"audio": audio_lib.normalise(clip, mask), "audio_mask": mask}
         return row if rng is None else row | self._hidden(self._frames(int(mask.sum())), rng)
 
     def _read(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
@@ -127,7 +127,7 @@ class Sounds:
         return out
 
 
-def files_of(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
+def audio_files(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
     """The audio files of each example, from the column `audio`: paths relative to the root of the source, separated by "|".
 
     Args:

@@ -85,7 +85,9 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
         raise UserError(f"config.data.root={data.root!r} is not a file: it must be the manifest, {_WHAT}")
     rows, table = _read(path)
     # Paths are normalised, so that examples that share a file are recognised.
-    table |= {n: [_spelt(cell, n == "audio") for cell in table[n]] for n in ("path", "audio") if n in table}
+    table |= {
+        n: [_normalised(cell, n == "audio") for cell in table[n]] for n in ("path", "audio") if n in table
+    }
     table = _with_answers(path, rows, table)
     partial = HAS_IMAGE in data.carry
     for name in REQUIRED:
@@ -108,15 +110,15 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     _files_exist(path, seen, "image")
     columns = {name: _column(name, table[name])[chosen] for name in OPTIONAL[1:] if name in table}
     if "audio" in columns:
-        heard = [(rows[i], part) for i in chosen for part in table["audio"][i].split("|") if part]
-        _files_exist(path, heard, "audio file")
+        listed = [(rows[i], part) for i in chosen for part in table["audio"][i].split("|") if part]
+        _files_exist(path, listed, "audio file")
     kind = ManifestSource if partial else FileSource
     if partial:
         columns[HAS_IMAGE] = np.asarray([bool(table["path"][i]) for i in chosen], np.int64)
     return kind(path.stem, split, class_names, labels[chosen], names, path.parent, columns)
 
 
-def _spelt(cell: str, several: bool) -> str:
+def _normalised(cell: str, several: bool) -> str:
     """A path, or several separated by "|", without leading ./ and surrounding spaces."""
     parts = [part.strip() for part in (cell.split("|") if several else [cell])]
     return "|".join(posixpath.normpath(part) for part in parts if part)

@@ -105,9 +105,9 @@ def stamps(root: Path) -> tuple[Stamp, ...]:
             descriptions[owner.removesuffix("_desc")][language or "en"] = path
     captions = {name: _captions(root / f"{name}.txt") for name in pictures}
     names = sorted(pictures)
-    heard = {name: [*descriptions[name].values(), *effects[name].values()] for name in names}
+    audio = {name: [*descriptions[name].values(), *effects[name].values()] for name in names}
     place = {name: i for i, name in enumerate(names)}
-    keys = _shared_keys(names, pictures, captions, heard)
+    keys = _shared_keys(names, pictures, captions, audio)
     groups = splits.linked(len(names), ((place[name], key) for name, key in keys)).tolist()
     return tuple(
         Stamp(name, pictures[name], captions[name], descriptions[name], effects[name], group)

@@ -48,7 +48,7 @@ class StampsSource:
         translations: one line per different caption in `languages`, the evaluation language first; "" where that caption is
             missing. Read by `data.text.translations`.
         audio: paths of audio files relative to `root`, separated by "|", one for each of `audio_languages`; only that of the
-            first language, or "", unless the split is "train". Read by `audio.clips.files_of`.
+            first language, or "", unless the split is "train". Read by `audio.clips.audio_files`.
 
     Attributes:
         root: folder of the stamps.
@@ -84,7 +84,7 @@ class StampsSource:
         ]
         below = [s.folders[1:] for s in items]
         tags = audio_languages if split == "train" else audio_languages[:1]
-        heard = [dict.fromkeys(filter(None, (_sound(s, tag, sound) for tag in tags))) for s in items]
+        audio = [dict.fromkeys(filter(None, (_sound(s, tag, sound) for tag in tags))) for s in items]
         self.columns = {
             "group": np.asarray([s.group for s in items], np.int64),
             "folder": np.asarray(["/".join(folders) for folders in below], object),
@@ -94,7 +94,7 @@ class StampsSource:
             "caption": np.asarray(self.captions, object),
             "translations": np.asarray(translations, object),
             "audio": np.asarray(
-                ["|".join(p.relative_to(root).as_posix() for p in own) for own in heard], object
+                ["|".join(p.relative_to(root).as_posix() for p in own) for own in audio], object
             ),
         }
 

@@ -159,7 +159,7 @@ class FeatureCache:
         out.flush()
         del out
         os.replace(part, path)
-        # The small files come last and whole: without them the features are made anew.
+        # The small files are written last: without them the features are computed again.
         np.save(part.with_suffix(".npy"), valid)
         os.replace(part.with_suffix(".npy"), marks)
         part.write_text(json.dumps(self._bad.reasons))

@@ -19,7 +19,8 @@ class IdentityOrder:
     alone. All epochs have the same whole number of batches. A batch holds P different identities, one after the other, K
     images each. In an epoch
 
-    - an identity with n images gives max(1, ⌊n / K⌋) groups of K, drawn anew; the remaining n mod K images are not used in
+    - an identity with n images gives max(1, ⌊n / K⌋) groups of K, drawn again in each epoch; the remaining n mod K images are
+    not used in
       this epoch (as in Luo et al., "Bag of Tricks", 2019, and TransReID);
     - an identity with fewer than K images gives all of them, and repeats some, drawn with replacement;
     - the number of batches is the largest that needs fewer than P additional groups. These come from identities that are

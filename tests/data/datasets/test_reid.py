@@ -207,7 +207,7 @@ def test_veri_damaged(tmp_path):
     )
     trees.edit(listing, 3, "0004_c05_00000001_0.jpg")
     trees.jpeg(top / "image_test" / "0004_c05_00000001_0.jpg")
-    fails("name_test.txt line 3: image 'image_test/0004_c05_.*has no identity and camera", "veri776", top,
+    fails("name_test.txt line 3: the name of image 'image_test/0004_c05_.*has no identity and camera", "veri776", top,
           "gallery")  # fmt: skip
     trees.edit(listing, 3, rows[2])
     (top / "image_test" / rows[4]).unlink()
