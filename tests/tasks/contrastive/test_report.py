@@ -48,7 +48,7 @@ def test_scores_are_named_in_the_order_of_the_modalities(tmp_path):
     assert list(results["test"].mantel) == ["vis_nir"]  # as the training's metrics and the report have it
 
 
-def test_modalities_that_do_not_train_make_no_look_alikes(tmp_path):
+def test_modalities_that_do_not_train_make_noduplicate_groups(tmp_path):
     """A third modality, the same everywhere, would make every answer right."""
     rng = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
@@ -64,4 +64,4 @@ def test_modalities_that_do_not_train_make_no_look_alikes(tmp_path):
     c = config(tmp_path / "data", **fields)
     task = tasks.create(config_lib.validate(c), Facts(("a",)))
     source = datasets.create(c.data, "test", seed=0)
-    assert task.scorer.look_alikes(source).tolist() == list(range(8))
+    assert task.scorer.duplicate_groups(source).tolist() == list(range(8))

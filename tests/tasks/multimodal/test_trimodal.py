@@ -308,7 +308,7 @@ def test_mistakes_are_one_line(things, bert, tmp_path):
         ({"audio__source": "w.pth"}, "there are no weights of mel"),
         ({"task": "audiovisual"}, "the task audiovisual reads image and audio"),
         ({"text__encoder": ""}, "config.text.encoder"),
-        ({"data__max_bad_fraction": 0.01}, "1 of 23 sounds are unreadable"),
+        ({"data__max_bad_fraction": 0.01}, "1 of 23 audio files are unreadable"),
         ({"text__allow_empty": False}, "has no word in it"),
     ):
         with pytest.raises(UserError, match=words) as e:

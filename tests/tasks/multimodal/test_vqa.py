@@ -16,7 +16,7 @@ from fusionjax.data import datasets
 from fusionjax.data.feature_cache import batches, store
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.data.vqa import json_files
-from fusionjax.data.vqa.questions import Asked, Question
+from fusionjax.data.vqa.questions import Question, QuestionSource
 from fusionjax.errors import UserError
 from fusionjax.evaluation import vqa
 from fusionjax.experiment import trainer
@@ -126,7 +126,7 @@ def test_the_loaded_run_gives_the_same_scores_without_the_training_questions(tra
 def test_pictures_become_questions_whose_answers_are_trainings(asked, bert):
     c = settings(asked, bert)
     train, test = (datasets.create(c.data, s, seed=0) for s in ("train", "test"))
-    assert isinstance(train, Asked) and len(train) == 36 and len(test) == 18
+    assert isinstance(train, QuestionSource) and len(train) == 36 and len(test) == 18
     assert (
         set(train.class_names) == {"yes", "no", "never", *COLOURS} and test.class_names == train.class_names
     )
@@ -188,7 +188,7 @@ def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(aske
 def test_features_of_a_picture_are_computed_once(rng):
     maps = rng.normal(size=(2, 3, 1, 1, 4)).astype(np.float16)
     at = np.array([2, 0, 0, 1, 2])
-    view = store.Taken(maps, at)
+    view = store.IndexedRows(maps, at)
     assert view.shape == (2, 5, 1, 1, 4) and view.ndim == 5 and len(view) == 2
     np.testing.assert_array_equal(view[1, 3], maps[1, 1])
     np.testing.assert_array_equal(view[1][np.arange(5)], maps[1][at])
