@@ -1,25 +1,18 @@
-"""The data sets that a config can name, one module each, imported when asked for."""
+"""The readers of data sets, one module each with its record; `fusionjax.register.datasets` imports them when asked for."""
 
-import difflib
-import importlib
 from typing import Any
 
+from fusionjax import register
 from fusionjax.data.sampling.class_selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source
 from fusionjax.data.vqa import source as asking
-from fusionjax.errors import UserError
-
-SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "stamps", "market1501", "dukemtmc", "msmt17",
-           "veri776", "prepared", "multispectral", "openmoji_pair", "vqa2")  # fmt: skip
-"""Values of `data.source`; each is a module of this package with a function `create`."""
 
 
 def create(data: Any, split: str, *, seed: int) -> Source:
     """Opens one split of the data set that a config names.
 
     Args:
-        data: `config.data`; `source`, `root`, `builder`, `fractions`, `resize`, `max_pixels` and
-            `check_counts` are read.
+        data: `config.data`; the data set reads what its record in `fusionjax.register` names.
         split: "train", "val", "test" or a further one that the data set has.
         seed: draws the split where there is no official one.
 
@@ -29,13 +22,7 @@ def create(data: Any, split: str, *, seed: int) -> Source:
     Raises:
         UserError: an unknown source or split, a missing root, a damaged or incomplete data set; one line.
     """
-    if data.source not in SOURCES:
-        near = difflib.get_close_matches(data.source, SOURCES, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(
-            f"config.data.source={data.source!r} is not known; allowed are {', '.join(SOURCES)}{hint}"
-        )
-    source = importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
+    source = register.datasets.get(data.source).create(data, split, seed=seed)
     if data.selected_classes:
         source = SelectedClasses(source, data.selected_classes)
     if data.questions:

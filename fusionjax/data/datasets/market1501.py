@@ -6,6 +6,7 @@ from typing import Any
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 MARKET = reid_names.DataSet(
     "Market-1501",
@@ -59,3 +60,6 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         MARKET, split, root, [name for name, _, _ in rows], [i for _, i, _ in rows], [c for _, _, c in rows],
         check_counts=data.check_counts,
     )  # fmt: skip
+
+
+RECORD = DatasetRecord("market1501", create)

@@ -31,6 +31,7 @@ import numpy as np
 
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IDENTITIES = 1898
 RENDERINGS = ("color", "line")
@@ -224,3 +225,6 @@ def _package(name: str) -> Any:
 
 
 ElementTree.register_namespace("", _SVG)
+
+
+RECORD = DatasetRecord("openmoji", create, reads=("fractions", "resize", "renderings"))

@@ -11,6 +11,7 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.prepared import records
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 _GET = "python -m fusionjax.prepare writes it"
 
@@ -92,3 +93,6 @@ def _store(folder: Path, content: Mapping[str, Any]) -> Any:
             f"{folder} holds {len(store):,} images instead of {expected:,}; prepare it anew with --overwrite"
         )
     return store
+
+
+RECORD = DatasetRecord("prepared", create)
