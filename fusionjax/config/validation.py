@@ -45,10 +45,10 @@ def _checked(config: ConfigDict, *, all_read: bool) -> ConfigDict:
     task, source = register.tasks.get(config.task), register.datasets.get(config.data.source)
     for rule in (_data, _augment, _cache, _model, _loss, _optim, _train, _evaluation, _pretrained):
         rule(config)
-    if all_read:
-        ownership.check(config)
     task.check(config)
     source.check(config)
+    if all_read:
+        ownership.check(config)
     config.lock()
     return config
 
