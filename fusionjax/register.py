@@ -97,7 +97,10 @@ class Registry(Generic[T]):
 
 
 def _origin(record: Any) -> tuple[str, str]:
-    return getattr(record, "__module__", ""), getattr(record, "__qualname__", repr(record))
+    """File and name of what a record is made from: the same for a module that is imported twice."""
+    made = getattr(record, "build", None) or getattr(record, "create", None) or record
+    code = getattr(made, "__code__", None)
+    return (code.co_filename, made.__qualname__) if code else ("", repr(record))
 
 
 def _nothing(config: ConfigDict) -> Sequence[str]:

@@ -85,7 +85,9 @@ def audiovisual_reads(config: ConfigDict) -> Sequence[str]:
 
 
 def _check_audio(config: ConfigDict) -> None:
-    require_one_of(config, "audio.encoder", "mel", "wav2vec2_base")
+    from fusionjax.models.backbones import audio  # heavy
+
+    require_one_of(config, "audio.encoder", "mel", *audio.NAMES)
     require_within(config, "audio.seconds", 0, 600, open_low=True)
     require_within(config, "trimodal.modality_dropout", 0, 0.999)
     require_within(config, "audio.dropout", 0, 0.999)
@@ -99,7 +101,7 @@ def _check_audio(config: ConfigDict) -> None:
         raise impossible(
             config,
             "audio.source",
-            "there are no weights of mel: choose audio.encoder='wav2vec2_base'",
+            "there are no weights of mel: choose another audio.encoder",
         )
 
 
