@@ -48,9 +48,10 @@ def decisions(tree):
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in SEARCHES and is_task(node.func.value):
                 yield node.lineno
-        elif isinstance(node, ast.Match | ast.Subscript):
-            if is_task(node.subject if isinstance(node, ast.Match) else node.slice):
-                yield node.lineno
+        elif isinstance(node, ast.Match | ast.Subscript) and is_task(
+            node.subject if isinstance(node, ast.Match) else node.slice
+        ):
+            yield node.lineno
 
 
 @pytest.mark.parametrize(
