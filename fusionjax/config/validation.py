@@ -17,7 +17,7 @@ ABLATIONS = {
     "sa_pwca": ("sa", "pwca"),
     "full": ("sa", "glca", "pwca"),
 }
-"""Branches that train, by the name of the ablation (DCAL: Zhu et al., CVPR 2022, Table 5)."""
+"""Branches that train, by the name of the ablation (docs/methods/dcal.md; table 5 of the paper)."""
 
 
 def validate(config: ConfigDict) -> ConfigDict:

@@ -16,7 +16,7 @@ def create(config: ConfigDict, facts: Any) -> Any:
 
     Args:
         config: of the whole run, validated.
-        facts: of the data, as the task takes them.
+        facts: of the data, `tasks.base.protocol.Facts`.
 
     Raises:
         UserError: an unknown task, or a model that cannot be built.

@@ -11,9 +11,9 @@ from fusionjax.tasks.base import fields
 
 def build(config: ConfigDict, facts: Any) -> Any:
     """See `TaskRecord`."""
-    from fusionjax.tasks.classification.task import Classification
+    from fusionjax.tasks.classification import task
 
-    return Classification(config, facts)
+    return task.create(config, facts)
 
 
 def reads(config: ConfigDict) -> Sequence[str]:

@@ -14,7 +14,7 @@ from fusionjax.tasks.base import fields
 
 
 def section() -> ConfigDict:
-    """Every field with its default; docs: SimCLR (Chen et al., ICML 2020) across spectral bands, where it names a value."""
+    """Every field with its default; the method: docs/methods/contrastive.md."""
     c = ConfigDict()
     # separate: one encoder per modality; concat: one of all channels; attention: learned tokens query one.
     c.fusion = "separate"
@@ -55,9 +55,9 @@ def section() -> ConfigDict:
 
 def build(config: ConfigDict, facts: Any) -> Any:
     """See `TaskRecord`."""
-    from fusionjax.tasks.contrastive.task import Spectral
+    from fusionjax.tasks.contrastive import task
 
-    return Spectral(config, facts)
+    return task.create(config, facts)
 
 
 def check(config: ConfigDict) -> None:

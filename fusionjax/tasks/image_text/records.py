@@ -89,9 +89,9 @@ def fusion_fields(config: ConfigDict) -> Sequence[str]:
 
 def build_fusion(config: ConfigDict, facts: Any) -> Any:
     """See `TaskRecord`."""
-    from fusionjax.tasks.image_text.fusion import Fusion
+    from fusionjax.tasks.image_text import fusion
 
-    return Fusion(config, facts)
+    return fusion.create(config, facts)
 
 
 def fusion_reads(config: ConfigDict) -> Sequence[str]:
@@ -111,9 +111,9 @@ FUSION = TaskRecord(
 
 def build_mvpdr(config: ConfigDict, facts: Any) -> Any:
     """See `TaskRecord`."""
-    from fusionjax.tasks.image_text.mvpdr import MVPDR as Task
+    from fusionjax.tasks.image_text import mvpdr
 
-    return Task(config, facts)
+    return mvpdr.create(config, facts)
 
 
 def check_mvpdr(config: ConfigDict) -> None:

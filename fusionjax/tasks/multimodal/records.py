@@ -39,10 +39,10 @@ def audio_section() -> ConfigDict:
 
 
 def build_trimodal(config: ConfigDict, facts: Any) -> Any:
-    """See `TaskRecord`."""
-    from fusionjax.tasks.multimodal.trimodal import Trimodal
+    """See `TaskRecord`; of audiovisual too."""
+    from fusionjax.tasks.multimodal import trimodal
 
-    return Trimodal(config, facts)
+    return trimodal.create(config, facts)
 
 
 def check_trimodal(config: ConfigDict) -> None:
@@ -57,13 +57,6 @@ def trimodal_reads(config: ConfigDict) -> Sequence[str]:
     """See `TaskRecord`. Fields of a modality that trimodal.modalities leaves out, an ablation, may stay."""
     text = ("text.encoder", "text.freeze", "text.max_tokens", "text.allow_empty")
     return (*audiovisual_reads(config), *text)
-
-
-def build_audiovisual(config: ConfigDict, facts: Any) -> Any:
-    """See `TaskRecord`."""
-    from fusionjax.tasks.multimodal.trimodal import AudioVisual
-
-    return AudioVisual(config, facts)
 
 
 def check_audiovisual(config: ConfigDict) -> None:
@@ -114,7 +107,7 @@ TRIMODAL = TaskRecord(
 )
 AUDIOVISUAL = TaskRecord(
     "audiovisual",
-    build_audiovisual,
+    build_trimodal,
     sections={"trimodal": trimodal_section, "audio": audio_section},
     check=check_audiovisual,
     reads=audiovisual_reads,
@@ -123,9 +116,9 @@ AUDIOVISUAL = TaskRecord(
 
 def build_vqa(config: ConfigDict, facts: Any) -> Any:
     """See `TaskRecord`."""
-    from fusionjax.tasks.multimodal.vqa import VQA as Task
+    from fusionjax.tasks.multimodal import vqa
 
-    return Task(config, facts)
+    return vqa.create(config, facts)
 
 
 def check_vqa(config: ConfigDict) -> None:

@@ -11,9 +11,9 @@ from fusionjax.register import TaskRecord
 
 def build(config: ConfigDict, facts: Any) -> Any:
     """See `TaskRecord`."""
-    from fusionjax.tasks.reid.task import ReIdentification
+    from fusionjax.tasks.reid import task
 
-    return ReIdentification(config, facts)
+    return task.create(config, facts)
 
 
 def reported_splits(config: ConfigDict) -> tuple[str, ...]:
