@@ -222,7 +222,12 @@ def task(
     reads: Callable[[ConfigDict], Sequence[str]] | Sequence[str] = (),
     **more: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a task's builder, (config, facts) → task; see `TaskRecord` for the arguments."""
+    """Decorator of a task's builder, (config, facts) → task.
+
+    Args:
+        name, sections, check, **more: see `TaskRecord`.
+        reads: as there, or the fields themselves where they are always the same.
+    """
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         fields = reads if callable(reads) else lambda config: tuple(reads)
