@@ -43,7 +43,7 @@ def reported_splits(config: ConfigDict) -> tuple[str, ...]:
 def _checked(config: ConfigDict, *, all_read: bool) -> ConfigDict:
     _same_shape(config, default(), "")
     task, source = register.tasks.get(config.task), register.datasets.get(config.data.source)
-    for rule in (_data, _augment, _cache, _model, _loss, _optim, _train, _evaluation, _pretrained):
+    for rule in (_optim, _data, _augment, _cache, _model, _train, _loss, _evaluation, _pretrained):
         rule(config)
     task.check(config)
     source.check(config)

@@ -41,6 +41,7 @@ def test_every_config_validates_and_survives_json(name):
         ("data.image_size", 600, "cannot be larger than data.resize=550"),
         ("data.std", (0.0, 1.0, 1.0), "three positive numbers"),
         ("optim.accumulate", 3, "multiple of optim.accumulate=3"),
+        ("optim.accumulate", 0, r"config.optim.accumulate=0 is not possible: allowed is \[1"),
         ("loss.pair_group", 3, "a divisor of the micro-batch 16"),
         ("train.batch_size", 1, "PWCA and mixing pair images"),
         ("train.best_metric", "val/accuracy", "a split of data.eval_splits"),
