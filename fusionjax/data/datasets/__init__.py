@@ -1,26 +1,18 @@
-"""The data sets that a config can name, one module each, imported on demand."""
-
-import difflib
-import importlib
+"""The readers of data sets, one module each with its record; `fusionjax.register.datasets` imports them on demand."""
 
 from ml_collections import ConfigDict
 
+from fusionjax import register
 from fusionjax.data.sampling.class_selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source
 from fusionjax.data.vqa.source import question_source
-from fusionjax.errors import UserError
-
-SOURCES = ("folder", "manifest", "tfds", "cub", "cars", "aircraft", "openmoji", "stamps", "market1501", "dukemtmc", "msmt17",
-           "veri776", "prepared", "multispectral", "openmoji_pair", "vqa2")  # fmt: skip
-"""Values of `data.source`; each is a module of this package with a function `create`."""
 
 
 def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     """Opens one split of the data set that a config names.
 
     Args:
-        data: `config.data`; `source`, `root`, `builder`, `fractions`, `resize`, `max_pixels` and
-            `check_counts` are read.
+        data: `config.data`; the data set reads what its record in `fusionjax.register` names.
         split: "train", "val", "test", or another split of the data set.
         seed: seed of the split where there is no official one.
 
@@ -30,13 +22,7 @@ def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     Raises:
         UserError: an unknown data set or split, a missing root, a damaged or incomplete data set.
     """
-    if data.source not in SOURCES:
-        near = difflib.get_close_matches(data.source, SOURCES, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(
-            f"config.data.source={data.source!r} is not known; allowed are {', '.join(SOURCES)}{hint}"
-        )
-    source = importlib.import_module(f"{__name__}.{data.source}").create(data, split, seed=seed)
+    source = register.datasets.get(data.source).create(data, split, seed=seed)
     if data.selected_classes:
         source = SelectedClasses(source, data.selected_classes)
     if data.questions:

@@ -10,6 +10,7 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"train": 3334, "val": 3333, "trainval": 6667, "test": 3333}
 CLASSES = 100
@@ -82,3 +83,6 @@ def _variants(path: Path) -> dict[str, int]:
             raise UserError(f"{path} line {number}: variant {name!r} is listed twice")
         out[name] = len(out)
     return out
+
+
+RECORD = DatasetRecord("aircraft", create)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"train": 8144, "test": 8041}
 CLASSES = 196
@@ -118,3 +119,6 @@ def _integer(path: Path, number: int, value: object) -> int:
         return int(np.asarray(value).item())
     except (TypeError, ValueError):
         raise UserError(f"{path} annotation {number}: expected a number, found {value!r}") from None
+
+
+RECORD = DatasetRecord("cars", create)

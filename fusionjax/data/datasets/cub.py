@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"train": 5994, "test": 5794}
 CLASSES = 200
@@ -75,3 +76,6 @@ def _column(path: Path, fields: str, images: dict[str, tuple[int, str]]) -> dict
         if key not in values:
             raise UserError(f"{path} has no line for image id {key} (images.txt line {number})")
     return values
+
+
+RECORD = DatasetRecord("cub", create)

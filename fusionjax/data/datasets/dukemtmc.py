@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
+from fusionjax.register import DatasetRecord
 
 DUKE = reid_names.DataSet(
     "DukeMTMC-reID",
@@ -39,3 +40,6 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     names = reid_names.jpegs(root, FOLDERS[split])
     identities, cameras = zip(*(reid_names.parse(_NAME, name, _LIKE) for name in names), strict=True)
     return reid_names.build(DUKE, split, root, names, identities, cameras, check_counts=data.check_counts)
+
+
+RECORD = DatasetRecord("dukemtmc", create)

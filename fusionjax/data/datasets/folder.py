@@ -11,6 +11,7 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 _LAYOUT = "in folders root/<class>/ or root/{train,val,test}/<class>/"
 
@@ -107,3 +108,6 @@ def _images(root: Path, top: Path, suffixes: Sequence[str]) -> list[str]:
 
 def _is_one(name: str, suffixes: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
+
+
+RECORD = DatasetRecord("folder", create, reads=("root", "fractions"))

@@ -17,6 +17,7 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 REQUIRED = ("path", "label")
 OPTIONAL = (
@@ -282,3 +283,6 @@ def _files_exist(manifest: Path, listed: Sequence[tuple[str, str]], what: str) -
     except UserError as e:
         row = next(r for r, n in listed if not (folder / n).is_file())
         raise UserError(f"{e}, {row}") from None
+
+
+RECORD = DatasetRecord("manifest", create, reads=("root", "fractions"))

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 MARKET = reid_names.DataSet(
     "Market-1501",
@@ -60,3 +61,6 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
         MARKET, split, root, [name for name, _, _ in rows], [i for _, i, _ in rows], [c for _, _, c in rows],
         check_counts=data.check_counts,
     )  # fmt: skip
+
+
+RECORD = DatasetRecord("market1501", create)

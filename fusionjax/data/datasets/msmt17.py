@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 MSMT17 = reid_names.DataSet(
     "MSMT17",
@@ -135,3 +136,6 @@ def _belong(listing: Path, rows: list[tuple[str, int, int]], known: set[int]) ->
     for path, identity, _ in rows:
         if identity not in known:
             raise UserError(f"{listing}: identity {identity} of image {path!r} is not one of list_train.txt")
+
+
+RECORD = DatasetRecord("msmt17", create)

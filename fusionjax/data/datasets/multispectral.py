@@ -23,6 +23,7 @@ from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 NO_CLASS = "unlabelled"
 _WHAT = "multispectral images"
@@ -174,3 +175,6 @@ def _check(where: Path, given: files.Format, channels: ChannelMap, max_pixels: i
         raise UserError(
             f"{where} has {height} × {width} pixels, config.data.max_pixels={max_pixels} allows fewer"
         )
+
+
+RECORD = DatasetRecord("multispectral", create, reads=("root", "fractions"))

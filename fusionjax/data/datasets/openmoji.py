@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.image.decode import decode_png
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IDENTITIES = 1898
 RENDERINGS = ("color", "line")
@@ -245,3 +246,6 @@ def _package(name: str) -> ModuleType:
 
 
 ElementTree.register_namespace("", _SVG)
+
+
+RECORD = DatasetRecord("openmoji", create, reads=("fractions", "resize", "renderings"))

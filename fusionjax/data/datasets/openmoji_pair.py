@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import openmoji
 from fusionjax.data.multispectral.channels import ChannelMap
+from fusionjax.register import DatasetRecord
 
 CHANNELS = ChannelMap(
     ("red", "green", "blue", "line_red", "line_green", "line_blue"),
@@ -83,3 +84,6 @@ def create(data: ConfigDict, split: str, *, seed: int) -> OpenMojiPair:
     """
     class_names, drawings = openmoji.select(data, split, seed=seed)
     return OpenMojiPair(split, class_names, drawings, data.resize)
+
+
+RECORD = DatasetRecord("openmoji_pair", create, reads=("fractions", "resize"))

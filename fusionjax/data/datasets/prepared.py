@@ -10,6 +10,7 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.prepared import records
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 _GET = "python -m fusionjax.prepare writes it"
 
@@ -95,3 +96,6 @@ def _store(folder: Path, content: records.Index) -> ArrayRecordDataSource:
             f"{folder} holds {len(store):,} images instead of {expected:,}; prepare it again with --overwrite"
         )
     return store
+
+
+RECORD = DatasetRecord("prepared", create)

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax.config import require_one_of
 from fusionjax.data.datasets import checks
 from fusionjax.data.datasets.stamp_files import Stamp, stamps
 from fusionjax.data.datasets.stamp_words import NOUNS, kind
@@ -28,6 +29,7 @@ from fusionjax.data.image import transforms
 from fusionjax.data.image.decode import DecodeError, decode, decode_png
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 ROOT = "/usr/share/tuxpaint/stamps"
 STAMPS = 956
@@ -228,3 +230,15 @@ def _resvg() -> ModuleType:
         raise UserError(
             "config.data.source='stamps' needs the package resvg_py for SVG: pip install resvg-py"
         ) from None
+
+
+def _check(config: ConfigDict) -> None:
+    require_one_of(config, "data.sound", *SOUNDS)
+
+
+RECORD = DatasetRecord(
+    "stamps",
+    create,
+    reads=("root", "fractions", "resize", "languages", "audio_languages", "sound"),
+    check=_check,
+)

@@ -22,6 +22,7 @@ from fusionjax.data.datasets import checks, cub
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import Source, Subset
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"caltech_birds2011": cub.IMAGES, "cars196": cars_layout.IMAGES}
 """Published numbers of images, by builder and split."""
@@ -278,3 +279,6 @@ def _open(tfds: ModuleType, builder: "DatasetBuilder", stored: str, data: Config
 
 def _one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
+
+
+RECORD = DatasetRecord("tfds", create, reads=("root", "builder", "fractions"))

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 VERI = reid_names.DataSet(
     "VeRi-776",
@@ -69,3 +70,6 @@ def _listed(listing: Path, folder: str) -> dict[str, str]:
     if not first:
         raise UserError(f"{listing} is empty")
     return {path: f"{listing} line {number}" for path, number in first.items()}
+
+
+RECORD = DatasetRecord("veri776", create)

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax.config import impossible
 from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
 from fusionjax.data.vqa import json_files
 from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 QUESTIONS = {"train": 443_757, "val": 214_354}
 _GET = "questions and annotations from visualqa.org, pictures from cocodataset.org"
@@ -60,3 +62,13 @@ def create(data: ConfigDict, split: str, *, seed: int) -> QuestionedImages:
     asked = tuple(dataclasses.replace(q, image_id=place[q.image_id]) for q in found)
     labels = np.zeros(len(names), np.int32)
     return QuestionedImages("VQA v2", split, ("picture",), labels, names, Path(root), {}, asked)
+
+
+def _check(config: ConfigDict) -> None:
+    if config.data.questions != "columns":
+        raise impossible(
+            config, "data.questions", "VQA v2 has questions of its own: 'columns', with the task vqa"
+        )
+
+
+RECORD = DatasetRecord("vqa2", create, check=_check)

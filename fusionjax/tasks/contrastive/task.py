@@ -67,7 +67,9 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         gradient_norms={name: f"tower_{name}/" for name in module.names} if separate else {},
         grid=getattr(module, "grid", None),
     )
-    duplicate_groups = functools.cache(functools.partial(channels_lib.duplicate_groups, modalities=module.names))
+    duplicate_groups = functools.cache(
+        functools.partial(channels_lib.duplicate_groups, modalities=module.names)
+    )
     return Task(
         config,
         facts.class_names,

@@ -381,7 +381,7 @@ def test_data_that_do_not_suffice_are_named(tmp_path):
         ({"model__name": "dcal_vit_shallow"}, "model.name.*efficientnet, resnet, vit"),
         ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.depth=1 is not possible.*resnet50"),
         ({"evaluation__probe": True}, "evaluation.probe.*pretrained.source"),
-        ({"task": "classification"}, "spectral.*no such field"),
+        ({"task": "classification"}, "spectral.* is not read by this run: the task 'spectral' reads it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(fields, message):

@@ -66,7 +66,9 @@ def settings(leaves, bert, **fields):
     c.model.name, c.model.ablation, c.model.trunk = "fusion", "sa_only", "vit_shallow"
     c.model.trunk_norm = True
     c.model.width, c.model.depth, c.model.heads, c.model.dropout = 16, 1, 4, 0.1
-    c.text.encoder, c.text.descriptions, c.text.max_tokens = str(bert), str(leaves / "texts.json"), 16
+    c.text.encoder, c.text.max_tokens = str(bert), 16
+    if fields.get("text__kind", "instance") != "instance":
+        c.text.descriptions = str(leaves / "texts.json")
     c.train.batch_size, c.train.steps, c.train.log_every = 8, 6, 3
     c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 3, 1.0, 8
     c.optim.learning_rate, c.report.examples = 3e-3, 2
@@ -296,7 +298,12 @@ def test_a_vit_gives_tokens_in_its_grid():
         ({"text__max_tokens": 100}, "the encoder has 24 positions"),
         ({"model__name": "vit_shallow"}, "the task fusion builds 'fusion'"),
         (
-            {"model__trunk": "", "data__cache__enabled": False, "model__freeze_trunk": False},
+            {
+                "model__trunk": "",
+                "data__cache__enabled": False,
+                "data__cache__passes": 3,
+                "model__freeze_trunk": False,
+            },
             "name the image encoder",
         ),
         ({"model__stride": 4}, "has no such field"),

@@ -107,9 +107,12 @@ def config(manifest, bert, **fields):
     c.data.source, c.data.root, c.data.eval_splits = "manifest", str(manifest), ("val", "test")
     c.data.resize, c.data.image_size, c.data.threads, c.data.prefetch = 36, 32, 2, 8
     c.data.cache.enabled, c.data.cache.passes = True, 3
-    c.text.encoder, c.text.descriptions = str(bert), str(manifest.parent / "words.json")
-    c.text.max_tokens = 12
-    c.mvpdr.per_class, c.mvpdr.width, c.mvpdr.align_steps, c.mvpdr.align_batch = 3, 12, 60, 16
+    c.text.max_tokens, c.mvpdr.per_class = 12, 3
+    if not fields.get("mvpdr__clip"):
+        c.text.encoder = str(bert)
+        c.mvpdr.width, c.mvpdr.align_steps, c.mvpdr.align_batch = 12, 60, 16
+    if fields.get("mvpdr__prompts") != "captions":
+        c.text.descriptions = str(manifest.parent / "words.json")
     c.train.batch_size, c.train.epochs, c.evaluation.batch_size, c.report.enabled = 8, 0.0, 8, False
     for key, value in fields.items():
         *path, name = key.split("__")
@@ -371,8 +374,8 @@ def test_images_of_one_text_are_no_negatives(rng):
     [
         (dict(data__cache__enabled=False), "data.cache.enabled=False is not possible: mvpdr makes its prototypes"),
         (dict(text__freeze=False), "text.freeze=False is not possible: mvpdr works on frozen"),
-        (dict(loss__label_smoothing=0.1), "loss.label_smoothing=0.1 is not possible"),
-        (dict(loss__balanced=True), "balanced are of classification and fusion"),
+        (dict(loss__label_smoothing=0.1), "loss.label_smoothing=0.1 is not read by this run"),
+        (dict(loss__balanced=True), "loss.balanced=True is not read by this run: one of the tasks classification, fusion"),
         (dict(mvpdr__prompts="titles"), "allowed are descriptions, captions"),
         (dict(mvpdr__per_class=0), r"mvpdr.per_class=0 is not possible: allowed is \[1"),
         (dict(mvpdr__clip="x"), "mvpdr.clip brings its own image encoder"),
@@ -381,7 +384,7 @@ def test_images_of_one_text_are_no_negatives(rng):
         (dict(model__trunk="", model__freeze_trunk=False, data__cache__enabled=True), "only the outputs of a frozen"),
         (dict(model__trunk_norm=True), "'mvpdr' has no such field"),
         (dict(model__name="vit_shallow"), "the task mvpdr builds 'mvpdr'"),
-        (dict(task="classification", train__epochs=1.0), "set task='mvpdr'"),
+        (dict(task="classification", train__epochs=1.0), "not read by this run: the task 'mvpdr' reads it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(leaves, bert, fields, message):

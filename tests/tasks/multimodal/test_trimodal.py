@@ -300,7 +300,10 @@ def test_mistakes_are_one_line(things, bert, tmp_path):
         ({"trimodal__modalities": ("image", "smell")}, "'smell' of modalities is not one of"),
         ({"trimodal__pairings": ("image_from_smell",)}, "'image_from_smell' of pairings is not one of"),
         ({"trimodal__modalities": ("audio", "text")}, "trimodal.modalities has no image"),
-        ({"model__trunk": "", "data__cache__enabled": False}, "name the image encoder"),
+        (
+            {"model__trunk": "", "data__cache__enabled": False, "data__cache__passes": 3},
+            "name the image encoder",
+        ),
         ({"model__name": "vit_shallow"}, "the task trimodal builds 'trimodal'"),
         ({"model__depth": 3}, "config.model.depth=3"),
         ({"audio__seconds": 0.02}, "a clip must be longer than a frame"),

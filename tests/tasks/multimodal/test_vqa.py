@@ -205,17 +205,17 @@ def test_features_of_a_picture_are_computed_once(rng):
 
 def test_mistakes_are_one_line(asked, bert, tmp_path):
     for fields, words in (
-        ({"task": "fusion"}, "the task vqa asks questions"),
+        ({"task": "fusion"}, "data.questions='columns' is not read by this run: the task 'vqa' reads it"),
         ({"data__questions": ""}, "the task vqa asks questions"),
         ({"data__questions": "captions"}, "no columns category and kind"),
         ({"data__questions": "guesses"}, "config.data.questions='guesses'"),
         (
             {"data__questions": "captions", "data__languages": ("fr", "en")},
-            "questions are made of English captions",
+            "questions are made from English captions",
         ),
-        ({"data__question_types": ("what",)}, "only questions that are made of captions have such types"),
+        ({"data__question_types": ("what",)}, "only with data.questions='captions'"),
         ({"data__answer_pictures": 50}, "no answer belongs to 50 pictures"),
-        ({"loss__focal_gamma": 2.0}, "no focal or balanced loss"),
+        ({"loss__focal_gamma": 2.0}, "config.loss.focal_gamma=2.0 is not read by this run"),
         ({"train__best_metric": "test/mAP"}, "config.train.best_metric"),
     ):
         with pytest.raises(UserError, match=words) as e:

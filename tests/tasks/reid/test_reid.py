@@ -345,7 +345,7 @@ def test_impossible_settings(fields, message):
     [
         ({"model__name": "resnet50", "model__ablation": "sa_only", "model__width": 0, "model__heads": 0,
           "model__patch": 0, "model__ratio": 0.1}, "takes a vit_, deit_ or dcal_ model"),
-        ({"loss__mixup": 0.8}, "config.loss.mixup=0.8 is not possible: identities do not mix"),
+        ({"loss__mixup": 0.8}, "config.loss.mixup=0.8 is not read by this run: the task 'classification' reads it"),
     ],
 )  # fmt: skip
 def test_tasks_that_cannot_be(fields, message):
