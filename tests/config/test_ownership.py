@@ -22,7 +22,7 @@ RUNS = {
 }
 """Task → a config of it, and its argument."""
 FOREIGN = {
-    "fusion.head": ("nonsense", "reid mvpdr spectral trimodal audiovisual classification"),
+    "fusion.head": ("adaptive", "reid mvpdr spectral trimodal audiovisual classification"),
     "fusion.rank": (8, "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
     "mvpdr.per_class": (4, "classification reid fusion spectral trimodal audiovisual vqa"),
     "mvpdr.max_prompts": (4, "classification reid fusion spectral trimodal audiovisual vqa"),
