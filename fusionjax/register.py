@@ -212,10 +212,14 @@ class BackboneRecord(Protocol):
     Attributes:
         name: of the family.
         names: of its models, values of `config.model.name`.
+        reads: fields of `config.model` that they read.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...

@@ -99,8 +99,12 @@ CONDITIONS = (
 
 
 def has_branches(config: ConfigDict) -> bool:
-    """Whether the model is DCAL, whose branches may be more than one."""
-    return config.model.name.startswith("dcal_")
+    """Whether the model's family reads `model.ablation`: DCAL, whose branches may be more than one."""
+    return any(
+        "ablation" in family.reads
+        for _, family in register.backbones.records()
+        if config.model.name in family.names
+    )
 
 
 def check(config: ConfigDict) -> None:
