@@ -6,7 +6,6 @@ characters, no glyphs that the font lacks (which matplotlib would warn about), l
 """
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -22,6 +21,7 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from fusionjax import files
 from fusionjax.evaluation.classification import ClassRow
 from fusionjax.interpret.maps import Example
 
@@ -47,9 +47,8 @@ def label(text: str, limit: int = 32) -> str:
 def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
     """Writes a PNG in one step: the file is whole or absent. Returns its path."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=dpi, facecolor="white")
-    os.replace(part, path)
+    with files.replacing(path) as part:
+        figure.savefig(part, format="png", dpi=dpi, facecolor="white")
     return path
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from fusionjax import files
 from fusionjax._version import __version__
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
@@ -28,7 +29,7 @@ INDEX = "index.json"
 VERSION = 1
 _FORMAT = "fusionjax prepared data set"
 _SUFFIX = ".arrayrecord"
-_OURS = re.compile(r"\.lock|index\.json(\.part)?|[\w-]+\.arrayrecord(\.part)?")
+_OURS = re.compile(r"\.lock|index\.json|\.[\w.-]+\.part|[\w-]+\.arrayrecord(\.part)?")
 _ANEW = "prepare it anew with --overwrite"
 # A group a record: random access reads what it needs. Encoded images do not shrink, so nothing is compressed again.
 _OPTIONS = "group_size:1,uncompressed"
@@ -78,7 +79,7 @@ def verify(folder: Path, content: Mapping[str, Any]) -> None:
         UserError: the first file that differs.
     """
     for file in content["files"]:
-        if sha256(folder / file["name"]) != file["sha256"]:
+        if files.sha256(folder / file["name"]) != file["sha256"]:
             raise UserError(f"{folder / file['name']} is damaged: its sha256 is not the index's; {_ANEW}")
 
 
@@ -86,12 +87,6 @@ def summary(content: Mapping[str, Any]) -> str:
     """What an index holds, in a few words."""
     counts = ", ".join(f"{len(entry['names']):,} {split}" for split, entry in content["splits"].items())
     return f"{content['made']['source']}, images: {counts}, files: {len(content['files'])}"
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -147,10 +142,10 @@ def write_file(folder: Path, stem: str, records: Iterable[bytes]) -> dict[str, A
             count += 1
     finally:
         writer.close()
-    digest = sha256(part)
+    digest = files.sha256(part)
     name = f"{stem}-{digest[:12]}{_SUFFIX}"
-    _sync(part)
-    os.replace(part, folder / name)
+    files.sync(part)
+    os.replace(part, folder / name)  # its name is known only now, so not by `files.replacing`
     return {
         "name": name,
         "bytes": (folder / name).stat().st_size,
@@ -177,12 +172,8 @@ def commit(folder: Path, content: dict[str, Any]) -> None:
         **content,
     }
     content["digest"] = _digest(content)
-    part = folder / f"{INDEX}.part"
     # ASCII: a file name need not be text, and JSON's escapes carry it all the same.
-    part.write_text(json.dumps(content), encoding="ascii")
-    _sync(part)
-    os.replace(part, folder / INDEX)
-    _sync(folder)
+    files.write_text(folder / INDEX, json.dumps(content), encoding="ascii", durable=True)
 
 
 def split_entry(source: FileSource, positions: list[int]) -> dict[str, Any]:
@@ -231,12 +222,3 @@ def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.endswith(".part") or (path.suffix == _SUFFIX and path.name not in kept):
             path.unlink()
-
-
-def _sync(path: Path) -> None:
-    """What was written is on the disk before a name says so."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import files
 from fusionjax.config import impossible
 from fusionjax.data.feature_cache.store import Cached
 from fusionjax.data.source import Source
 from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
 from fusionjax.models.backbones.text import masked_mean
 from fusionjax.pretrained import hub
-from fusionjax.tasks.image_text.text_inputs import TextSide, described, user_cache
+from fusionjax.tasks.image_text.text_inputs import TextSide, described
 
 PyTree = Any
 _BATCH = 64
@@ -38,7 +39,9 @@ class FrozenPair:
             module, folder = hub.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
             longest = min(config.text.max_tokens, module.positions)
             tokenizer = hub.tokenizer(folder)
-            self._tokenise = Tokenise(tokenizer, fingerprint(folder), max_tokens=longest, cache=user_cache())
+            self._tokenise = Tokenise(
+                tokenizer, fingerprint(folder), max_tokens=longest, cache=files.user_cache("tokens")
+            )
         else:
             self._side = TextSide(config, class_names)
             self._tokenise = self._side.tokenise
