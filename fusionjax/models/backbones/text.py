@@ -21,6 +21,7 @@ from fusionjax.models.attention import (
     split_heads,
 )
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, trunc_normal
+from fusionjax.vectors import unit
 
 Array = jax.Array
 
@@ -203,7 +204,7 @@ class TextEncoder(nn.Module):
         if self.config.pooler:
             aux["pooled"] = jnp.tanh(self.pooler(x[:, 0])).astype(jnp.float32)
         out = masked_mean(x, mask) if self.output == "mean" else aux[self.output]
-        return (unit(out) if self.normalise else out), aux
+        return (unit(out.astype(jnp.float32), 1e-24) if self.normalise else out), aux
 
     def embed(self, input_ids: Array, token_type_ids: Array | None, *, train: bool) -> Array:
         """Words, positions and types, normalised: (B, T, d)."""
@@ -257,12 +258,6 @@ def masked_mean(x: Array, mask: Array) -> Array:
     """Mean over the tokens that count: (B, T, d), (B, T) bool → (B, d) float32; 0 where none counts."""
     total = jnp.where(mask[..., None], x.astype(jnp.float32), 0).sum(1)
     return total / jnp.maximum(mask.sum(1, keepdims=True), 1)
-
-
-def unit(x: Array) -> Array:
-    """x / |x| over the last axis, float32; 0 stays 0, with a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
 def build(name: str, **overrides: Any) -> TextEncoder:

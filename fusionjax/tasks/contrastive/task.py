@@ -23,13 +23,13 @@ from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.cross_modal import COMBINED, Embedded, Result
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.interpret import embedding_figures
-from fusionjax.models.methods.reid import unit
 from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.image_task import Array, Batch, ImageTask, Outputs, PyTree
 from fusionjax.tasks.contrastive import encoders
 from fusionjax.tasks.contrastive import report as spectral_report
 from fusionjax.train import contrastive
 from fusionjax.train.augment import multispectral as augmentation
+from fusionjax.vectors import unit
 
 PROGRESS = "progress"
 """Collection: "done", losses so far, and "of", how many until the curriculum ends."""

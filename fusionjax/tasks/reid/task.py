@@ -21,10 +21,11 @@ from fusionjax.evaluation.rerank import Rerank
 from fusionjax.interpret import rank_list
 from fusionjax.models import registry
 from fusionjax.models.methods.dcal import derangement
-from fusionjax.models.methods.reid import ReID, unit
+from fusionjax.models.methods.reid import ReID
 from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.image_task import Array, Batch, ImageTask, Outputs, PyTree, average
 from fusionjax.train import losses, metric_losses
+from fusionjax.vectors import unit
 
 PAIR = ("query", "gallery")
 """Splits that are scored together, under the name "test"; any other split is its own gallery."""
