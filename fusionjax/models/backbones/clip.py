@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
-from fusionjax.models.backbones.text import SelfAttention, scan_layers
-from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, trunc_normal
+from fusionjax.models.backbones.text import SelfAttention
+from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
 from fusionjax.vectors import unit
 
 Array = jax.Array

@@ -13,14 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
-from fusionjax.models.attention import (
-    attention,
-    attention_with_dropout,
-    attention_with_map,
-    merge_heads,
-    split_heads,
-)
-from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, trunc_normal
+from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
+from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
 from fusionjax.vectors import unit
 
 Array = jax.Array
@@ -95,16 +89,11 @@ class SelfAttention(nn.Module):
             split_heads(Dense(width, dtype=self.dtype, name=name)(x), self.heads)
             for name in ("query", "key", "value")
         )
-        seen: dict[str, Array] = {}
-        if train and self.dropout:
-            key = self.make_rng("dropout")
-            out, weights = attention_with_dropout(q, k, v, self.dropout, key, mask=mask)
-            if "attention" in capture:
-                seen["attention"] = weights
-        elif "attention" in capture:
-            out, seen["attention"] = attention_with_map(q, k, v, mask=mask)
-        else:
-            out = attention(q, k, v, mask=mask)
+        key = self.make_rng("dropout") if train and self.dropout else None
+        out, weights = attention_and_map(
+            q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture
+        )
+        seen = {} if weights is None else {"attention": weights}
         return Dense(width, dtype=self.dtype, name="out")(merge_heads(out)), seen
 
 
@@ -225,33 +214,6 @@ class TextEncoder(nn.Module):
         return scan_layers(
             self.layers, x, mask, length=self.config.layers, remat=self.remat, train=train, capture=capture
         )
-
-
-def scan_layers(
-    layers: nn.Module,
-    x: Array,
-    mask: Array | None,
-    *,
-    length: int,
-    remat: bool,
-    train: bool,
-    capture: tuple[str, ...],
-) -> tuple[Array, dict[str, Array]]:
-    """One layer module run `length` times over x, its parameters along a leading axis; results of `capture` stacked."""
-
-    def body(layer: nn.Module, x: Array, mask: Array | None) -> tuple[Array, dict[str, Array]]:
-        return layer(x, mask, train=train, capture=capture)
-
-    if remat:
-        body = nn.remat(body, prevent_cse=False)
-    scan = nn.scan(
-        body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=length,
-    )
-    return scan(layers, x, mask)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fusionjax.models.attention import attention, attention_with_map, merge_heads, split_heads
+from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual
 from fusionjax.models.methods.rollout import cls_rollout_from_qk
@@ -119,10 +119,7 @@ class GlobalLocalBlock(nn.Module):
         q = split_heads(Dense(width, dtype=self.dtype, name="q")(norm(local)), self.heads)
         kv = Dense(2 * width, dtype=self.dtype, name="kv")(norm(x))
         k, v = (split_heads(part, self.heads) for part in jnp.split(kv, 2, axis=-1))
-        if "glca_attention" in capture:
-            out, weights = attention_with_map(q, k, v)
-        else:
-            out, weights = attention(q, k, v), None
+        out, weights = attention_and_map(q, k, v, with_map="glca_attention" in capture)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
         local = residual(
             self, local, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train=train
