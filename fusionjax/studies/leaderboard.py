@@ -186,9 +186,5 @@ def bars(shares: Mapping[str, float], metric: str) -> Figure:
 def _axes(width: float, height: float, title: str):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(figures.label(title, 80), fontsize=11, loc="left", color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=_INK)
+    figures.apply_style(axes, title)
     return figure, axes

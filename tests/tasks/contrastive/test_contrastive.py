@@ -164,8 +164,8 @@ def test_one_modality_alone_has_the_loss_within_it():
 _SHARDED = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from fusionjax import mesh
-from tests import test_spectral_task as t
+from fusionjax.distributed import mesh
+from tests.tasks.contrastive import test_contrastive as t
 assert jax.device_count() == 8
 for arg in (",fusion=concat",):
     task, variables = t.made_task(arg, spectral__chunk=3 * bool(arg))
