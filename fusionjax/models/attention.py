@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
 
 CHUNK = 128
 """Query rows computed at a time by the blockwise forms."""

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
+
 DType = Any
 
 trunc_normal = nn.initializers.truncated_normal(0.02)

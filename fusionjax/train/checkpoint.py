@@ -19,12 +19,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from fusionjax import files
 from fusionjax.errors import UserError
+from fusionjax.types import PyTree
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "MANIFEST.sha256.json"
 _FINAL = re.compile(r"^\d+$")
-PyTree = Any
 
 
 class DamagedCheckpoint(Exception):

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.train.losses import masked_mean
+from fusionjax.types import Array
 from fusionjax.vectors import unit_or_zero
 
-Array = jax.Array
 TEMPERATURE = 0.1
 SCALES = (1.0, 100.0)
 """Range of a learned scale; Radford et al., ICML 2021, arXiv 2103.00020, section 2.5, for its upper end."""

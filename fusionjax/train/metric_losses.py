@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
+from fusionjax.types import Array
 from fusionjax.vectors import unit
 
-Array = jax.Array
 METRICS = ("euclidean", "cosine")
 _TINY = 1e-12  # least squared length or distance: its root has no gradient at 0
 _ABSENT = -1e30  # logit of a pair that is none; finite, so that its gradient is 0 and not NaN

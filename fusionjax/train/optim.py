@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
 from fusionjax.train.state import flatten, unflatten
-
-PyTree = Any
+from fusionjax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers
-
-Array = jax.Array
+from fusionjax.types import Array
 
 OUTPUTS = ("tokens", "pooled")
 CAPTURE = ("attention", "hidden")

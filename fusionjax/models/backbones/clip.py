@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.text import SelfAttention
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
+from fusionjax.types import Array
 from fusionjax.vectors import unit
-
-Array = jax.Array
 
 EPSILON = 1e-5
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,8 +16,7 @@ from fusionjax.models.backbones.multi_conv import LAYERS, MultiConv
 from fusionjax.models.backbones.vit import Block
 from fusionjax.models.layers import Dense, DType, LayerNorm, PatchEmbed, gelu, residual, trunc_normal
 from fusionjax.models.resize import resize_bicubic
-
-Array = jax.Array
+from fusionjax.types import Array
 
 CAPTURE = ("attention", "features", "fusion", "tokens")
 

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
+from fusionjax.types import Array
 from fusionjax.vectors import unit
-
-Array = jax.Array
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 """Name in a checkpoint's config → function; "gelu" is the exact one, by erf."""

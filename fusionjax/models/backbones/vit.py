@@ -21,8 +21,8 @@ from fusionjax.models.layers import (
     residual,
     trunc_normal,
 )
+from fusionjax.types import Array
 
-Array = jax.Array
 Attend = Callable[[Array, Array, Array], Array]
 
 

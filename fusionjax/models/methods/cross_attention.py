@@ -12,8 +12,7 @@ from fusionjax.models.attention import attention_and_map, merge_heads, split_hea
 from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp
 from fusionjax.models.methods import token_blocks
 from fusionjax.models.methods.token_blocks import Blocks
-
-Array = jax.Array
+from fusionjax.types import Array
 
 EPSILON = 1e-5
 """Of every layer normalisation here: torch.nn.LayerNorm's default."""

@@ -20,8 +20,7 @@ from fusionjax.models.attention import attention, attention_and_map, merge_heads
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual
 from fusionjax.models.methods.rollout import cls_rollout_from_qk
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 def derangement(key: Array, groups: int, size: int, kin: int = 1) -> Array:

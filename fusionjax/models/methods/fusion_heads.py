@@ -23,8 +23,8 @@ from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, trunc_normal
 from fusionjax.models.methods import token_blocks
 from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention
 from fusionjax.models.methods.token_blocks import Blocks
+from fusionjax.types import Array
 
-Array = jax.Array
 Seen = dict[str, Array]
 
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from fusionjax.models.backbones.text import TextEncoder
 from fusionjax.models.layers import DType, feature_norm
 from fusionjax.models.methods.fusion import FusionClassifier
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 class ImageText(nn.Module):

@@ -15,9 +15,8 @@ import numpy as np
 
 from fusionjax.errors import UserError
 from fusionjax.models.layers import Dense
+from fusionjax.types import Array
 from fusionjax.vectors import unit, unit_numpy
-
-Array = jax.Array
 
 TEXT_SCALE = 100.0
 """Factor of x·T: CLIP's, whose learned scale ends at its bound."""

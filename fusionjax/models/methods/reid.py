@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import Dense
+from fusionjax.types import Array
 from fusionjax.vectors import unit
-
-Array = jax.Array
 
 _HEAD_INIT = nn.initializers.normal(0.001)
 

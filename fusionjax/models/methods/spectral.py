@@ -22,9 +22,9 @@ from fusionjax.models.backbones.crossvit import CrossViT
 from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import INPUT_KERNEL, Dense, LayerNorm
+from fusionjax.types import Array
 from fusionjax.vectors import unit
 
-Array = jax.Array
 FUSIONS = ("separate", "concat", "attention")
 SHARED = "shared"
 """Name of the one encoder of `concat` and `attention`."""

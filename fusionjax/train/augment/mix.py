@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
 
 
 def soft(labels: Array, num_classes: int) -> Array:
