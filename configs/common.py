@@ -22,11 +22,11 @@ BACKBONES = {
 
 
 def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """DCAL's recipe for CUB, Cars and Aircraft (paper section 4.1; METHODS table).
+    """DCAL's recipe for CUB, Cars and Aircraft (paper section 4.1; docs/methods/dcal.md).
 
     Adam with decoupled weight decay 0.05, learning rate 5e-4 / 512 × batch, cosine, 100 epochs of batches of 16, images
     resized to 550² and cropped to 448², R = 10 %. The paper's 16 may be per GPU on four: `recipe=paper_x4` takes the
-    learning rate of 64. Warm-up, stochastic depth 0.1 and label smoothing are DeiT's habits where the paper is silent.
+    learning rate of 64. Warm-up and stochastic depth 0.1 are DeiT's habits where the paper is silent.
     """
     c = config
     c.model.name = "dcal_" + BACKBONES[arg.backbone]
@@ -62,7 +62,7 @@ def fine_grained_arg() -> dict:
 
 
 def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, cameras: int) -> ConfigDict:
-    """DCAL's recipe for persons and vehicles (paper section 4.1; METHODS table), TransReID's where the paper is silent.
+    """DCAL's recipe for persons and vehicles (paper section 4.1; docs/methods/dcal.md), TransReID's where the paper is silent.
 
     SGD with momentum 0.9, weight decay 1e-4 and learning rate 0.008 (biases twice that), cosine after 5 epochs of warm-up, 120
     epochs of batches of 16 identities × 4 images; flip, pad 10 and crop, erasing 0.5; mean = std = 0.5; R = 30 %; BNNeck,
@@ -157,7 +157,7 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions") -> ConfigDict:
     """Makes an image–text run the baseline MVPDR where `arg` asks for it; what the run reads stays as it is.
 
-    METHODS.md section 2: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
+    docs/methods/mvpdr.md: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
     batches of 32, the epoch chosen on validation. Weight decay 0.01, torch's default, where the paper is silent.
 
     Args:

@@ -9,7 +9,7 @@ module registers its own by a call or a decorator, or an installed package by an
     @register.dataset("shapes", reads=("root",))
     def create(data, split, *, seed): ...
 
-docs/extending.md shows a whole example of each.
+CONTRIBUTING.md shows a whole example of each.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 def section() -> ConfigDict:
-    """Every field with its default; METHODS' section on SimCLR across spectral bands where it names a value."""
+    """Every field with its default; the method: docs/methods/contrastive.md."""
     c = ConfigDict()
     c.fusion = "separate"  # separate: an encoder a modality; concat: one of all channels; attention: tokens query one
     c.train_on = ()  # names of the modalities that train; () for all; one alone has no cross loss

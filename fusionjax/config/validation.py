@@ -13,7 +13,7 @@ ABLATIONS = {
     "sa_pwca": ("sa", "pwca"),
     "full": ("sa", "glca", "pwca"),
 }
-"""Branches that train, by the name of the ablation (METHODS: DCAL, Table 5 of the paper)."""
+"""Branches that train, by the name of the ablation (docs/methods/dcal.md; table 5 of the paper)."""
 
 
 def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:

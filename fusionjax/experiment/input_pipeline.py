@@ -27,7 +27,7 @@ class ImageFeed:
         train: training source.
         evaluation: source by split.
         mesh: of the devices; evaluation batches are rounded up to share evenly.
-        extras: what travels beside the images, by the names of `bad`.
+        extras: what travels beside the images, by the names of `bad`; None for nothing.
 
     Attributes:
         bad: unreadable images by split; "train" is the training source's.
@@ -36,7 +36,7 @@ class ImageFeed:
 
     def __init__(
         self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh,
-        extras: Mapping[str, Extra] = MappingProxyType({}),
+        extras: Mapping[str, Extra | None] = MappingProxyType({}),
     ):  # fmt: skip
         self.extras, self.mesh = extras, mesh
         self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
@@ -100,7 +100,7 @@ class FeatureFeed(ImageFeed):
         encode: Callable[[Any], Any],
         weights: str,
         say: Callable[[str], None],
-        extras: Mapping[str, Extra] = MappingProxyType({}),
+        extras: Mapping[str, Extra | None] = MappingProxyType({}),
     ):
         super().__init__(config, train, evaluation, mesh=mesh, extras=extras)
         self.cached: dict[str, cache.Cached] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from fusionjax.data.feature_cache.store import Cached
 from fusionjax.data.image import transforms
@@ -20,18 +21,20 @@ from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import workdir
 from fusionjax.interpret import report
 from fusionjax.interpret.maps import Example
+from fusionjax.tasks.base.class_scorer import Predict
+from fusionjax.tasks.base.protocol import ReportFields, Scorer, Shown, Variables
 from fusionjax.train import metrics
 
 _PROBE = 64
 
 
 def probe(
-    task: Any, train: Cached, test: Cached, source: Source, pool: Callable[[np.ndarray], Any]
+    scorer: Scorer, train: Cached, test: Cached, source: Source, pool: Callable[[np.ndarray], jax.Array]
 ) -> list[Baseline]:
     """What the pretrained network's features are worth by themselves: the task's reference on their mean over the grid.
 
     Args:
-        task: see `fusionjax.tasks`.
+        scorer: of the task.
         train, test: pass 0 of each, the images as they are, is used.
         source: of `test`.
         pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
@@ -47,7 +50,7 @@ def probe(
         return np.concatenate(pooled)[good], good
 
     (x, kept), (y, chosen) = rows(train), rows(test)
-    return task.probe(x, train.labels[kept], y, chosen, source)
+    return scorer.probe(x, train.labels[kept], y, chosen, source)
 
 
 def _padded(maps: np.ndarray) -> np.ndarray:
@@ -55,12 +58,21 @@ def _padded(maps: np.ndarray) -> np.ndarray:
     return np.concatenate([maps, np.zeros((_PROBE - len(maps), *maps.shape[1:]), maps.dtype)])
 
 
-Shown = tuple[Example, int, dict[str, np.ndarray]]
-"""An example, its index in the source, and its row of what was kept."""
+JOINED = ("headline", "tables", "figures")
+"""Fields of the page that several sections may add to."""
+
+
+def join(sections: Sequence[ReportFields]) -> ReportFields:
+    """The fields of all sections: lists one after another, of other fields the last."""
+    found: ReportFields = {}
+    for fields in sections:
+        lists = {name: [*found.get(name, ()), *fields[name]] for name in JOINED if name in fields}
+        found |= {**fields, **lists}
+    return found
 
 
 def examples(
-    predict: Any, variables: Any, source: Source, data: Any, outputs: Mapping[str, np.ndarray], mesh: Mesh,
+    predict: Predict, variables: Variables, source: Source, data: ConfigDict, outputs: Mapping[str, np.ndarray], mesh: Mesh,
     grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Extra | None = None,
 ) -> tuple[list[Shown], list[Shown]]:  # fmt: skip
     """The right and the wrong answers given with the most confidence, with their maps.
@@ -147,7 +159,7 @@ def write(
     )
 
 
-def count_parameters(variables: Any) -> int:
+def count_parameters(variables: Variables) -> int:
     """Numbers in "params"."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 

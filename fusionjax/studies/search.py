@@ -32,6 +32,7 @@ from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
 from fusionjax.studies import leaderboard
 from fusionjax.studies import search_space as sweeping
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train.loop import Diverged
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -104,9 +105,9 @@ class Sweep:
         if base.data.cache.enabled and not base.data.cache.folder:
             shared["data.cache.folder"] = str(Path(folder) / "features")  # a frozen encoder runs once a sweep
         self.base = sweeping.fill(base, shared)
-        task = tasks.create(self.base, ["a", "b"])
-        check_best_metric(self.base, task)
-        lowest = self.metric.partition("/")[2] in task.lower_is_better
+        scorer = tasks.create(self.base, Facts(("a", "b"))).scorer
+        check_best_metric(self.base, scorer)
+        lowest = self.metric.partition("/")[2] in scorer.lower_is_better
         self.direction = "minimize" if lowest else "maximize"
         if pruner and not base.train.eval_every_epochs:
             raise UserError(

@@ -20,6 +20,10 @@ Loss = Callable[
 """(variables, batch, key) → loss, (metrics by name as clu Averages, new collections)."""
 
 
+TrainStep = Callable[..., tuple[TrainState, dict[str, clu_metrics.Average]]]
+"""(state, batch[, seed]) → (state, metrics)."""
+
+
 def make(
     loss: Loss,
     optimizer: Optimizer,
@@ -29,7 +33,7 @@ def make(
     shards: int = 1,
     ema_decay: float = 0.0,
     norms: Mapping[str, str] = MappingProxyType({}),
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, clu_metrics.Average]]]:
+) -> TrainStep:
     """Builds `train_step(state, batch) → (state, metrics)`.
 
     Args:

@@ -145,13 +145,6 @@ def test_every_command_of_the_readme_exists():
                 config_lib.check_key(word.removeprefix("--").partition("=")[0])
 
 
-def test_links_of_the_documents_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
 def test_the_quick_start_as_written(tmp_path):
     """The README's first command after its installation, then the two that follow; only the folder is another."""
     first, evaluate, predict = [

@@ -1,6 +1,6 @@
 """What text a sample gets: its own, the descriptions of all classes, or those of its true class, which leak the label.
 
-METHODS.md section 2: "The label must not leak through the text".
+docs/methods/image_text_fusion.md: "The label must not leak through the text".
 """
 
 import dataclasses
@@ -253,7 +253,7 @@ def permuted(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def depends_on_labels(make: Callable[[np.ndarray], Texts], labels: np.ndarray, seed: int) -> bool:
-    """METHODS' label-permutation test: whether the text that an example gets changes when the labels are permuted.
+    """The label-permutation test: whether the text that an example gets changes when the labels are permuted.
 
     Args:
         make: labels (N,) → the texts of the same N examples, all else unchanged.

@@ -230,7 +230,7 @@ class Update(nn.Module):
 
 
 class BidirectionalLayer(nn.Module):
-    """Both sequences read each other, the image first: METHODS.md section 2.
+    """Both sequences read each other, the image first: docs/methods/image_text_fusion.md.
 
     V ← LN(V + MHA(V, T, T)), V ← V + FFN(V); then, with the updated V, T ← LN(T + MHA(T, V, V)), T ← T + FFN(T).
 

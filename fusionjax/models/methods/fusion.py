@@ -1,6 +1,6 @@
 """Image–text fusion: both token sequences read each other, a head makes one vector of them, a classifier its logits.
 
-METHODS.md section 2. The encoders stay outside, so that their features can be kept.
+docs/methods/image_text_fusion.md. The encoders stay outside, so that their features can be kept.
 
 Padding is inert to the bit: text goes through every layer in blocks of a fixed size (`token_blocks`), and the output depends
 on the tokens that count alone, neither on what stands in the padding nor on how much of it there is.

@@ -6,7 +6,8 @@ Every head has `out_width` and is called as
 
 with v, t (B, d) float32, the masked means of the tokens; image (B, N, d) and text (`token_blocks.Blocks`), the tokens
 themselves, which only "bottleneck" reads; train: dropout on (PRNG collection "dropout"); fused (B, out_width) float32; and
-seen, what `capture` named. Everything is computed in float32 but the layers of "bottleneck". Source: METHODS.md section 2.
+seen, what `capture` named. Everything is computed in float32 but the layers of "bottleneck".
+Source: docs/methods/image_text_fusion.md.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Image and text encoders and what fuses them: image–text classification (METHODS.md section 2)."""
+"""Image and text encoders and what fuses them: image–text classification (docs/methods/image_text_fusion.md)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Encoders of image, audio and text in front of a `TrimodalClassifier`: the whole model of METHODS.md section 5."""
+"""Encoders of image, audio and text in front of a `TrimodalClassifier`: the whole model of docs/methods/multimodal.md."""
 
 import itertools
 from collections.abc import Mapping, Sequence

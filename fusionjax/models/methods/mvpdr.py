@@ -1,6 +1,6 @@
 """MVPDR: classification by visual prototypes and prompts in the common space of an image and a text encoder.
 
-Wei et al., ACM MM 2024; METHODS.md section 2. Training-free (`scores`), or with both kinds of prototypes as trained linear
+Wei et al., ACM MM 2024; docs/methods/mvpdr.md. Training-free (`scores`), or with both kinds of prototypes as trained linear
 layers without bias (`MVPDR`). `Align` makes a common space for two encoders that have none.
 """
 
@@ -56,7 +56,7 @@ def visual_prototypes(
     Each pass's features are made unit, averaged over the passes and made unit again; so are the centres.
 
     Args:
-        features: (P, N, D) of the N training images, in P augmented passes (METHODS: 5).
+        features: (P, N, D) of the N training images, in P augmented passes (5 in the paper).
         labels: (N,) int in [0, C).
         num_classes: C.
         per_class: K. A class with no more than K different features has each of them as a prototype; one without images has

@@ -1,4 +1,4 @@
-"""A frozen image encoder and MVPDR's prototypes as one classifier of images (METHODS.md section 2, "MVPDR")."""
+"""A frozen image encoder and MVPDR's prototypes as one classifier of images (docs/methods/mvpdr.md)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Cross-modal attention over image, audio and text, any of which may be missing (METHODS.md section 5)."""
+"""Cross-modal attention over image, audio and text, any of which may be missing (docs/methods/multimodal.md)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ MODALITIES = ("image", "audio", "text")
 PAIRINGS = tuple(f"{to}_from_{of}" for to in MODALITIES for of in MODALITIES if to != of)
 """All ordered pairings: <who reads>_from_<what is read>."""
 DEFAULT = ("image_from_audio", "audio_from_image", "text_from_image")
-"""The pairings of METHODS.md section 5."""
+"""The pairings that a config has where it names none: docs/methods/multimodal.md."""
 
 
 class TrimodalClassifier(nn.Module):

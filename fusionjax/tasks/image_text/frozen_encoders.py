@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,10 @@ from fusionjax.data.source import Source
 from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
 from fusionjax.models.backbones.text import masked_mean
 from fusionjax.pretrained import hub
-from fusionjax.tasks.image_text.text_inputs import TextSide, described
+from fusionjax.tasks.base.protocol import Facts
+from fusionjax.tasks.image_text.text_inputs import TextInputs, described
+from fusionjax.types import PyTree
 
-PyTree = Any
 _BATCH = 64
 
 
@@ -43,8 +43,8 @@ class FrozenPair:
                 tokenizer, fingerprint(folder), max_tokens=longest, cache=files.user_cache("tokens")
             )
         else:
-            self._side = TextSide(config, class_names)
-            self._tokenise = self._side.tokenise
+            self._text = TextInputs(config, Facts(tuple(class_names)))
+            self._tokenise = self._text.tokenise
         self._class_names = class_names
 
     def descriptions(self) -> Texts:
@@ -66,7 +66,7 @@ class FrozenPair:
         """
         if self.config.mvpdr.clip:
             return self._clip_vectors(texts)
-        tokens = self._side.features(texts, self._side.weights(), folder=folder, say=say)
+        tokens = self._text.features(texts, self._text.weights(), folder=folder, say=say)
         parts = [
             np.asarray(
                 masked_mean(jnp.asarray(tokens[i : i + _BATCH]), jnp.asarray(texts.mask[i : i + _BATCH]))

@@ -1,11 +1,11 @@
 """The text of a task's examples: which text each gets, as tokens, and what a frozen encoder makes of it, once."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,32 +33,34 @@ from fusionjax.data.text import (
 from fusionjax.data.text.features import text_features
 from fusionjax.models.backbones import text as text_models
 from fusionjax.pretrained import hub
+from fusionjax.tasks.base.protocol import Facts, Say, silent
+from fusionjax.types import Array, PyTree
 
 log = logging.getLogger(__name__)
 
-Array = jax.Array
-PyTree = Any
-Say = Callable[[str], None]
 
-
-class TextSide:
-    """Reads `config.text`.
+class TextInputs:
+    """Which text each example has, by `config.text`, and its encoder.
 
     Args:
         config: of the run, validated.
-        class_names: C names, in the order of the labels.
+        facts: of the data; the texts of its splits are made here, once.
+        question: the text of an example is its question, whatever `text.kind` says.
 
     Attributes:
         kind: of text, see `data.text.Texts`.
+        made: split, as `Facts.splits` names it → its texts.
         module: the encoder, without a pooler; its output is "tokens".
         tokenise: texts → tokens.
 
     Raises:
-        UserError: no encoder, one that cannot be read, or texts longer than it has positions.
+        UserError: no encoder, one that cannot be read, texts longer than it has positions, a text that is missing, empty, or
+            leaks the label without leave.
     """
 
-    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.config, self.class_names = config, tuple(class_names)
+    def __init__(self, config: ConfigDict, facts: Facts, *, question: bool = False):
+        self.config, self.class_names = config, facts.class_names
+        self._question, self._splits = question, facts.splits
         c = config.text
         self.kind, self.freeze = c.kind, c.freeze
         if not c.encoder:
@@ -79,8 +81,9 @@ class TextSide:
             max_tokens=c.max_tokens,
             cache=files.user_cache("tokens"),
         )
-        self._made: dict[int, tuple[Source, Texts]] = {}
-        self._bank: Texts | None = None
+        self.made = {
+            name: self._make(source, np.asarray(source.labels)) for name, source in self._splits.items()
+        }
 
     def weights(self) -> PyTree:
         """The encoder's published parameters, on the host."""
@@ -89,37 +92,32 @@ class TextSide:
 
     # -- texts ------------------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def bank(self) -> Texts:
         """The descriptions of all classes."""
-        if self._bank is None:
-            self._bank = bank_texts(self._descriptions(), self.tokenise)
-        return self._bank
+        return bank_texts(self._descriptions(), self.tokenise)
 
     def texts(self, source: Source) -> Texts:
-        """Those of a split's examples; made once.
+        """Those of a split's examples.
 
         Raises:
             UserError: a text is missing, empty, or leaks the label without leave.
         """
-        found = self._made.get(id(source))
-        if found is None or found[0] is not source:
-            found = self._made[id(source)] = (source, self._make(source, np.asarray(source.labels)))
-        return found[1]
+        for name, known in self._splits.items():
+            if known is source:
+                return self.made[name]
+        return self._make(source, np.asarray(source.labels))
 
-    def made(self) -> list[tuple[Source, Texts]]:
-        """Every split whose texts are made, with them."""
-        return list(self._made.values())
-
-    def facts(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """Digests of the tokenizer's files, and of the texts of every split with who gets which."""
         total = hashlib.sha256()
-        for _, texts in self.made():
+        for texts in self.made.values():
             for array in (texts.tokens, texts.mask, texts.index):
                 total.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return {"tokenizer": self.tokenise.fingerprint[:16], "texts": total.hexdigest()[:16]}
 
-    def given(self, words: Sequence[str]) -> Texts:
-        """Of texts at hand, one an example; an empty one is masked."""
+    def from_user(self, words: Sequence[str]) -> Texts:
+        """Of a user's texts, one per example; an empty one is masked."""
         shown = [f"text {i + 1}" for i in range(len(words))]
         # What a user asks is not kept on disk.
         aside = dataclasses.replace(self.tokenise, cache=None)
@@ -129,7 +127,10 @@ class TextSide:
         return found
 
     def leaks(self, source: Source) -> bool | None:
-        """METHODS' label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
+        """The label-permutation test of docs/methods/image_text_fusion.md: do a split's texts change with permuted labels?
+
+        None for a split of one class.
+        """
         labels = np.asarray(source.labels)
         if len(np.unique(labels)) < 2:
             return None
@@ -145,8 +146,10 @@ class TextSide:
 
     def _make(self, source: Source, labels: np.ndarray) -> Texts:
         c = self.config.text
+        if self._question:
+            return instance_texts(source.columns["question"], source.names, self.tokenise)
         if c.kind == "bank":
-            return self.bank()
+            return self.bank
         if c.kind == "class":
             return class_texts(
                 self._descriptions(),
@@ -170,17 +173,14 @@ class TextSide:
 
     # -- arrays -----------------------------------------------------------------------------------------------------------
 
-    def padding(self, source: Source) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that is no example."""
-        texts = self.texts(source)
-        mask = np.zeros(texts.mask.shape[1], bool)
+    def padding_example(self) -> dict[str, np.ndarray]:
+        """What `rows` adds to a row that stands for no example; its width is that of the first split's texts."""
+        mask = np.zeros(next(iter(self.made.values())).mask.shape[1], bool)
         if self.freeze:
             return {"text": np.zeros((len(mask), self.module.config.width), np.float16), "text_mask": mask}
         return {"tokens": np.zeros(len(mask), np.int32), "text_mask": mask}
 
-    def rows(
-        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = lambda text: None
-    ) -> Rows:
+    def rows(self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent) -> Rows:
         """Texts as batch keys: "text" (T, C) of a frozen encoder, else "tokens" (T,); and "text_mask" (T,).
 
         Args:
@@ -197,7 +197,7 @@ class TextSide:
         return Rows(choose, text=self.features(texts, params, folder=folder, say=say), text_mask=texts.mask)
 
     def features(
-        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = lambda text: None
+        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent
     ) -> np.ndarray:
         """(M, T, C) float16, see `data.text.features`."""
         params = jax.device_get(params)
@@ -217,20 +217,20 @@ class TextSide:
 
     def bank_shape(self) -> tuple[int, int, int]:
         """Of `bank_features`."""
-        m, t = self.bank().tokens.shape
+        m, t = self.bank.tokens.shape
         keys = m * t if self.config.text.bank_level == "token" else m
         return 1, keys, self.module.config.width
 
     def bank_mask(self) -> np.ndarray:
         """(1, K) bool, False at padding."""
-        mask = self.bank().mask
+        mask = self.bank.mask
         return mask.reshape(1, -1) if self.config.text.bank_level == "token" else mask.any(1)[None]
 
     def bank_features(self, tokens: Array) -> Array:
         """Token vectors (M, T, C) of the bank as keys (1, K, C): as they are, or each description's mean."""
         if self.config.text.bank_level == "token":
             return tokens.reshape(1, -1, tokens.shape[-1])
-        return text_models.masked_mean(tokens, jnp.asarray(self.bank().mask))[None]
+        return text_models.masked_mean(tokens, jnp.asarray(self.bank.mask))[None]
 
 
 def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.Descriptions:
