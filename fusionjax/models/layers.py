@@ -157,6 +157,22 @@ def scan_layers(
     return scan(layers, x, mask)
 
 
+def take_within_groups(x: Array, index: Array) -> Array:
+    """Rows of x by their position within the group.
+
+    Args:
+        x: (B, ...), groups one after another.
+        index: (groups, size) int, groups · size = B: of each row, the position within its group of the row to take.
+
+    Returns:
+        (B, ...).
+    """
+    groups, size = index.shape
+    # Batched over groups, so that a batch sharded by whole groups needs no communication.
+    taken = jax.vmap(lambda group, index: group[index])(x.reshape(groups, size, *x.shape[1:]), index)
+    return taken.reshape(x.shape)
+
+
 def feature_norm(dtype: DType) -> nn.BatchNorm:
     """Batch normalisation, without scale and shift, of a frozen trunk's features."""
     return nn.BatchNorm(momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=dtype)
