@@ -130,12 +130,13 @@ def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
     )
 
 
-def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+def image_text(config: ConfigDict, arg: ConfigDict, *, descriptions: str) -> ConfigDict:
     """What image–text runs share: the task, the head or baseline, the text and the optimiser.
 
     Args:
         config: to fill in.
         arg: of `fusion_arg`.
+        descriptions: of the classes, for text=bank and text=class.
     """
     c = config
     if arg.baseline != "none" and arg.head != "concat":
@@ -150,11 +151,15 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
     c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
     c.text.kind, c.text.encoder = arg.text, arg.encoder
+    if arg.text != "instance":
+        c.text.descriptions = descriptions
     c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
     return c
 
 
-def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions") -> ConfigDict:
+def mvpdr(
+    config: ConfigDict, arg: ConfigDict, *, descriptions: str, prompts: str = "descriptions"
+) -> ConfigDict:
     """Makes an image–text run the baseline MVPDR where `arg` asks for it; what the run reads stays as it is.
 
     docs/methods/mvpdr.md: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
@@ -163,6 +168,7 @@ def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions")
     Args:
         config: filled in, but for `runlocal`.
         arg: of `fusion_arg`.
+        descriptions: of the classes, where they are the prompts.
         prompts: where `arg` does not say.
     """
     c = config
@@ -173,7 +179,9 @@ def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions")
     c.model.width = c.model.depth = c.model.heads = 0
     c.model.mlp_ratio = c.model.dropout = 0.0
     c.model.trunk_norm, c.loss.label_smoothing = False, 0.0
-    c.text.encoder, c.mvpdr.prompts, c.mvpdr.clip = arg.encoder, arg.prompts or prompts, arg.clip
+    c.mvpdr.prompts, c.mvpdr.clip = arg.prompts or prompts, arg.clip
+    c.text.encoder = "" if arg.clip else arg.encoder
+    c.text.descriptions = descriptions if c.mvpdr.prompts == "descriptions" else ""
     c.data.cache.enabled, c.data.cache.passes = True, 6
     c.optim.learning_rate, c.optim.weight_decay, c.optim.no_decay = 1e-3, 0.01, ()
     c.optim.final_lr = c.optim.warmup_epochs = c.optim.clip_norm = c.optim.ema_decay = 0.0
@@ -223,9 +231,10 @@ def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 def run_local_openmoji(c: ConfigDict) -> ConfigDict:
     """Four steps of such a run on small drawings."""
     c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4 if c.train.epochs else 0, 1
-    c.mvpdr.align_steps = 10
     if not c.mvpdr.clip:  # whose size is fixed
         c.data.resize, c.data.image_size = 64, 64
+        if c.task == "mvpdr":
+            c.mvpdr.align_steps = 10
     return c
 
 
@@ -234,7 +243,8 @@ def run_local(c: ConfigDict, *, name: str = "", image_size: int = 64) -> ConfigD
     dcal = c.model.name.startswith("dcal_")
     c.model.name = name or ("dcal_deit_tiny_patch16_224" if dcal else "deit_tiny_patch16_224")
     c.pretrained.source = ""
-    c.data.resize, c.data.image_size = image_size + 16, image_size
+    if not c.data.image_shape:
+        c.data.resize, c.data.image_size = image_size + 16, image_size
     c.data.check_counts = False
     c.train.batch_size, c.train.steps, c.evaluation.batch_size = 4, 2, 4
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs = 1, 1, 0.0

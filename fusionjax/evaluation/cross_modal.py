@@ -60,7 +60,7 @@ class Result:
 
 def evaluate(
     split: Embedded,
-    look_alikes: np.ndarray,
+    duplicate_groups: np.ndarray,
     reference: Embedded | None,
     *,
     neighbours: int = 20,
@@ -76,7 +76,7 @@ def evaluate(
 
     Args:
         split: what is scored.
-        look_alikes: (N,) int, equal for examples that share a picture, see `data.channels.look_alikes`.
+        duplicate_groups: (N,) int, equal for examples that share a picture, see `data.channels.duplicate_groups`.
         reference: whose classes kNN and linear probe know; None for neither.
         neighbours: k of kNN, at most the rows of the reference.
         probe_c: inverse strength of the linear probe's L2 penalty; 0 to choose it, see `probe.logistic_regression`.
@@ -89,7 +89,7 @@ def evaluate(
     hits: dict[str, np.ndarray] = {}
     found: dict[str, Mantel] = {}
     for a, b in combinations(names, 2):
-        recalls, right = _retrieval(split.embeddings[a], split.embeddings[b], look_alikes, (a, b))
+        recalls, right = _retrieval(split.embeddings[a], split.embeddings[b], duplicate_groups, (a, b))
         scores |= recalls
         hits |= right
     for a, b in combinations(names, 2):
@@ -121,7 +121,7 @@ def evaluate(
             )
             scores[f"probe/{name}"] = fitted["accuracy"]
         scores["accuracy"] = scores[f"knn/{COMBINED}"]
-    return Result(split, scores, hits, correct, found, look_alikes)
+    return Result(split, scores, hits, correct, found, duplicate_groups)
 
 
 def score_names(modalities: list[str], *, classes: bool) -> tuple[str, ...]:

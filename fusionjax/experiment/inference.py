@@ -16,7 +16,7 @@ from fusionjax.data import datasets
 from fusionjax.data.image import transforms
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.loading import pipeline
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.source import Source
 from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
@@ -217,7 +217,7 @@ class Run:
         *,
         keep: tuple[str, ...],
         cameras: Sequence[int] | None = None,
-        extra: Extra | None = None,
+        extra: Auxiliary | None = None,
     ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
         """Names, the pixels that the model saw, and the outputs that `keep` names."""
         n = self.config.model.cameras
@@ -241,7 +241,7 @@ class Run:
             carried={
                 name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
             },
-            extra=extra,
+            auxiliary=extra,
         )
         return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
 
@@ -299,7 +299,7 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             bad=self.bad,
-            extra=task.inputs.prepare(f"eval/{split}", source, self.variables),
+            auxiliary=task.inputs.prepare(f"eval/{split}", source, self.variables),
         )
         names = keep or task.scorer.output_names
         return collect(self.compiled, self.variables, batches, self.mesh, keep=names)

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.image import transforms
-from fusionjax.data.loading import pipeline
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading import pipeline, stream
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.source import Source
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.collect import collect
@@ -29,7 +29,11 @@ _PROBE = 64
 
 
 def probe(
-    scorer: Scorer, train: Cached, test: Cached, source: Source, pool: Callable[[np.ndarray], jax.Array]
+    scorer: Scorer,
+    train: CachedFeatures,
+    test: CachedFeatures,
+    source: Source,
+    pool: Callable[[np.ndarray], jax.Array],
 ) -> list[Baseline]:
     """What the pretrained network's features are worth by themselves: the task's reference on their mean over the grid.
 
@@ -40,7 +44,7 @@ def probe(
         pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
     """
 
-    def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
+    def rows(part: CachedFeatures) -> tuple[np.ndarray, np.ndarray]:
         maps = part.features[0]
         pooled = [
             np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i]
@@ -73,7 +77,7 @@ def join(sections: Sequence[ReportFields]) -> ReportFields:
 
 def examples(
     predict: Predict, variables: Variables, source: Source, data: ConfigDict, outputs: Mapping[str, np.ndarray], mesh: Mesh,
-    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Extra | None = None,
+    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Auxiliary | None = None,
 ) -> tuple[list[Shown], list[Shown]]:  # fmt: skip
     """The right and the wrong answers given with the most confidence, with their maps.
 
@@ -106,7 +110,7 @@ def examples(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
-        extra=extra and _At(extra, index),
+        auxiliary=extra and _At(extra, index),
     )
     maps = collect(predict, variables, batches, mesh, keep=keep)
     made = [
@@ -165,12 +169,12 @@ def count_parameters(variables: Variables) -> int:
 
 
 class _At:
-    """An `Extra` of some chosen examples: row k is that of index[k]."""
+    """An `Auxiliary` of some chosen examples: row k is that of index[k]."""
 
-    def __init__(self, extra: Extra, index: np.ndarray):
-        self._extra, self._index, self.padding = extra, index, extra.padding
+    def __init__(self, extra: Auxiliary, index: np.ndarray):
+        self._extra, self._index, self.padding_example = extra, index, extra.padding_example
 
-    def row(self, index: int, epoch: int | None, repeat: int = 0) -> dict[str, np.ndarray]:
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> stream.Example:
         return self._extra.row(int(self._index[index]), epoch, repeat)
 
 

@@ -1,24 +1,17 @@
-"""Tasks: what a run learns. A package each; the loop, the data and the report are the same for all."""
+"""Tasks: what a run learns. A package each; the loop, the data and the report are the same for all.
 
-import importlib
+A task's record (`fusionjax.register.TaskRecord`) holds its config sections, its rules and what it reads. It is light; the
+task itself is imported when it is built.
+"""
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from fusionjax.errors import UserError
-
-TASKS = {
-    "classification": "fusionjax.tasks.classification.task",
-    "reid": "fusionjax.tasks.reid.task",
-    "fusion": "fusionjax.tasks.image_text.fusion",
-    "mvpdr": "fusionjax.tasks.image_text.mvpdr",
-    "spectral": "fusionjax.tasks.contrastive.task",
-    "trimodal": "fusionjax.tasks.multimodal.trimodal",
-    "audiovisual": "fusionjax.tasks.multimodal.trimodal",
-    "vqa": "fusionjax.tasks.multimodal.vqa",
-}
+from fusionjax import register
 
 
-def create(config: ConfigDict, facts):
+def create(config: ConfigDict, facts: Any) -> Any:
     """The task of `config.task`.
 
     Args:
@@ -28,6 +21,4 @@ def create(config: ConfigDict, facts):
     Raises:
         UserError: an unknown task, or a model that cannot be built.
     """
-    if config.task not in TASKS:
-        raise UserError(f"config.task={config.task!r} is not known; allowed: {', '.join(TASKS)}")
-    return importlib.import_module(TASKS[config.task]).create(config, facts)
+    return register.tasks.get(config.task).build(config, facts)

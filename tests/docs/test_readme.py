@@ -19,6 +19,7 @@ from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.data.text import descriptions
 from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 from tests.support import tiny_bert
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,9 +107,9 @@ def test_every_config_shapes_a_step(name, argument, bert):
         config.text.encoder = str(bert)
     if config.task == "fusion" and config.text.kind != "instance":
         names = list(descriptions.read(config.text.descriptions))
-    run.task = tasks.create(config, names)
+    run.task = tasks.create(config, Facts(tuple(names)))
     optimizer = run.optimizer()
-    current = jax.eval_shape(functools.partial(run._create_state, optimizer), run.abstract_variables())
+    current = jax.eval_shape(functools.partial(run.create_state, optimizer), run.abstract_variables())
     after, metrics = jax.eval_shape(run.train_step(optimizer, 1), current, run.abstract_batch())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), current

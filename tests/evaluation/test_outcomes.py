@@ -7,7 +7,7 @@ import pytest
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes, reid
-from fusionjax.tasks.reid.task import ReIdentification, Result
+from fusionjax.tasks.reid.scorer import ReidScorer, Result
 
 
 def stored(folder, names, correct):
@@ -64,7 +64,7 @@ def test_outcomes_of_queries_are_the_scores(tmp_path, ap):
     ranking = reid.rank(features, ids, cameras, features, ids, cameras, same_set=True, ap=ap)
     result = Result(ranking, {}, "test_all", "test_all", rows, rows)
     source = types.SimpleNamespace(names=[f"{i:02d}" for i in range(60)])
-    made = ReIdentification.outcomes(None, {"val": None, "test": result}, {}, {"test_all": source})
+    made = ReidScorer.per_example(None, {"val": None, "test": result}, {}, {"test_all": source})
     outcomes.write(tmp_path, made)
     found = outcomes.read(tmp_path, {f"test/{k}": v for k, v in ranking.scalars().items()})
     counted = (ranking.matches > 0) if ap == "step" else ids != -1

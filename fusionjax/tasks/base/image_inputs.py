@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.tasks.base import multispectral_inputs
@@ -60,7 +60,7 @@ class ImageInputs:
         *,
         folder: Path | None = None,
         say: Say = silent,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """See `Inputs.prepare`."""
         return None
 
@@ -70,7 +70,7 @@ class ImageInputs:
         *,
         texts: Sequence[str] | None = None,
         sounds: Sequence[str | Path | None] | None = None,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """See `Inputs.from_user`."""
         return None
 

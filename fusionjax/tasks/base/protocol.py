@@ -16,8 +16,8 @@ from clu import metrics as clu_metrics
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fusionjax.data.feature_cache.store import Cached
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.feature_cache.store import CachedFeatures
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.evaluation.probe import Baseline
@@ -33,7 +33,7 @@ Outputs = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]
 """Split, as it is reported → the task's result of it."""
 ReportFields = dict[str, Any]
-"""Fields of `interpret.report.ReportContent`; lists of several sections are joined."""
+"""Fields of `interpret.report.ReportContent`; lists of several sections are with_auxiliary."""
 Say = Callable[[str], None]
 """Takes a line of progress."""
 Shown = tuple[maps.Example, int, Outputs]
@@ -72,7 +72,7 @@ class TrainingData(Protocol):
         cached: features of a frozen trunk by split ("train", "eval/<split>").
     """
 
-    cached: Mapping[str, Cached]
+    cached: Mapping[str, CachedFeatures]
 
 
 class TaskModel(Protocol):
@@ -165,7 +165,7 @@ class Inputs(Protocol):
         *,
         folder: Path | None = None,
         say: Say = silent,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """What travels beside the images of a split; None where nothing does.
 
         Args:
@@ -183,7 +183,7 @@ class Inputs(Protocol):
         *,
         texts: Sequence[str] | None = None,
         sounds: Sequence[str | Path | None] | None = None,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """What travels beside a user's images at inference; None for a task without any.
 
         Args:

@@ -34,13 +34,13 @@ class ContrastiveScorer:
     Attributes:
         config: of the whole run, validated.
         model: of the task.
-        look_alikes: source → group of each image: images of a group look the same in a modality that trains. Reads every
+        duplicate_groups: source → group of each image: images of a group look the same in a modality that trains. Reads every
             image, so its answers are kept.
     """
 
     config: ConfigDict
     model: ImageModel
-    look_alikes: Callable[[Source], np.ndarray]
+    duplicate_groups: Callable[[Source], np.ndarray]
     shown: ClassVar[tuple[str, ...]] = ("recall@1", "accuracy")
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     output_names: ClassVar[tuple[str, ...]] = ("embedding/", "features/")
@@ -84,7 +84,7 @@ class ContrastiveScorer:
         return {
             split: cross_modal.evaluate(
                 rows,
-                self.look_alikes(sources[split])[rows.rows],
+                self.duplicate_groups(sources[split])[rows.rows],
                 reference,
                 neighbours=c.neighbours,
                 probe_c=c.probe_c,

@@ -67,14 +67,16 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         gradient_norms={name: f"tower_{name}/" for name in module.names} if separate else {},
         grid=getattr(module, "grid", None),
     )
-    look_alikes = functools.cache(functools.partial(channels_lib.look_alikes, modalities=module.names))
+    duplicate_groups = functools.cache(
+        functools.partial(channels_lib.duplicate_groups, modalities=module.names)
+    )
     return Task(
         config,
         facts.class_names,
         model,
         inputs,
         ContrastiveObjective(model, spec),
-        ContrastiveScorer(config, model, look_alikes),
+        ContrastiveScorer(config, model, duplicate_groups),
         (RetrievalSection(config, modalities),),
         export=EmbeddingExport(config, module.names, model),
     )

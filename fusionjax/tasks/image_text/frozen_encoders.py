@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import files
 from fusionjax.config import impossible
-from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.source import Source
 from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
 from fusionjax.models.backbones.text import masked_mean
@@ -95,7 +95,7 @@ def image_weights(config: ConfigDict, params: PyTree) -> PyTree:
     return {name: variables["params"][name] for name in params}
 
 
-def pooled(part: Cached, *, rows: np.ndarray | None = None) -> np.ndarray:
+def pooled(part: CachedFeatures, *, rows: np.ndarray | None = None) -> np.ndarray:
     """Cached features without their grid: (passes, n, Di) float32.
 
     Args:

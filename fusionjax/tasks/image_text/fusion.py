@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.interpret import maps as maps_lib
@@ -179,7 +179,7 @@ class FusionInputs:
         *,
         folder: Path | None = None,
         say: Say = silent,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """See `Inputs.prepare`; nothing where all images share the bank."""
         if not self.reads_text:
             return None
@@ -192,7 +192,7 @@ class FusionInputs:
         *,
         texts: Sequence[str] | None = None,
         sounds: Sequence[str | Path | None] | None = None,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """See `Inputs.from_user`."""
         if not self.reads_text or texts is None:
             return None

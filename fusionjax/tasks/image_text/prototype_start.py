@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
-from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.text import Texts
 from fusionjax.errors import UserError
 from fusionjax.models.methods import mvpdr
@@ -117,7 +117,7 @@ class PrototypeStart:
         return alignment.Pairs((np.cumsum(counts) - counts)[labels], counts[labels])
 
     def _validation_score(
-        self, val: Cached | None, prompts: Sequence[np.ndarray], words: np.ndarray
+        self, val: CachedFeatures | None, prompts: Sequence[np.ndarray], words: np.ndarray
     ) -> Callable[[PyTree], float] | None:
         """Parameters of `Align` → accuracy of the text scores on validation; None without validation."""
         if val is None:

@@ -17,7 +17,7 @@ from fusionjax import files
 from fusionjax.config import impossible
 from fusionjax.data import class_names as names
 from fusionjax.data.feature_cache import store
-from fusionjax.data.loading.auxiliary import Rows
+from fusionjax.data.loading.auxiliary import AuxiliaryRows
 from fusionjax.data.source import Source
 from fusionjax.data.text import (
     Texts,
@@ -174,13 +174,16 @@ class TextInputs:
     # -- arrays -----------------------------------------------------------------------------------------------------------
 
     def padding_example(self) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that stands for no example; its width is that of the first split's texts."""
-        mask = np.zeros(next(iter(self.made.values())).mask.shape[1], bool)
+        """What `rows` adds to a row that stands for no example; as wide as the first split's texts."""
+        widths = (texts.mask.shape[1] for texts in self.made.values())
+        mask = np.zeros(next(widths, self.config.text.max_tokens), bool)
         if self.freeze:
             return {"text": np.zeros((len(mask), self.module.config.width), np.float16), "text_mask": mask}
         return {"tokens": np.zeros(len(mask), np.int32), "text_mask": mask}
 
-    def rows(self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent) -> Rows:
+    def rows(
+        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent
+    ) -> AuxiliaryRows:
         """Texts as batch keys: "text" (T, C) of a frozen encoder, else "tokens" (T,); and "text_mask" (T,).
 
         Args:
@@ -193,8 +196,10 @@ class TextInputs:
             return texts.row(epoch, index)
 
         if not self.freeze:
-            return Rows(choose, tokens=texts.tokens, text_mask=texts.mask)
-        return Rows(choose, text=self.features(texts, params, folder=folder, say=say), text_mask=texts.mask)
+            return AuxiliaryRows(choose, tokens=texts.tokens, text_mask=texts.mask)
+        return AuxiliaryRows(
+            choose, text=self.features(texts, params, folder=folder, say=say), text_mask=texts.mask
+        )
 
     def features(
         self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent

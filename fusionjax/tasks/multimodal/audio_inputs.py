@@ -69,7 +69,7 @@ class AudioInputs:
         c = self.config.audio
         return pretrained.load(c.source, c.encoder)["params"] if c.source else None
 
-    def rows(self, source: Source) -> clips.Sounds:
+    def rows(self, source: Source) -> clips.AudioClips:
         """What travels beside the images of a split.
 
         Raises:
@@ -80,17 +80,17 @@ class AudioInputs:
                 return self.made[name]
         return self._make(source)
 
-    def _make(self, source: Source) -> clips.Sounds:
+    def _make(self, source: Source) -> clips.AudioClips:
         c = self.config
         augment = Augment(gain=c.audio.gain, noise=c.audio.noise, shift=c.audio.shift)
-        files = clips.files_of(source, needed=source.split == c.data.train_split)
-        return clips.Sounds(
+        files = clips.audio_files(source, needed=source.split == c.data.train_split)
+        return clips.AudioClips(
             files, samples=self.samples, frames=self.frames, augment=augment,
             bands=mel_lib.BANDS if self.log_mel else 0, seed=c.seed, hide_frames=c.audio.hide_frames,
             hide_bands=c.audio.hide_bands, memory=c.audio.memory * 2**20, most_bad=c.data.max_bad_fraction,
         )  # fmt: skip
 
-    def from_user(self, files: Sequence[str | Path | None]) -> clips.Sounds:
+    def from_user(self, files: Sequence[str | Path | None]) -> clips.AudioClips:
         """What travels beside a user's images.
 
         Args:
@@ -111,11 +111,11 @@ class AudioInputs:
 
     def padding_example(self) -> dict[str, np.ndarray]:
         """What `rows` adds to a row that stands for no example."""
-        return self._sounds([]).padding
+        return self._sounds([]).padding_example
 
-    def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.Sounds:
+    def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.AudioClips:
         bands = mel_lib.BANDS if self.log_mel else 0
-        return clips.Sounds(files, samples=self.samples, frames=self.frames, bands=bands)
+        return clips.AudioClips(files, samples=self.samples, frames=self.frames, bands=bands)
 
     def arguments(self, batch: dict[str, Array]) -> dict[str, Array]:
         """What the model takes: "audio", "audio_mask", and "masked_frames" of a Wav2Vec2.

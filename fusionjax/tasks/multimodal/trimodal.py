@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets.manifest import HAS_IMAGE
-from fusionjax.data.loading.auxiliary import Both, Extra, Rows
+from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryGroup, AuxiliaryRows
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
@@ -153,9 +153,9 @@ class MultimodalInputs:
         *,
         folder: Path | None = None,
         say: Say = silent,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """See `Inputs.prepare`."""
-        parts: list[Extra] = []
+        parts: list[Auxiliary] = []
         if self.text is not None:
             texts = self.text.texts(source)
             parts.append(self.text.rows(texts, variables["params"]["text"], folder=folder, say=say))
@@ -163,8 +163,8 @@ class MultimodalInputs:
             parts.append(self.audio.rows(source))
         if "image" in self.modalities and HAS_IMAGE in source.columns:
             there = np.asarray(source.columns[HAS_IMAGE], np.int32)
-            parts.append(Rows(lambda index, epoch: index, image_present=there))
-        return Both(*parts) if parts else None
+            parts.append(AuxiliaryRows(lambda index, epoch: index, image_present=there))
+        return AuxiliaryGroup(*parts) if parts else None
 
     def from_user(
         self,
@@ -172,14 +172,14 @@ class MultimodalInputs:
         *,
         texts: Sequence[str] | None = None,
         sounds: Sequence[str | Path | None] | None = None,
-    ) -> Extra | None:
+    ) -> Auxiliary | None:
         """See `Inputs.from_user`."""
-        parts: list[Extra] = []
+        parts: list[Auxiliary] = []
         if self.text is not None and texts is not None:
             parts.append(self.text.rows(self.text.from_user(texts), variables["params"]["text"]))
         if self.audio is not None and sounds is not None:
             parts.append(self.audio.from_user(sounds))
-        return Both(*parts) if parts else None
+        return AuxiliaryGroup(*parts) if parts else None
 
     def arguments(self, batch: Batch, variables: Variables) -> dict[str, Any]:
         """See `Inputs.arguments`."""

@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fusionjax.data.loading.auxiliary import Both, Extra, Rows
+from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryGroup, AuxiliaryRows
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.data.vqa import json_files
-from fusionjax.data.vqa.questions import Asked, Question
+from fusionjax.data.vqa.questions import Question, QuestionSource
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes as outcomes_lib
 from fusionjax.evaluation import vqa
@@ -113,16 +113,16 @@ class QuestionInputs(FusionInputs):
     def prepare(
         self,
         split: str,
-        source: Asked,
+        source: QuestionSource,
         variables: Variables,
         *,
         folder: Path | None = None,
         say: Say = silent,
-    ) -> Extra:
+    ) -> Auxiliary:
         """See `Inputs.prepare`; also the scores of the answers."""
         found = super().prepare(split, source, variables, folder=folder, say=say)
-        scores = Rows(lambda index, epoch: index, scores=source.scores)
-        return scores if found is None else Both(found, scores)
+        scores = AuxiliaryRows(lambda index, epoch: index, scores=source.scores)
+        return scores if found is None else AuxiliaryGroup(found, scores)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,7 +171,7 @@ class VqaScorer:
     output_names: ClassVar[tuple[str, ...]] = ("probabilities/",)
     closed_set: ClassVar[bool] = True
 
-    def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Asked]) -> VqaResults:
+    def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, QuestionSource]) -> VqaResults:
         """Results by split: "model" and, where training questions are known, "prior", the most frequent answer to the words.
 
         Args:
@@ -180,7 +180,7 @@ class VqaScorer:
         """
         return {split: self._evaluate(rows, sources[split]) for split, rows in outputs.items()}
 
-    def _evaluate(self, rows: Outputs, source: Asked) -> dict[str, vqa.Result]:
+    def _evaluate(self, rows: Outputs, source: QuestionSource) -> dict[str, vqa.Result]:
         good, predicted = self.answered(rows)
         asked = [source.questions[i] for i in rows["index"][good]]
         found = {"model": vqa.evaluate(predicted, asked, self.answers)}
@@ -189,7 +189,7 @@ class VqaScorer:
         return found
 
     def answered(self, rows: Outputs) -> tuple[np.ndarray, list[str]]:
-        """Rows of the questions whose image could be read, in the order of their source, and their answers."""
+        """AuxiliaryRows of the questions whose image could be read, in the order of their source, and their answers."""
         good = readable(rows)
         return good, [self.answers[k] for k in rows["probabilities/combined"][good].argmax(-1)]
 
@@ -208,7 +208,7 @@ class VqaScorer:
         return flat
 
     def per_example(
-        self, results: VqaResults, outputs: Mapping[str, Outputs], sources: Mapping[str, Asked]
+        self, results: VqaResults, outputs: Mapping[str, Outputs], sources: Mapping[str, QuestionSource]
     ) -> dict[str, np.ndarray]:
         """See `Scorer.per_example`.
 
