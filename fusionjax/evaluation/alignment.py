@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusionjax.errors import UserError
+from fusionjax.vectors import unit_numpy
 
 _BLOCK = 1 << 20  # pairs that are gathered at a time, 8 MB an array
 
@@ -78,13 +79,25 @@ def mantel(x: np.ndarray, y: np.ndarray, permutations: int = 999, seed: int = 0)
     return Mantel(float(correlation), (1 + count) / (1 + permutations), permutations, n)
 
 
+def unit_rows(embeddings: np.ndarray, what: str) -> np.ndarray:
+    """Rows of length 1; a row of zeros stays.
+
+    Args:
+        embeddings: (n, D) float64.
+        what: the embeddings' name in the message.
+
+    Raises:
+        UserError: a row whose length is not finite.
+    """
+    finite = np.isfinite(np.linalg.norm(embeddings, axis=1))
+    if not finite.all():
+        raise UserError(f"row {np.flatnonzero(~finite)[0]} of {what} is not finite")
+    return unit_numpy(embeddings)
+
+
 def _cosines(name: str, embeddings: np.ndarray) -> np.ndarray:
     """(n, D) → (n, n), to twelve decimals, so that rounding makes no order among equals; 0 with a row of zeros."""
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        bad = int(np.flatnonzero(~np.isfinite(norms[:, 0]))[0])
-        raise UserError(f"row {bad} of the embeddings {name} is not finite")
-    unit = embeddings / np.where(norms > 0, norms, 1)
+    unit = unit_rows(embeddings, f"the embeddings {name}")
     return np.round(unit @ unit.T, 12)
 
 

@@ -13,7 +13,6 @@ Text is UTF-8; a lone surrogate, which stands for a byte of a file name that is 
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from fusionjax import files
 from fusionjax.errors import UserError
 
 SUFFIXES = (".npz", ".parquet")
@@ -77,16 +77,11 @@ def write(path: Path, embeddings: Embeddings) -> Path:
     """
     path = Path(path)
     suffix = _suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with files.replacing(path) as part:
         if suffix == ".npz":
             _write_npz(part, embeddings)
         else:
             pyarrow.parquet.write_table(_table(embeddings), part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

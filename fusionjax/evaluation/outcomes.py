@@ -5,7 +5,6 @@ their scores, e.g. "test"; `read`: the splits that enter, e.g. query and gallery
 example: those of `MEASURES`, and whatever else a task finds worth keeping.
 """
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fusionjax import files
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 
@@ -92,10 +92,8 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     stored["name_bytes"] = np.frombuffer(b"".join(raw), np.uint8)
     stored["name_ends"] = np.cumsum([len(r) for r in raw], dtype=np.int64)
     path = Path(folder) / FILE
-    part = path.with_name(f".{FILE}.part")
-    with part.open("wb") as file:
+    with files.replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **stored)
-    os.replace(part, path)
     return path
 
 

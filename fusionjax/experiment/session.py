@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fusionjax import files
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation import outcomes
@@ -192,9 +192,7 @@ def _leave(
         rows = task.scorer.per_example(evaluation.results, evaluation.outputs, experiment.eval_sources)
         outcomes.write(experiment.folder, rows)
         task.export(experiment.folder, finished)
-        part = experiment.folder / ".results.json.part"
-        part.write_text(json.dumps(summary, indent=1))
-        os.replace(part, experiment.folder / "results.json")
+        files.write_text(experiment.folder / "results.json", json.dumps(summary, indent=1))
     if not experiment.config.report.enabled:
         return
     fields = run_report.join([section(finished) for section in task.sections])

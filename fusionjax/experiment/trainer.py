@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
-from fusionjax import tasks
+from fusionjax import files, tasks
 from fusionjax.data import datasets
 from fusionjax.data.feature_cache import store
 from fusionjax.data.image import transforms
@@ -35,8 +35,7 @@ from fusionjax.train import optim, state, step
 def enable_compilation_cache() -> None:
     """Compiled programs are kept between runs, in JAX_COMPILATION_CACHE_DIR or below the user's cache folder."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(base / "fusionjax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(files.user_cache("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
+from fusionjax import files
 from fusionjax._version import __version__
 from fusionjax.errors import UserError
 
@@ -81,10 +82,8 @@ def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> Non
 def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
     """Writes config.json: the resolved config, the environment, and `facts` (class names, counts …)."""
     content = {"config": json.loads(config.to_json_best_effort()), "environment": environment(), **facts}
-    temporary = folder / "config.json.tmp"
     # ASCII: a file name need not be text, and JSON's escapes carry it all the same.
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+    files.write_text(folder / "config.json", json.dumps(content, indent=1))
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -2,27 +2,22 @@
 
 import csv
 import io
-import os
 import shutil
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.interpret import comparison_figures, figures
+from fusionjax.interpret import comparison_figures, figures, pages
 
 FIELDS_BESIDE = 3
 """Fields that the tables of results show beside the runs; more have a table of their own."""
 WIDTH = 110
 """Columns of a terminal that prose fills."""
-_TEMPLATES = Path(__file__).parent / "templates"
-_OURS = ("comparison.csv", "comparison.md", "index.html")
 
 Interval = tuple[float, float]
 
@@ -163,7 +158,12 @@ def tables(comparison: Comparison) -> list[Table]:
         heads += ["p"] * (several and paired) + ["gained : lost"] * (several and binary)
         rows = []
         for row, s in zip(comparison.rows, scores, strict=True):
-            cells = [row.name, *(shown(row.fields[f]) for f in beside), percent(s.value), _range(s.interval)]
+            cells = [
+                row.name,
+                *(shown(row.fields[f]) for f in beside),
+                pages.share(s.value),
+                _range(s.interval),
+            ]
             cells += _difference(s) * several
             cells += [_p(s.p)] * (several and paired)
             cells += ["" if s.gained is None else f"{s.gained} : {s.lost}"] * (several and binary)
@@ -177,8 +177,11 @@ def tables(comparison: Comparison) -> list[Table]:
         rows = []
         for group in comparison.groups:
             values, deviation = group.values[measure], group.deviation(measure)
-            cells = [group.name, str(len(values)), percent(group.scores[measure].value)]
-            cells += ["–" if deviation is None else percent(deviation), _range((min(values), max(values)))]
+            cells = [group.name, str(len(values)), pages.share(group.scores[measure].value)]
+            cells += [
+                "–" if deviation is None else pages.share(deviation),
+                _range((min(values), max(values))),
+            ]
             cells += _difference(group.scores[measure]) * (len(comparison.groups) > 1)
             rows.append([*cells, ", ".join(group.members)])
         title = f"{measure}, {comparison.split}: mean over training seeds"
@@ -269,10 +272,9 @@ def write(folder: Path, comparison: Comparison) -> Path:
     if other or (folder / "config.json").exists():
         what = "a page that is no comparison" if other else "a run"
         raise UserError(f"--out={folder} holds {what}; name another folder")
-    for left in folder.glob(".comparison-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".comparison-") as made:
-        made = Path(made)
+    with pages.replacing(
+        folder, "comparison", pictures=("comparison_*.png",), beside=("comparison.csv", "comparison.md")
+    ) as made:
         drawn = {}
         for name, figure in comparison_figures.all_of(comparison).items():
             drawn[name] = figure and figures.save(figure, made / f"comparison_{name}.png").name
@@ -281,38 +283,22 @@ def write(folder: Path, comparison: Comparison) -> Path:
             shown_of[what] = [f"comparison_{i:02d}_{file.name}" for i, file in enumerate(files)]
             for name, file in zip(shown_of[what], files, strict=True):
                 shutil.copyfile(file, made / name)
-        contents = (comma_separated(comparison), markdown(comparison), _page(comparison, drawn, shown_of))
-        for name, content in zip(_OURS, contents, strict=True):
+        page = pages.render(
+            "comparison.html",
+            comparison=comparison,
+            warnings=comparison.warnings,
+            first=comparison.rows[0],
+            drawn=drawn,
+            pictures=shown_of,
+            tables=tables(comparison),
+        )
+        for name, content in (
+            ("comparison.csv", comma_separated(comparison)),
+            ("comparison.md", markdown(comparison)),
+            (pages.PAGE, page),
+        ):
             (made / name).write_text(content, encoding="utf-8", errors="replace")
-        for old in (folder / "index.html", *folder.glob("comparison_*.png")):
-            old.unlink(missing_ok=True)  # an old page does not show new pictures
-        for name in (*(path.name for path in made.glob("*.png")), *_OURS):
-            os.replace(made / name, folder / name)
-    return folder / "index.html"
-
-
-def _page(
-    comparison: Comparison, drawn: Mapping[str, str | None], pictures: Mapping[str, Sequence[str]]
-) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("comparison.html").render(
-        comparison=comparison,
-        first=comparison.rows[0],
-        drawn=drawn,
-        pictures=pictures,
-        tables=tables(comparison),
-    )
-
-
-def percent(value: float) -> str:
-    """A fraction in per cent with one decimal, without the sign."""
-    return f"{100 * value:.1f}"
+    return folder / pages.PAGE
 
 
 def signed(value: float) -> str:
@@ -341,7 +327,7 @@ def plain(value: str, limit: int = 60) -> str:
 def _range(interval: Interval) -> str:
     """Nothing where it has no width: then all examples are alike, and the bootstrap says nothing."""
     low, high = interval
-    return f"{percent(low)} – {percent(high)}" if low < high else "–"
+    return f"{pages.share(low)} – {pages.share(high)}" if low < high else "–"
 
 
 def _difference(score: Score) -> list[str]:

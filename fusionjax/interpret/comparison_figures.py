@@ -1,7 +1,6 @@
 """Figures of several runs side by side. A run, or a group of seeds, has the same colour and dashes in all of them."""
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fusionjax.interpret.figures import PALETTE, label
+from fusionjax.interpret.figures import PALETTE, apply_style, label, points_by_step
 
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
@@ -44,13 +43,15 @@ def intervals(comparison: Any) -> Figure:
     ]
     for panels, measure in zip(grid, comparison.measures, strict=True):
         scores = [row.scores[measure] for row in rows]
-        _style(panels[0], f"{measure}, {comparison.split}")
+        apply_style(panels[0], f"{measure}, {comparison.split}", grid="x", colour="#EEEEEE")
         for i, s in enumerate(scores):
             _whisker(panels[0], i, s.value, s.interval, _look(comparison, i))
         panels[0].set(xlabel="%, with its 95 % interval over the test examples")  # of what, the title says
         if several:
             panels[0].axvline(scores[0].value, color=_SOFT, lw=1, ls="--", zorder=0)
-            _style(panels[1], f"{measure}: difference to {label(rows[0].name, 24)}")
+            apply_style(
+                panels[1], f"{measure}: difference to {label(rows[0].name, 24)}", grid="x", colour="#EEEEEE"
+            )
             panels[1].axvline(0, color=_SOFT, lw=1, ls="--", zorder=0)
             for i, s in enumerate(scores[1:], 1):
                 _whisker(panels[1], i, s.difference, s.difference_interval, _look(comparison, i))
@@ -71,7 +72,7 @@ def seeds(comparison: Any) -> Figure:
     groups = comparison.groups
     figure, grid = _grid(1, len(comparison.measures), 5.2, 1.1 + 0.5 * len(groups))
     for axes, measure in zip(grid[0], comparison.measures, strict=True):
-        _style(axes, f"{measure}, {comparison.split}: training seeds")
+        apply_style(axes, f"{measure}, {comparison.split}: training seeds", grid="x", colour="#EEEEEE")
         for i, group in enumerate(groups):
             colour, _, marker = _cycle(i)
             values = np.asarray(group.values[measure])
@@ -102,7 +103,7 @@ def curves(comparison: Any) -> Figure | None:
 
     Of a score that no run has at more than one step there is no panel. None where nothing was logged.
     """
-    series = {row.name: _series(comparison.records.get(row.name, ())) for row in comparison.rows}
+    series = {row.name: points_by_step(comparison.records.get(row.name, ())) for row in comparison.rows}
     logged = {key for found in series.values() for key in found}
     wanted = [k for k in ("train/loss",) if k in logged]
     for name in (*comparison.measures, "nll", "loss"):
@@ -120,7 +121,7 @@ def curves(comparison: Any) -> Figure | None:
         split, _, name = key.partition("/")
         loss = name in ("loss", "nll")
         words = {"loss": "loss", "nll": "negative log likelihood in nats"}.get(name, f"{name} in %")
-        _style(axes, f"{words}, {'training' if split == 'train' else split}")
+        apply_style(axes, f"{words}, {'training' if split == 'train' else split}", grid="x", colour="#EEEEEE")
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         for i, row in enumerate(comparison.rows):
             if key in series[row.name]:
@@ -180,22 +181,3 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
     figure = Figure(figsize=(max(width * columns, 9.5), height * rows + 0.4), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(label(title, 80), fontsize=11, loc="left", color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#EEEEEE", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=_INK)
-
-
-def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Key → steps and values, by step; of a step that was logged twice the later record counts."""
-    points: dict[str, dict[float, float]] = {}
-    for record in records:
-        step = record.get("step")
-        for key, value in record.items() if isinstance(step, int | float) else ():
-            if key != "step" and isinstance(value, int | float) and math.isfinite(value):
-                points.setdefault(key, {})[step] = float(value)
-    return {key: (sorted(p), [p[s] for s in sorted(p)]) for key, p in points.items()}

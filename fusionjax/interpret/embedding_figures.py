@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fusionjax.errors import UserError
+from fusionjax.evaluation.alignment import unit_rows
 from fusionjax.interpret.figures import PALETTE, label
 
 MUTED = ("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499")
@@ -279,11 +280,5 @@ def _units(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(f"embeddings {first.shape} and {second.shape} are not two (N, D) of one space")
-    out = []
-    for name, embeddings in (("first", first), ("second", second)):
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        if not np.isfinite(norms).all():
-            bad = int(np.flatnonzero(~np.isfinite(norms[:, 0]))[0])
-            raise UserError(f"row {bad} of the {name} modality's embeddings is not finite")
-        out.append(embeddings / np.where(norms > 0, norms, 1))
-    return out[0], out[1]
+    first = unit_rows(first, "the first modality's embeddings")
+    return first, unit_rows(second, "the second modality's embeddings")

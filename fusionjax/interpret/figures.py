@@ -6,7 +6,6 @@ characters, no glyphs that the font lacks (which matplotlib would warn about), l
 """
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -22,6 +21,7 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from fusionjax import files
 from fusionjax.evaluation.classification import ClassRow
 from fusionjax.interpret.maps import Example
 
@@ -47,9 +47,8 @@ def label(text: str, limit: int = 32) -> str:
 def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
     """Writes a PNG in one step: the file is whole or absent. Returns its path."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=dpi, facecolor="white")
-    os.replace(part, path)
+    with files.replacing(path) as part:
+        figure.savefig(part, format="png", dpi=dpi, facecolor="white")
     return path
 
 
@@ -123,10 +122,10 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     Returns:
         Figure with a panel for each of the three that is present; None where none is.
     """
-    series = _series(records)
-    loss = {k: v for k, v in series.items() if k.startswith("train/") and _is(k, "loss")}
-    accuracy = {k: v for k, v in series.items() if _is(k, "accuracy")}
-    rate = {k: v for k, v in series.items() if k.split("/")[-1] in ("learning_rate", "lr")}
+    logged = points_by_step(records)
+    loss = {k: v for k, v in logged.items() if k.startswith("train/") and _is(k, "loss")}
+    accuracy = {k: v for k, v in logged.items() if _is(k, "accuracy")}
+    rate = {k: v for k, v in logged.items() if k.split("/")[-1] in ("learning_rate", "lr")}
     panels = [(loss, "Loss in training", "loss (nats)"), (accuracy, "Accuracy", "accuracy")]
     panels = [panel for panel in (*panels, (rate, "Learning rate", "learning rate")) if panel[0]]
     if not panels:
@@ -137,7 +136,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     figure = _blank(4.4 * len(panels), 3.4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (data, title, unit) in zip(grid, panels, strict=True):
-        _style(axes, title)
+        apply_style(axes, title)
         for key, (steps, values) in sorted(data.items()):
             style = dashes.get(key.split("/")[0], "-") if data is accuracy else "-"
             colour = _INK if data is rate else PALETTE[parts.index(_part(key)) % len(PALETTE)]
@@ -273,27 +272,33 @@ def _percent(value: float, position: int | None = None) -> str:
 def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = _blank(width, height)
     axes = figure.subplots()
-    _style(axes, title)
+    apply_style(axes, title)
     axes.grid(axis="both", visible=False)
     return figure, axes
 
 
-def _style(axes: Axes, title: str) -> None:
+def apply_style(axes: Axes, title: str, grid: str = "y", colour: str = "#DDDDDD") -> None:
+    """Title at the left, no frame above and at the right, and a thin grid behind the data.
+
+    Args:
+        axes: of a figure.
+        title: of any length; it is shortened.
+        grid: axis of the grid lines, "x" or "y".
+        colour: of the grid lines.
+    """
     axes.set_title(label(title, 80), fontsize=11, loc="left", color=_INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.grid(axis=grid, color=colour, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, colors=_INK)
 
 
-def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """key → steps and values, by step."""
-    points: dict[str, dict[int, float]] = {}
+def points_by_step(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Key → steps and values of records of metrics.jsonl, by step; of a step that was logged twice the later one counts."""
+    points: dict[str, dict[float, float]] = {}
     for record in records:
         step = record.get("step")
-        if not isinstance(step, int | float):
-            continue
-        for key, value in record.items():
+        for key, value in record.items() if isinstance(step, int | float) else ():
             if key != "step" and isinstance(value, int | float) and math.isfinite(value):
                 points.setdefault(key, {})[step] = float(value)
     return {key: (sorted(p), [p[s] for s in sorted(p)]) for key, p in points.items()}

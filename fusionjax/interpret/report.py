@@ -4,22 +4,18 @@ Everything that comes from data (class names, file names, config) is escaped by 
 a path.
 """
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from fusionjax.evaluation.classification import Result
-from fusionjax.interpret import figures
+from fusionjax.interpret import figures, pages
 from fusionjax.interpret.maps import Example
 
 BRANCHES = {
@@ -32,7 +28,6 @@ SIDE = 320
 """Longest side of an example's pictures, pixels."""
 CONFUSIONS = 10
 """Pairs of classes that the list of confusions holds."""
-_TEMPLATES = Path(__file__).parent / "templates"
 
 Headline = tuple[str, float | str, tuple[float, float] | None, str]
 Baseline = tuple[str, float | str, str]
@@ -98,39 +93,23 @@ def write(workdir_report: Path, content: ReportContent) -> Path:
         OSError: the folder cannot be written.
     """
     folder = Path(workdir_report)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".report-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as made:
-        made = Path(made)
+    with pages.replacing(folder, "report", pictures=("figure_*.png", "right_*.png", "wrong_*.png")) as made:
         page = _page(content, made)
-        (made / "index.html").write_bytes(page.encode("utf-8", "replace"))  # a file name may not be text
-        index = folder / "index.html"
-        index.unlink(missing_ok=True)  # the old page does not show new pictures
-        names = {path.name for path in made.glob("*.png")}
-        for old in folder.glob("*.png"):
-            if old.name not in names and old.name.startswith(("figure_", "right_", "wrong_")):
-                old.unlink()
-        for name in sorted(names):
-            os.replace(made / name, folder / name)
-        os.replace(made / "index.html", index)
-    return index
+        (made / pages.PAGE).write_bytes(page.encode("utf-8", "replace"))  # a file name may not be text
+    return folder / pages.PAGE
 
 
 def _page(content: ReportContent, folder: Path) -> str:
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "share": share}
     split, result = _main(content.results)
     names = {name for branches in content.results.values() for name in branches}
     examples = [
         ("Wrong answers", "wrong", content.wrong),
         ("Right answers", "right", content.right),
     ]
-    return environment.get_template("report.html").render(
+    return pages.render(
+        "report.html",
         content=content,
+        warnings=content.warnings,
         headline=_headline(content),
         split=split,
         result=result,
@@ -146,16 +125,6 @@ def _page(content: ReportContent, folder: Path) -> str:
         drawn=_drawn(content.figures, folder),
         facts=_facts(content),
     )  # fmt: skip
-
-
-def number(value: float | str) -> str:
-    """A fraction as per cent with one decimal; text as it is."""
-    return value if isinstance(value, str) else f"{value:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
-
-
-def share(value: float) -> str:
-    """A fraction as per cent with one decimal, without the sign."""
-    return f"{100 * value:.1f}"
 
 
 def _main(results: Mapping[str, Mapping[str, Result]]) -> tuple[str, Result | None]:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
 
 CHUNK = 128
 """Query rows computed at a time by the blockwise forms."""
@@ -58,6 +58,34 @@ def attention_with_dropout(
     weights = probabilities(q, k, mask=mask)
     keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
     return _weighted(jnp.where(keep, weights / (1 - rate), 0), v), weights
+
+
+def attention_and_map(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    rate: float = 0.0,
+    key: Array | None = None,
+    with_map: bool = False,
+) -> tuple[Array, Array | None]:
+    """The cheapest form of `attention` that gives what is asked for.
+
+    Args:
+        q, k, v, mask: as for `attention`.
+        rate, key: dropout of the map; none where `key` is None.
+        with_map: also return the map.
+
+    Returns:
+        (B, H, N, d), and the map (B, H, N, M) float32 before dropout, or None.
+    """
+    if key is not None:
+        out, weights = attention_with_dropout(q, k, v, rate, key, mask=mask)
+        return out, weights if with_map else None
+    if with_map:
+        return attention_with_map(q, k, v, mask=mask)
+    return attention(q, k, v, mask=mask), None
 
 
 def _weighted(weights: Array, v: Array) -> Array:

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
+
 DType = Any
 
 trunc_normal = nn.initializers.truncated_normal(0.02)
@@ -81,11 +82,19 @@ def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, dropout, linear, dropout; the two layers' names are timm's."""
+    """Linear, GELU, dropout, linear back to the width of x, dropout; the two layers' names are timm's.
+
+    Attributes:
+        hidden: features between the two layers.
+        dropout: rate.
+        dtype: of the computation; parameters are float32.
+        last_dropout: whether the output is dropped, too.
+    """
 
     hidden: int
     dropout: float = 0.0
     dtype: DType = jnp.float32
+    last_dropout: bool = True
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -93,7 +102,7 @@ class Mlp(nn.Module):
         x = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Dense(width, dtype=self.dtype, name="fc2")(x)
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x) if self.last_dropout else x
 
 
 def drop_path(x: Array, rate: Array | float, key: Array) -> Array:
@@ -119,6 +128,54 @@ def residual(module: nn.Module, x: Array, out: Array, rate: Array | float | None
         train: whether anything is dropped.
     """
     return x + (drop_path(out, rate, module.make_rng("dropout")) if train and rate is not None else out)
+
+
+def scan_layers(
+    layers: nn.Module,
+    x: Array,
+    mask: Array | None,
+    *,
+    length: int,
+    remat: bool,
+    train: bool,
+    capture: tuple[str, ...],
+) -> tuple[Array, dict[str, Array]]:
+    """One layer module run `length` times over x, its parameters along a leading axis; results of `capture` stacked."""
+
+    def body(layer: nn.Module, x: Array, mask: Array | None) -> tuple[Array, dict[str, Array]]:
+        return layer(x, mask, train=train, capture=capture)
+
+    if remat:
+        body = nn.remat(body, prevent_cse=False)
+    scan = nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=length,
+    )
+    return scan(layers, x, mask)
+
+
+def take_within_groups(x: Array, index: Array) -> Array:
+    """Rows of x by their position within the group.
+
+    Args:
+        x: (B, ...), groups one after another.
+        index: (groups, size) int, groups · size = B: of each row, the position within its group of the row to take.
+
+    Returns:
+        (B, ...).
+    """
+    groups, size = index.shape
+    # Batched over groups, so that a batch sharded by whole groups needs no communication.
+    taken = jax.vmap(lambda group, index: group[index])(x.reshape(groups, size, *x.shape[1:]), index)
+    return taken.reshape(x.shape)
+
+
+def feature_norm(dtype: DType) -> nn.BatchNorm:
+    """Batch normalisation, without scale and shift, of a frozen trunk's features."""
+    return nn.BatchNorm(momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=dtype)
 
 
 class PatchEmbed(nn.Module):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array
+from fusionjax.types import Array
 
 A = -0.75
 """torch's constant of the cubic kernel (Keys, 1981); Pillow and jax.image have −0.5."""

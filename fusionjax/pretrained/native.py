@@ -1,6 +1,5 @@
 """Variables as a .safetensors file with the names of this package: {"params/stem/kernel": …, "batch_stats/…": …}."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fusionjax import files
 from fusionjax.errors import UserError
 from fusionjax.types import PyTree
 
@@ -32,13 +32,8 @@ def write(path: Path, variables: PyTree, name: str) -> Path:
     tensors = {key: np.ascontiguousarray(value) for key, value in flat.items()}
     tensors[MODEL] = np.frombuffer(name.encode(), np.uint8)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with files.replacing(path) as part:
         safetensors.numpy.save_file(tensors, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

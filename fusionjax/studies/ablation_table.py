@@ -9,7 +9,6 @@ The first row is what the others are compared with.
 """
 
 import gc
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes, significance
 from fusionjax.experiment.trainer import Experiment, workdir
-from fusionjax.studies import run_record
+from fusionjax.studies import config_file, run_record
 
 
 def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
@@ -35,14 +34,10 @@ def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
     Raises:
         UserError: the file has no `table`, or one that is not a dict of texts.
     """
-    found = importlib.util.spec_from_file_location("tabled_config", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    if not callable(getattr(module, "table", None)):
-        raise UserError(
-            f'--config={path} has no table(): add a function that returns its rows, e.g. {{"image only": "baseline=image"}}'
-        )
-    rows = module.table()
+    module, table = config_file.load(
+        path, "table", 'add a function that returns its rows, e.g. {"image only": "baseline=image"}'
+    )
+    rows = table()
     if (
         not isinstance(rows, dict)
         or not rows

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
+from fusionjax import files
 from fusionjax.interpret import figures
 
 _INK = "#333333"
@@ -80,10 +80,10 @@ def write(folder: Path, found: Sequence[Mapping[str, Any]], names: Sequence[str]
         values = [row["parameters"].get(name) for name in names]
         writer.writerow([row["rank"], row["trial"], row["state"], row["value"], row["step"], row["seconds"], *values,
                          row["note"]])  # fmt: skip
-    _replace(folder / "leaderboard.csv", text.getvalue())
+    files.write_text(folder / "leaderboard.csv", text.getvalue())
     lines = [head, ["---"] * len(head), *(_cells(row, names) for row in found)]
     escaped = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines]
-    _replace(folder / "leaderboard.md", "".join(escaped))
+    files.write_text(folder / "leaderboard.md", "".join(escaped))
 
 
 def table(found: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str, most: int = 20) -> str:
@@ -186,15 +186,5 @@ def bars(shares: Mapping[str, float], metric: str) -> Figure:
 def _axes(width: float, height: float, title: str):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(figures.label(title, 80), fontsize=11, loc="left", color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=_INK)
+    figures.apply_style(axes, title)
     return figure, axes
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

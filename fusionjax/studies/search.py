@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from fusionjax import tasks
+from fusionjax import files, tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
@@ -152,9 +152,7 @@ class Sweep:
                 name = f"{self.folder.absolute().name}-{secrets.token_hex(4)}"
             self.study = self._study(name, new=not path.exists())
             content = {"study": name, **self._identity}
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            os.replace(temporary, path)
+            files.write_text(path, json.dumps(content, indent=1))
 
     def _same_sweep(self, path: Path) -> str:
         """Name of the study in sweep.json, after a look that the rest of it is this sweep."""

@@ -15,7 +15,6 @@ A list is a choice; `uniform` and `log` are real numbers, `integers` whole ones,
 runs the search, `fusionjax.studies.leaderboard` shows its results.
 """
 
-import importlib.util
 import itertools
 import math
 import re
@@ -30,6 +29,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
 from fusionjax.errors import UserError
+from fusionjax.studies import config_file
 
 # What is compared must be the same for all: these decide which images are scored, or by what.
 _FIXED = ("data.source", "data.root", "data.builder", "data.label", "data.train_split", "data.eval_splits", "data.fractions",
@@ -169,16 +169,9 @@ def spec_of(path: str) -> Mapping[str, Any]:
     Raises:
         UserError: the file has no `sweep`.
     """
-    path = path.partition(":")[0]
-    found = importlib.util.spec_from_file_location("swept_config", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    if not callable(getattr(module, "sweep", None)):
-        raise UserError(
-            f"--config={path} has no sweep(): add a function that returns the fields to search, e.g. "
-            '{"optim.learning_rate": search_space.log(1e-5, 1e-3)}'
-        )
-    return module.sweep()
+    hint = 'add a function that returns the fields to search, e.g. {"optim.learning_rate": search_space.log(1e-5, 1e-3)}'
+    _, sweep = config_file.load(path.partition(":")[0], "sweep", hint)
+    return sweep()
 
 
 def check_metric(metric: str, base: ConfigDict, *, allow_test: bool = False) -> None:

@@ -4,7 +4,6 @@ Orbax writes no checksum of its own, and a flipped byte in an array would load s
 written after all files of a checkpoint are final and before the folder gets its name, and is verified before a restore.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -18,13 +17,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from fusionjax import files
 from fusionjax.errors import UserError
+from fusionjax.types import PyTree
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "MANIFEST.sha256.json"
 _FINAL = re.compile(r"^\d+$")
-PyTree = Any
 
 
 class DamagedCheckpoint(Exception):
@@ -181,7 +181,7 @@ class Checkpointer:
         for name, digest in want.items():
             if name not in have:
                 raise DamagedCheckpoint(f"{name} is missing")
-            if _sha256(folder / name) != digest:
+            if files.sha256(folder / name) != digest:
                 raise DamagedCheckpoint(f"{name} has changed")
 
     def _record(self, step: int) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Checkpointer:
         """Called by Orbax on the primary process when all files are final and the folder has not got its name yet."""
         for folder in self.folder.iterdir():
             if folder.is_dir() and "orbax-checkpoint-tmp" in folder.name:
-                digests = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(_files(folder))}
+                digests = {p.relative_to(folder).as_posix(): files.sha256(p) for p in sorted(_files(folder))}
                 (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
 
     def _drop_leftovers(self) -> None:
@@ -214,11 +214,6 @@ def _files(folder: Path) -> list[Path]:
     """All but the manifest and the top-level metadata, to which Orbax adds the time of the commit afterwards."""
     apart = {folder / MANIFEST, folder / "_CHECKPOINT_METADATA"}
     return [p for p in folder.rglob("*") if p.is_file() and p not in apart]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _shapes(state: PyTree) -> dict[str, str]:

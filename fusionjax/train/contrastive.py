@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.train.losses import masked_mean
+from fusionjax.types import Array
+from fusionjax.vectors import unit_or_zero
 
-Array = jax.Array
 TEMPERATURE = 0.1
 SCALES = (1.0, 100.0)
 """Range of a learned scale; Radford et al., ICML 2021, arXiv 2103.00020, section 2.5, for its upper end."""
-_TINY = 1e-24  # squared length below which a vector counts as 0 and its gradient is 0
 _ABSENT = -1e30  # logit of a pair that is none; finite, so that its gradient is 0 and not NaN
 
 
@@ -214,15 +214,9 @@ def _pairs(a: Array, b: Array, valid: Array | None) -> tuple[Array, Array, Array
     elif valid.shape != a.shape[:1]:
         raise ValueError(f"valid {valid.shape} is not (B,) = ({len(a)},)")
     valid = jnp.asarray(valid) > 0
-    return _unit(a, valid), _unit(b, valid), valid
-
-
-def _unit(x: Array, valid: Array) -> Array:
     # where, not a product: a padded row may hold NaN.
-    x = jnp.where(valid[:, None], x.astype(jnp.float32), 0)
-    squared = jnp.square(x).sum(-1, keepdims=True)
-    some = squared > _TINY
-    return jnp.where(some, x * jax.lax.rsqrt(jnp.where(some, squared, 1)), 0)
+    a, b = (unit_or_zero(jnp.where(valid[:, None], x.astype(jnp.float32), 0)) for x in (a, b))
+    return a, b, valid
 
 
 def _scale(temperature: float | Array | None, logit_scale: Array | None) -> Array:

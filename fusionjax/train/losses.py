@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
 
 
 def cross_entropy(

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
+from fusionjax.types import Array
+from fusionjax.vectors import unit
 
-Array = jax.Array
 METRICS = ("euclidean", "cosine")
-_TINY = 1e-12  # squared length below which a vector counts as 0 and its gradient is 0
+_TINY = 1e-12  # least squared length or distance: its root has no gradient at 0
 _ABSENT = -1e30  # logit of a pair that is none; finite, so that its gradient is 0 and not NaN
 
 
@@ -48,7 +49,7 @@ def triplet(
     if metric not in METRICS:
         raise UserError(f"metric={metric!r} is unknown; use {' or '.join(METRICS)}")
     x, valid = _rows(embeddings, valid)
-    x = _unit(x) if metric == "cosine" else x
+    x = unit(x, _TINY) if metric == "cosine" else x
     positive, negative, counted = _pairs(ids, valid)
     # Chosen from the matrix of all distances, whose |a|² + |b|² − 2 a·b cancels; then taken from the differences.
     products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
@@ -81,7 +82,7 @@ def circle(
         negative.
     """
     x, valid = _rows(embeddings, valid)
-    x = _unit(x)
+    x = unit(x, _TINY)
     positive, negative, counted = _pairs(ids, valid)
     s = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
     fixed = jax.lax.stop_gradient(s)
@@ -147,11 +148,7 @@ def _pairs(ids: Array, valid: Array) -> tuple[Array, Array, Array]:
     return positive, negative, positive.any(axis=1) & negative.any(axis=1)
 
 
-def _unit(x: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), _TINY))
-
-
 def _distance(a: Array, b: Array, metric: str) -> Array:
     if metric == "cosine":
         return 1 - (a * b).sum(-1)
-    return jnp.sqrt(jnp.maximum(jnp.square(a - b).sum(-1), _TINY))  # √ has no gradient at 0
+    return jnp.sqrt(jnp.maximum(jnp.square(a - b).sum(-1), _TINY))

@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from clu import metrics as clu_metrics
 from tensorboardX import SummaryWriter
+
+from fusionjax import files
 
 
 def merge(parts: Iterable[Mapping[str, clu_metrics.Average]]) -> dict[str, clu_metrics.Average]:
@@ -36,9 +37,7 @@ class Writer:
     def __init__(self, workdir: Path, *, start: int = 0):
         self._path = Path(workdir) / "metrics.jsonl"
         kept = [r for r in read(workdir) if r["step"] <= start]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        os.replace(temporary, self._path)
+        files.write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1, flush_secs=10)
 

@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.models.parameters import NOTHING_KNOWN, Parameters
 from fusionjax.train.state import flatten, unflatten
-
-PyTree = Any
+from fusionjax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

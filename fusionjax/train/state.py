@@ -1,13 +1,11 @@
 """Everything a run needs to go on, as one pytree."""
 
-from typing import Any
-
 import flax.struct
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from fusionjax.types import PyTree
 
 
 @flax.struct.dataclass

@@ -11,8 +11,8 @@ from clu import metrics as clu_metrics
 
 from fusionjax.train.optim import Optimizer
 from fusionjax.train.state import TrainState
+from fusionjax.types import PyTree
 
-PyTree = Any
 Batch = dict[str, jax.Array]
 Loss = Callable[
     [dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, PyTree]]]

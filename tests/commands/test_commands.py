@@ -1,27 +1,15 @@
 """The commands as a user types them, each in a process of its own."""
 
+import functools
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from fusionjax.train import metrics
-from tests.support import tiny, trees
+from tests.support import process, tiny, trees
 
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def run(*arguments, expect=0, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == expect, done.stderr[-3000:]
-    return done
+run = functools.partial(process.python, "-m")
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +82,10 @@ def test_eight_devices_give_the_loss_of_one(data, tmp_path):
     losses = []
     for devices in (1, 8):
         folder = tmp_path / str(devices)
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         run(
             "fusionjax.main", f"--config=tests/support/tiny.py:root={data},steps=6", f"--workdir={folder}",
             "--config.train.batch_size=16",
-            "--config.loss.pair_group=2", "--config.train.log_every=1", "--config.report.enabled=False", XLA_FLAGS=flags,
+            "--config.loss.pair_group=2", "--config.train.log_every=1", "--config.report.enabled=False", devices=devices,
         )  # fmt: skip
         records = metrics.read(folder)
         losses.append(

@@ -1,24 +1,16 @@
 """`python -m fusionjax.prepare` as a user types it, each time in a process of its own."""
 
+import functools
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.data.prepared.test_prepare import ROOT, prepare, reopened, snapshot
-from tests.support import trees
+from tests.data.prepared.test_prepare import prepare, reopened, snapshot
+from tests.support import process, trees
 
-
-def run(*arguments, expect: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "fusionjax.prepare", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == expect, done.stderr[-3000:]
-    return done
+run = functools.partial(process.python, "-m", "fusionjax.prepare")
 
 
 def test_the_command(tmp_path):

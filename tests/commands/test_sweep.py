@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from fusionjax import config as config_lib
 from fusionjax.experiment import trainer
 from fusionjax.train import checkpoint, metrics
-from tests.support import sweep_config, sweep_runs, tiny
+from tests.support import process, sweep_config, sweep_runs, tiny
 from tests.support.sweep_runs import board, config, found, sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -136,13 +136,8 @@ def data(tmp_path_factory):
     return tiny.pictures(tmp_path_factory.mktemp("pictures") / "root")
 
 
-def command(*arguments, expect=0, module="sweep", **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", f"fusionjax.{module}", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == expect, done.stderr[-3000:]
-    return done
+def command(*arguments, module="sweep", **settings):
+    return process.python("-m", f"fusionjax.{module}", *arguments, **settings)
 
 
 def test_a_real_sweep_and_the_command_of_its_best(data, tmp_path):

@@ -1,15 +1,12 @@
 """The table of models: its command, and its counts against published ones and formulas."""
 
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
 
 from fusionjax.models import __main__ as command
 from fusionjax.models import cards, names
+from tests.support import process
 
 # The table of docs/methods/crossvit.md (timm's): parameters, GMACs.
 CROSSVIT = {
@@ -69,9 +66,7 @@ def test_loops_and_groups_are_counted():
 
 
 def test_the_command_starts_and_says_what_it_does_not_find():
-    call = [sys.executable, "-m", "fusionjax.models"]
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run([*call, "crossvit_9_240"], capture_output=True, text=True, cwd=root, check=True)
+    done = process.python("-m", "fusionjax.models", "crossvit_9_240")
     assert "8,553,296   1.84  240×240×3" in done.stdout and len(done.stdout.splitlines()) == 2
-    done = subprocess.run([*call, "crosvit"], capture_output=True, text=True, cwd=root)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "crosvit" in done.stderr
+    done = process.python("-m", "fusionjax.models", "crosvit", expect=2)
+    assert done.stderr.count("\n") == 1 and "crosvit" in done.stderr

@@ -1,22 +1,17 @@
 """python -m fusionjax.table: rows × seeds trained once, compared example by example, written as text."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes
 from fusionjax.studies import ablation_table
+from tests.support import process
 from tests.support.tiny import pictures
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
-from tests import tiny
 from fusionjax import config as base
+from tests.support import tiny
 
 
 def get_config(arg=None):
@@ -32,12 +27,8 @@ def table():
 
 
 def command(folder, *more, expect=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "fusionjax.table", f"--config={folder / 'made.py'}:root={folder / 'pictures'}", *more],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == expect, done.stderr
-    return done
+    config = f"--config={folder / 'made.py'}:root={folder / 'pictures'}"
+    return process.python("-m", "fusionjax.table", config, *more, expect=expect, PYTHONPATH=str(process.ROOT))
 
 
 def test_rows_and_seeds_become_a_table(tmp_path):

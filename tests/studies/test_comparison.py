@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ from fusionjax.experiment import trainer, workdir
 from fusionjax.interpret import comparison as page
 from fusionjax.interpret import comparison_figures
 from fusionjax.studies import comparison
-from tests.support import tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import process, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -379,21 +375,15 @@ def test_two_real_runs(tmp_path):
     outcomes.write(two, values | {"name": found.names, "correct": 1 - stored["correct"]})
     (two / "results.json").write_text(json.dumps({**summary, "test/accuracy": 1 - summary["test/accuracy"]}))
 
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "fusionjax.compare", *map(str, arguments)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+    def command(*arguments, **settings):
+        return process.python("-m", "fusionjax.compare", *arguments, **settings)
 
     done = command(one, two, f"--out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
     n = int(stored["correct"].sum())
     assert f"{9 - n} : {n}" in done.stdout and "sa_glca" in done.stdout and "index.html" in done.stdout
     assert (tmp_path / "out" / "index.html").exists()
-    refused = command(one, one)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "named twice" in refused.stderr
+    refused = command(one, one, expect=2)
+    assert refused.stderr.count("\n") == 1 and "named twice" in refused.stderr
 
 
 def test_a_run_whose_text_leaks_is_no_measurement(tmp_path):

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: search_space.log(0.0, 1.0), r"sweeping.log\(0.0, 1.0\): .* above 0"),
+        (lambda: search_space.log(0.0, 1.0), r"search_space.log\(0.0, 1.0\): .* above 0"),
         (lambda: search_space.uniform(2, 1), r"uniform\(2, 1\): the lower end must be below"),
         (lambda: search_space.uniform(1, 1), "one value is written as a list"),
         (lambda: search_space.uniform(0, math.inf), "inf is not a finite number"),
@@ -47,7 +47,7 @@ def test_ranges_are_checked(make, message):
         ({"optim.learning_rate": (1e-3, 1e-2)}, "must be a list of choices"),
         ({"optim.learning_rate": [True]}, "True must be of type float"),
         ({"model.heads": [2, True]}, "True must be of type int"),
-        ({"model.heads": search_space.uniform(1, 4)}, "whole number: use sweeping.integers"),
+        ({"model.heads": search_space.uniform(1, 4)}, "whole number: use search_space.integers"),
         ({"optim.name": search_space.uniform(1, 4)}, "config.optim.name='adamw' is no number"),
         ({"model.remat": search_space.integers(0, 1)}, "config.model.remat=False is no number"),
         ({"data.augment.scale": [[0.5, 1.0]]}, "must be of type tuple"),

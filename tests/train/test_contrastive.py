@@ -1,9 +1,6 @@
 """Contrastive losses against their definitions written out pair by pair, and what must hold however they are computed."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +9,7 @@ import pytest
 
 from fusionjax.errors import UserError
 from fusionjax.train import contrastive
+from tests.support import process
 
 LOSSES = {"info_nce": contrastive.info_nce, "nt_xent": contrastive.nt_xent}
 
@@ -315,10 +313,5 @@ for name, loss in LOSSES.items():
 
 
 def test_eight_devices_give_the_loss_of_one():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags}
-    root = os.path.dirname(os.path.dirname(__file__))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, cwd=root
-    )
-    assert done.stdout.split() == list(LOSSES), done.stderr
+    done = process.python("-c", PROGRAM, devices=8)
+    assert done.stdout.split() == list(LOSSES)

@@ -1,9 +1,5 @@
 """Metric-learning losses against loops over all pairs, and what must hold whatever the batch."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +7,7 @@ import pytest
 
 from fusionjax.errors import UserError
 from fusionjax.train import losses, metric_losses
+from tests.support import process
 
 IDS = np.array([3, 3, 5, 5, 5, 8, 3, 9], np.int32)  # 8 and 9 have no positive
 LOSSES = {
@@ -209,10 +206,5 @@ for name, loss in LOSSES.items():
 
 
 def test_eight_devices_give_the_loss_of_one():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags}
-    root = os.path.dirname(os.path.dirname(__file__))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, cwd=root
-    )
-    assert done.stdout.split() == list(LOSSES), done.stderr
+    done = process.python("-c", PROGRAM, devices=8)
+    assert done.stdout.split() == list(LOSSES)

@@ -197,27 +197,11 @@ def _drawings() -> tuple[Drawing, ...]:
             rows.extend((files[c], c, e, identity, tone) for tone, c in codes.items() if c in files)
             identity += 1
     drawn = [(i, _fingerprint(files[_LOOK_ALIKE.get(code, code)])) for _, code, _, i, _ in rows]
-    groups = _groups(drawn, identity)
+    groups = splits.linked(identity, drawn).tolist()  # identities that share a drawing
     return tuple(
         Drawing(path, code, e.category, (e.name or e.short_name).lower(), i, groups[i], tone)
         for path, code, e, i, tone in rows
     )
-
-
-def _groups(drawn: Sequence[tuple[int, bytes]], identities: int) -> list[int]:
-    """identity → the smallest identity of its duplicate group, which identical drawings connect."""
-    parent = list(range(identities))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    first: dict[bytes, int] = {}
-    for i, fingerprint in drawn:
-        a, b = find(i), find(first.setdefault(fingerprint, i))
-        parent[max(a, b)] = min(a, b)
-    return [find(i) for i in range(identities)]
 
 
 def _fingerprint(path: Path) -> bytes:

@@ -1,12 +1,11 @@
 """TensorFlow Datasets by random access (ArrayRecord). Reading needs no TensorFlow, preparing does."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
-import os
 import re
 import socket
-import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import files
 from fusionjax.data.datasets import cars as cars_layout
 from fusionjax.data.datasets import checks, cub
 from fusionjax.data.sampling import splits
@@ -75,7 +75,7 @@ class TfdsSource:
             return self._read_labels()
         key = hashlib.sha256(f"{self._fingerprint} {self.split}".encode()).hexdigest()[:16]
         return cached_labels(
-            cache_folder() / f"{self.name.replace('/', '_')}-{key}.npy",
+            files.user_cache("labels") / f"{self.name.replace('/', '_')}-{key}.npy",
             len(self),
             len(self.class_names),
             self._read_labels,
@@ -140,11 +140,6 @@ def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     )
 
 
-def cache_folder() -> Path:
-    """The folder of cached labels, below XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusionjax" / "labels"
-
-
 def cached_labels(path: Path, size: int, classes: int, read: Callable[[], np.ndarray]) -> np.ndarray:
     """The labels stored in a file, or those of `read`, which are then stored; a file that does not match is replaced.
 
@@ -168,13 +163,9 @@ def cached_labels(path: Path, size: int, classes: int, read: Callable[[], np.nda
     except (OSError, ValueError, EOFError):
         pass
     labels = read()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            np.save(Path(folder) / path.name, labels)
-            os.replace(Path(folder) / path.name, path)
-    except OSError:  # a cache that cannot be written costs time, not the run
-        pass
+    # A cache that cannot be written costs time, not the run.
+    with contextlib.suppress(OSError), files.replacing(path) as part, part.open("wb") as file:
+        np.save(file, labels)
     return labels
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import files
 from fusionjax.data.feature_cache.batches import FeatureArray
 from fusionjax.data.loading import pipeline
 from fusionjax.data.loading.stream import HostBatch
@@ -127,15 +127,12 @@ class FeatureCache:
         began = time.perf_counter()
         if not len(source):
             raise UserError(f"split {source.split!r} of {source.name} has no examples")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # Another run may compute the same, on another machine too: a name of its own.
-        handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=self._folder)
-        os.close(handle)
-        part = Path(name)
-        try:
-            self._fill(source, passes, part, path, marks, reasons)
-        finally:
-            part.unlink(missing_ok=True)
+        with files.replacing(path) as part:
+            valid = self._fill(source, passes, part)
+        # The small files are written last: without them the features are computed again.
+        with files.replacing(marks) as part, part.open("wb") as file:
+            np.save(file, valid)
+        files.write_text(reasons, json.dumps(self._bad.reasons))
         seconds = time.perf_counter() - began
         images = passes * len(source)
         self._say(
@@ -143,7 +140,8 @@ class FeatureCache:
             f"{images / seconds:.0f} images/s, {path.stat().st_size / 2**20:.0f} MiB"
         )
 
-    def _fill(self, source: Source, passes: int, part: Path, path: Path, marks: Path, reasons: Path) -> None:
+    def _fill(self, source: Source, passes: int, path: Path) -> np.ndarray:
+        """Writes the features of all passes to `path`; returns which images were read, (passes, N) float32."""
         valid = np.zeros((passes, len(source)), np.float32)
         out: np.memmap | None = None
         for k in range(passes):
@@ -152,18 +150,12 @@ class FeatureCache:
                 features = np.asarray(self._encode({"image": batch["image"]}))[rows]
                 if out is None:
                     shape = (passes, len(source), *features.shape[1:])
-                    out = _allocate(part, shape)
+                    out = _allocate(path, shape)
                 out[k, batch["index"][rows]] = features
                 valid[k, batch["index"][rows]] = batch["valid"][rows]
         assert out is not None  # the source has examples
         out.flush()
-        del out
-        os.replace(part, path)
-        # The small files are written last: without them the features are computed again.
-        np.save(part.with_suffix(".npy"), valid)
-        os.replace(part.with_suffix(".npy"), marks)
-        part.write_text(json.dumps(self._bad.reasons))
-        os.replace(part, reasons)
+        return valid
 
     def _batches(self, source: Source, k: int) -> Iterable[HostBatch]:
         size = self._data.cache.batch_size

@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.sampling import splits
 from fusionjax.data.source import Source, find_attribute
 from fusionjax.errors import UserError
 
@@ -118,24 +119,17 @@ def duplicate_groups(source: Source, modalities: Sequence[str] = ()) -> np.ndarr
     """
     known = of(source)
     compared = [(name, list(known[name])) for name in modalities or known.modality_names]
-    parent = list(range(len(source)))
 
-    def find(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
+    def pictures() -> Iterator[tuple[int, tuple[str, bytes]]]:
+        for i in range(len(source)):
+            try:
+                image = np.asarray(source.load(i))
+            except (DecodeError, OSError):
+                continue
+            for name, members in compared:
+                yield i, (name, hashlib.sha256(image[..., members].tobytes()).digest())
 
-    first: dict[tuple[str, bytes], int] = {}
-    for i in range(len(source)):
-        try:
-            image = np.asarray(source.load(i))
-        except (DecodeError, OSError):
-            continue
-        for name, members in compared:
-            picture = hashlib.sha256(image[..., members].tobytes()).digest()
-            a, b = find(i), find(first.setdefault((name, picture), i))
-            parent[max(a, b)] = min(a, b)
-    return np.asarray([find(i) for i in range(len(source))], np.int64)
+    return splits.linked(len(source), pictures())
 
 
 def _numbered(field: str, groups: Sequence[tuple[str, tuple[int | str, ...]]]) -> tuple[str, ...]:

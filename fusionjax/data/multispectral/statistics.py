@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusionjax import files
 from fusionjax.data.feature_cache import store
 from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.source import Source
@@ -168,10 +168,7 @@ def _key(source: Source) -> str:
 
 
 def _store(path: Path, statistics: Statistics, reasons: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(dataclasses.asdict(statistics) | {"bad": reasons}, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    files.write_text(path, json.dumps(dataclasses.asdict(statistics) | {"bad": reasons}, indent=1))
 
 
 def _stored(path: Path) -> tuple[Statistics, dict[str, str]] | None:

@@ -20,6 +20,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from fusionjax import files
 from fusionjax._version import __version__
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
@@ -28,7 +29,7 @@ INDEX = "index.json"
 VERSION = 1
 _FORMAT = "fusionjax prepared data set"
 _SUFFIX = ".arrayrecord"
-_OURS = re.compile(r"\.lock|index\.json(\.part)?|[\w-]+\.arrayrecord(\.part)?")
+_OURS = re.compile(r"\.lock|index\.json|\.[\w.-]+\.part|[\w-]+\.arrayrecord(\.part)?")
 _ANEW = "prepare it again with --overwrite"
 # One record per group, for random access. Encoded images are not compressed again.
 _OPTIONS = "group_size:1,uncompressed"
@@ -142,7 +143,7 @@ def verify(folder: Path, content: Index) -> None:
         UserError: a file differs; the message names the first one.
     """
     for file in content["files"]:
-        if sha256(folder / file["name"]) != file["sha256"]:
+        if files.sha256(folder / file["name"]) != file["sha256"]:
             raise UserError(
                 f"{folder / file['name']} is damaged: its sha256 differs from that in the index; {_ANEW}"
             )
@@ -152,12 +153,6 @@ def summary(content: Index) -> str:
     """One line: the data set, the number of images per split and the number of files."""
     counts = ", ".join(f"{len(entry['names']):,} {split}" for split, entry in content["splits"].items())
     return f"{content['made']['source']}, images: {counts}, files: {len(content['files'])}"
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of the content of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -214,10 +209,10 @@ def write_file(folder: Path, stem: str, records: Iterable[bytes]) -> FileEntry:
             count += 1
     finally:
         writer.close()
-    digest = sha256(part)
+    digest = files.sha256(part)
     name = f"{stem}-{digest[:12]}{_SUFFIX}"
-    _sync(part)
-    os.replace(part, folder / name)
+    files.sync(part)
+    os.replace(part, folder / name)  # its name is known only now, so not by `files.replacing`
     return {
         "name": name,
         "bytes": (folder / name).stat().st_size,
@@ -244,12 +239,8 @@ def commit(folder: Path, content: Content) -> None:
         **content,
     }
     index["digest"] = _digest(index)
-    part = folder / f"{INDEX}.part"
     # ASCII: a file name need not be valid UTF-8, and JSON can escape it.
-    part.write_text(json.dumps(index), encoding="ascii")
-    _sync(part)
-    os.replace(part, folder / INDEX)
-    _sync(folder)
+    files.write_text(folder / INDEX, json.dumps(index), encoding="ascii", durable=True)
 
 
 def split_entry(source: FileSource, positions: list[int]) -> SplitEntry:
@@ -298,12 +289,3 @@ def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.endswith(".part") or (path.suffix == _SUFFIX and path.name not in kept):
             path.unlink()
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or folder to the disk, before a rename makes it visible."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

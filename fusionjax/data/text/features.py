@@ -1,14 +1,13 @@
 """The features of a frozen text encoder, computed once per text and kept on disk."""
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from fusionjax import files
 from fusionjax.data.text.texts import Texts
 
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -40,15 +39,12 @@ def text_features(
     path = Path(folder) / f"text-{_key(texts, weights)}.npy"
     if _open(path) is None:  # absent or damaged
         began = time.perf_counter()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as made:  # whole or absent, whoever else writes it
-            part = Path(made) / path.name
+        with files.replacing(path) as part:
             found = _computed(
                 texts, encode, lambda shape: np.lib.format.open_memmap(part, "w+", np.float16, shape)
             )
             assert isinstance(found, np.memmap)
             found.flush()
-            os.replace(part, path)
         say(
             f"features of {len(found)} texts in {time.perf_counter() - began:.0f} s, {found.nbytes / 2**20:.0f} MiB"
         )

@@ -1,16 +1,16 @@
 """Texts → token arrays of one shape, computed once and kept on disk."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from fusionjax import files
 from fusionjax.errors import UserError
 
 SHORTEST, LONGEST = 8, 512
@@ -231,10 +231,6 @@ class Tokenise:
 
 def _write(path: Path, found: Tokens) -> None:
     """Writes the file atomically: another process sees the whole file or none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            np.savez(Path(folder) / path.name, **found._asdict())
-            os.replace(Path(folder) / path.name, path)
-    except OSError:  # a cache that cannot be written costs time, not the run
-        pass
+    # A cache that cannot be written costs time, not the run.
+    with contextlib.suppress(OSError), files.replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **found._asdict())

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fusionjax.errors import UserError
-from fusionjax.models.attention import attention, attention_with_map, merge_heads, split_heads
-from fusionjax.models.layers import Dense, DType, LayerNorm, gelu
-
-Array = jax.Array
+from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
+from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers
+from fusionjax.types import Array
 
 OUTPUTS = ("tokens", "pooled")
 CAPTURE = ("attention", "hidden")
@@ -101,7 +99,7 @@ class EncoderLayer(nn.Module):
         self, x: Array, mask: Array | None, *, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
         """(B, T, D) and a bool mask of keys (B, 1, 1, T) → (B, T, D) and what `capture` names."""
-        width, seen = x.shape[-1], {}
+        width = x.shape[-1]
 
         def linear(name: str, features: int = width) -> Dense:
             return Dense(features, dtype=self.dtype, name=name)
@@ -110,10 +108,8 @@ class EncoderLayer(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
         q, k, v = (split_heads(linear(name)(x), self.heads) for name in ("q", "k", "v"))
-        if "attention" in capture:
-            out, seen["attention"] = attention_with_map(q, k, v, mask=mask)
-        else:
-            out = attention(q, k, v, mask=mask)
+        out, weights = attention_and_map(q, k, v, mask=mask, with_map="attention" in capture)
+        seen = {} if weights is None else {"attention": weights}
         x = x + dropped(linear("out")(merge_heads(out)))
         x = LayerNorm(1e-5, self.dtype, name="norm1")(x)
         y = dropped(gelu(linear("fc1", self.hidden)(x)))
@@ -247,16 +243,8 @@ class Wav2Vec2(nn.Module):
         self, x: Array, frames: Array | None, train: bool, capture: tuple[str, ...]
     ) -> tuple[Array, dict[str, Array]]:
         keys = None if frames is None else frames[:, None, None]
-
-        def body(layer: EncoderLayer, x: Array, _: None) -> tuple[Array, dict[str, Array]]:
-            return layer(x, keys, train=train, capture=capture)
-
-        if self.remat:
-            body = nn.remat(body, prevent_cse=False)
-        split = {"params": True, "dropout": True}
-        scan = nn.scan(body, variable_axes={"params": 0}, split_rngs=split, length=self.depth)
         layer = EncoderLayer(self.heads, self.hidden, self.dropout, self.dtype, name="layers")
-        return scan(layer, x, None)
+        return scan_layers(layer, x, keys, length=self.depth, remat=self.remat, train=train, capture=capture)
 
 
 CONFIGS: dict[str, dict[str, Any]] = {"wav2vec2_base": {}}

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
-from fusionjax.models.backbones.text import SelfAttention, scan_layers, unit
-from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, trunc_normal
-
-Array = jax.Array
+from fusionjax.models.backbones.text import SelfAttention
+from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
+from fusionjax.types import Array
+from fusionjax.vectors import unit
 
 EPSILON = 1e-5
 
@@ -215,7 +215,7 @@ class CLIP(nn.Module):
             (B, P) float32, and aux: "tokens" (B, 1 + N, D) after the last block, and what `capture` named.
         """
         cls, aux = self.image_tower(images, train=train, capture=capture)
-        return unit(self.image_projection(cls)), aux
+        return unit(self.image_projection(cls).astype(jnp.float32), 1e-24), aux
 
     def encode_text(
         self,
@@ -238,7 +238,7 @@ class CLIP(nn.Module):
             (B, P) float32, and aux: "tokens" (B, T, d) after the last norm, and what `capture` named.
         """
         end, aux = self.text_tower(input_ids, attention_mask, train=train, capture=capture)
-        return unit(self.text_projection(end)), aux
+        return unit(self.text_projection(end).astype(jnp.float32), 1e-24), aux
 
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = {

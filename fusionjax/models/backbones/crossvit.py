@@ -7,24 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models.attention import (
-    attention,
-    attention_with_dropout,
-    attention_with_map,
-    merge_heads,
-    split_heads,
-)
+from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
 from fusionjax.models.backbones.multi_conv import LAYERS, MultiConv
 from fusionjax.models.backbones.vit import Block
-from fusionjax.models.layers import Dense, DType, LayerNorm, PatchEmbed, drop_path, gelu, trunc_normal
+from fusionjax.models.layers import Dense, DType, LayerNorm, PatchEmbed, gelu, residual, trunc_normal
 from fusionjax.models.resize import resize_bicubic
-
-Array = jax.Array
+from fusionjax.types import Array
 
 CAPTURE = ("attention", "features", "fusion", "tokens")
 
@@ -66,7 +58,7 @@ class Fusion(nn.Module):
         for index in range(self.depth):
             out = self._attend(index, jnp.concatenate([cls, patches], 1), train, capture, maps)
             out = nn.Dropout(self.dropout, deterministic=not train)(out)
-            cls = cls + (drop_path(out, rate, self.make_rng("dropout")) if train and rate > 0 else out)
+            cls = residual(self, cls, out, rate or None, train=train)
         return Dense(own, dtype=self.dtype, name="revert")(gelu(self._norm("revert_norm")(cls))), maps
 
     def _attend(
@@ -81,10 +73,9 @@ class Fusion(nn.Module):
         )
         if self.qk_scale is not None:
             q = q * (self.qk_scale * q.shape[-1] ** 0.5)
-        if train and self.attention_dropout > 0:
-            out, weights = attention_with_dropout(q, k, v, self.attention_dropout, self.make_rng("dropout"))
-        else:
-            out, weights = attention_with_map(q, k, v)  # a map of one row
+        key = self.make_rng("dropout") if train and self.attention_dropout > 0 else None
+        # A map of one row: no other form is cheaper.
+        out, weights = attention_and_map(q, k, v, rate=self.attention_dropout, key=key, with_map=True)
         if {"attention", "fusion"} & set(capture):
             maps.append(weights)
         return Dense(x.shape[-1], dtype=self.dtype, name=f"out_{index}")(merge_heads(out))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, chunk_size, run_block
-from fusionjax.models.layers import Dense, drop_path
+from fusionjax.models.layers import Dense, residual
 from fusionjax.types import Array
 
 # (repeats, kernel, stride, expansion, width) of the seven stages of B0.
@@ -140,9 +140,7 @@ class InvertedResidual(nn.Module):
             y = SqueezeExcite(max(1, int(channels * self.se_ratio)), dtype=self.dtype, name="se")(y)
         y = self.unit(self.features, name="project")(y, train=train)
         if self.stride == 1 and channels == self.features:
-            if train and self.drop_path > 0:
-                y = drop_path(y, self.drop_path, self.make_rng("dropout"))
-            y = x + y
+            y = residual(self, x, y, self.drop_path or None, train=train)
         return y
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,8 +16,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.attention import attention
 from fusionjax.models.backbones.vit import Block
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 def sincos_1d(length: int, width: int) -> np.ndarray:

@@ -1,13 +1,11 @@
 """A convolutional patch embedding: three convolutions in place of one linear map (CrossViT's "dagger" models)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fusionjax.models.layers import DType
-
-Array = jax.Array
+from fusionjax.types import Array
 
 LAYERS = {12: ((3, 3, 0), (3, 1, 1)), 16: ((3, 2, 1), (3, 2, 1))}
 """By patch size, (kernel, stride, padding) of the two convolutions after the 7×7 one of stride 4."""

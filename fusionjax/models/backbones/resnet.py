@@ -19,7 +19,7 @@ from jax import lax
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, conv2d, max_pool, run_block
-from fusionjax.models.layers import Dense, drop_path
+from fusionjax.models.layers import Dense, residual
 from fusionjax.types import Array
 
 OUTPUTS = ("logits", "pooled", "tokens")
@@ -103,11 +103,9 @@ class Bottleneck(nn.Module):
         y = self.unit(inner, act=nn.relu, name="conv1")(x, train=train)
         y = self.unit(inner, kernel=3, stride=self.stride, act=nn.relu, name="conv2")(y, train=train)
         y = self.unit(self.features, scale_init=self.last_scale, name="conv3")(y, train=train)
-        if train and self.drop_path > 0:
-            y = drop_path(y, self.drop_path, self.make_rng("dropout"))
         if self.stride != 1 or x.shape[-1] != self.features:
             x = self.unit(self.features, stride=self.stride, name="downsample")(x, train=train)
-        return nn.relu(x + y)
+        return nn.relu(residual(self, x, y, self.drop_path or None, train=train))
 
 
 class ResNet(nn.Module):

@@ -13,16 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
-from fusionjax.models.attention import (
-    attention,
-    attention_with_dropout,
-    attention_with_map,
-    merge_heads,
-    split_heads,
-)
-from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, trunc_normal
-
-Array = jax.Array
+from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
+from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
+from fusionjax.types import Array
+from fusionjax.vectors import unit
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 """Name in a checkpoint's config → function; "gelu" is the exact one, by erf."""
@@ -94,16 +88,11 @@ class SelfAttention(nn.Module):
             split_heads(Dense(width, dtype=self.dtype, name=name)(x), self.heads)
             for name in ("query", "key", "value")
         )
-        seen: dict[str, Array] = {}
-        if train and self.dropout:
-            key = self.make_rng("dropout")
-            out, weights = attention_with_dropout(q, k, v, self.dropout, key, mask=mask)
-            if "attention" in capture:
-                seen["attention"] = weights
-        elif "attention" in capture:
-            out, seen["attention"] = attention_with_map(q, k, v, mask=mask)
-        else:
-            out = attention(q, k, v, mask=mask)
+        key = self.make_rng("dropout") if train and self.dropout else None
+        out, weights = attention_and_map(
+            q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture
+        )
+        seen = {} if weights is None else {"attention": weights}
         return Dense(width, dtype=self.dtype, name="out")(merge_heads(out)), seen
 
 
@@ -203,7 +192,7 @@ class TextEncoder(nn.Module):
         if self.config.pooler:
             aux["pooled"] = jnp.tanh(self.pooler(x[:, 0])).astype(jnp.float32)
         out = masked_mean(x, mask) if self.output == "mean" else aux[self.output]
-        return (unit(out) if self.normalise else out), aux
+        return (unit(out.astype(jnp.float32), 1e-24) if self.normalise else out), aux
 
     def embed(self, input_ids: Array, token_type_ids: Array | None, *, train: bool) -> Array:
         """Words, positions and types, normalised: (B, T, d)."""
@@ -226,43 +215,10 @@ class TextEncoder(nn.Module):
         )
 
 
-def scan_layers(
-    layers: nn.Module,
-    x: Array,
-    mask: Array | None,
-    *,
-    length: int,
-    remat: bool,
-    train: bool,
-    capture: tuple[str, ...],
-) -> tuple[Array, dict[str, Array]]:
-    """One layer module run `length` times over x, its parameters along a leading axis; results of `capture` stacked."""
-
-    def body(layer: nn.Module, x: Array, mask: Array | None) -> tuple[Array, dict[str, Array]]:
-        return layer(x, mask, train=train, capture=capture)
-
-    if remat:
-        body = nn.remat(body, prevent_cse=False)
-    scan = nn.scan(
-        body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=length,
-    )
-    return scan(layers, x, mask)
-
-
 def masked_mean(x: Array, mask: Array) -> Array:
     """Mean over the tokens that count: (B, T, d), (B, T) bool → (B, d) float32; 0 where none counts."""
     total = jnp.where(mask[..., None], x.astype(jnp.float32), 0).sum(1)
     return total / jnp.maximum(mask.sum(1, keepdims=True), 1)
-
-
-def unit(x: Array) -> Array:
-    """x / |x| over the last axis, float32; 0 stays 0, with a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
 def build(name: str, **overrides: Any) -> TextEncoder:

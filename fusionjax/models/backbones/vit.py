@@ -10,16 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fusionjax.models.attention import (
-    attention,
-    attention_with_dropout,
-    attention_with_map,
-    merge_heads,
-    split_heads,
+from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
+from fusionjax.models.layers import (
+    Dense,
+    DType,
+    LayerNorm,
+    Mlp,
+    PatchEmbed,
+    feature_norm,
+    residual,
+    trunc_normal,
 )
-from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, PatchEmbed, residual, trunc_normal
+from fusionjax.types import Array
 
-Array = jax.Array
 Attend = Callable[[Array, Array, Array], Array]
 
 
@@ -68,12 +71,13 @@ class Block(nn.Module):
             q = q * (self.qk_scale * q.shape[-1] ** 0.5)
         if "qk" in capture:
             seen["queries"], seen["keys"] = q, k
-        if train and self.attention_dropout > 0:
-            out, weights = attention_with_dropout(q, k, v, self.attention_dropout, self.make_rng("dropout"))
-            if "attention" in capture:
+        key = self.make_rng("dropout") if train and self.attention_dropout > 0 else None
+        if key is not None or "attention" in capture:
+            out, weights = attention_and_map(
+                q, k, v, rate=self.attention_dropout, key=key, with_map="attention" in capture
+            )
+            if weights is not None:
                 seen["attention"] = weights
-        elif "attention" in capture:
-            out, seen["attention"] = attention_with_map(q, k, v)
         else:
             out = attend(q, k, v)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
@@ -160,9 +164,7 @@ class ViT(nn.Module):
         self.norm = LayerNorm(dtype=self.dtype)
         self.embed_dropout = nn.Dropout(self.dropout)
         if self.trunk_norm:
-            self.feature_norm = nn.BatchNorm(
-                momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=self.dtype
-            )
+            self.feature_norm = feature_norm(self.dtype)
         if self.num_classes:
             self.head = Dense(self.num_classes, dtype=jnp.float32)
 

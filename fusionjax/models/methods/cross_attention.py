@@ -8,18 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models.attention import (
-    attention,
-    attention_with_dropout,
-    attention_with_map,
-    merge_heads,
-    split_heads,
-)
-from fusionjax.models.layers import Dense, DType, LayerNorm, gelu
+from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp
 from fusionjax.models.methods import token_blocks
 from fusionjax.models.methods.token_blocks import Blocks
-
-Array = jax.Array
+from fusionjax.types import Array
 
 EPSILON = 1e-5
 """Of every layer normalisation here: torch.nn.LayerNorm's default."""
@@ -140,14 +133,10 @@ class CrossAttention(nn.Module):
             q = q.swapaxes(0, 1).reshape(1, heads, batch * n, depth)
         elif k.shape[0] < batch:
             k, v = (jnp.broadcast_to(x, (batch, *x.shape[1:])) for x in (k, v))
-        weights = None
-        if train and self.dropout:
-            key = self.make_rng("dropout")
-            out, weights = attention_with_dropout(q, k, v, self.dropout, key, mask=mask)
-        elif "attention" in capture:
-            out, weights = attention_with_map(q, k, v, mask=mask)
-        else:
-            out = attention(q, k, v, mask=mask)
+        key = self.make_rng("dropout") if train and self.dropout else None
+        out, weights = attention_and_map(
+            q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture
+        )
         if folded:
             out, weights = (
                 None if x is None else x.reshape(heads, batch, n, -1).swapaxes(0, 1) for x in (out, weights)
@@ -157,7 +146,7 @@ class CrossAttention(nn.Module):
             some = mask.any(-1, keepdims=True)
             out = jnp.where(some[:, 0], out, 0)
             weights = None if weights is None else jnp.where(some, weights, 0)
-        return out, {"attention": weights} if "attention" in capture else {}
+        return out, {} if weights is None else {"attention": weights}
 
     def over_blocks(
         self, queries: Array, blocks: Blocks, *, train: bool = False, capture: tuple[str, ...] = ()
@@ -201,20 +190,6 @@ def _check_mask(mask: Array | None, queries: Array, k: Array) -> Array | None:
     return mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
 
 
-class FeedForward(nn.Module):
-    """Linear, exact GELU, dropout, linear back to the width of x."""
-
-    hidden: int
-    dropout: float = 0.0
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        out = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
-        out = nn.Dropout(self.dropout, deterministic=not train)(out)
-        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(out)
-
-
 class Update(nn.Module):
     """One side of a layer: x ← norm(x + attention(x, other, other)), x ← x + ffn(x)."""
 
@@ -227,7 +202,7 @@ class Update(nn.Module):
     def setup(self) -> None:
         self.attention = CrossAttention(self.width, self.heads, dropout=self.dropout, dtype=self.dtype)
         self.norm = LayerNorm(EPSILON, self.dtype)
-        self.ffn = FeedForward(self.hidden, self.dropout, self.dtype)
+        self.ffn = Mlp(self.hidden, self.dropout, self.dtype, last_dropout=False)
 
     def from_blocks(
         self, x: Array, other: Blocks, *, train: bool, capture: tuple[str, ...] = ()

@@ -16,12 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fusionjax.models.attention import attention, attention_with_map, merge_heads, split_heads
+from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
 from fusionjax.models.backbones.vit import ViT
-from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual, take_within_groups
 from fusionjax.models.methods.rollout import cls_rollout_from_qk
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 def derangement(key: Array, groups: int, size: int, kin: int = 1) -> Array:
@@ -65,14 +64,6 @@ def _between_kinds(key: Array, groups: int, size: int, kin: int) -> Array:
     rows = jnp.arange(groups)[:, None, None]
     partner = jnp.zeros((groups, size), jnp.int32)
     return partner.at[rows, cycle].set(jnp.roll(cycle, -1, axis=2).astype(jnp.int32))
-
-
-def take_partner(x: Array, partner: Array) -> Array:
-    """x of each image's partner. x: (B, ...), partner: (groups, size) with groups · size = B."""
-    groups, size = partner.shape
-    # Batched over groups, so that a batch sharded by whole groups needs no communication.
-    taken = jax.vmap(lambda group, index: group[index])(x.reshape(groups, size, *x.shape[1:]), partner)
-    return taken.reshape(x.shape)
 
 
 def num_selected(ratio: float, patches: int) -> int:
@@ -119,10 +110,7 @@ class GlobalLocalBlock(nn.Module):
         q = split_heads(Dense(width, dtype=self.dtype, name="q")(norm(local)), self.heads)
         kv = Dense(2 * width, dtype=self.dtype, name="kv")(norm(x))
         k, v = (split_heads(part, self.heads) for part in jnp.split(kv, 2, axis=-1))
-        if "glca_attention" in capture:
-            out, weights = attention_with_map(q, k, v)
-        else:
-            out, weights = attention(q, k, v), None
+        out, weights = attention_and_map(q, k, v, with_map="glca_attention" in capture)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
         local = residual(
             self, local, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train=train
@@ -231,8 +219,8 @@ class DCAL(ViT):
         def attend(q: Array, k: Array, v: Array) -> Array:
             (q1, q2), (k1, k2), (v1, v2) = (jnp.split(x, 2) for x in (q, k, v))
             source_k, source_v = (k2, v2) if self.partner_stream == "pwca" else (k1, v1)
-            joint_k = jnp.concatenate([k2, take_partner(source_k, partner)], axis=2)
-            joint_v = jnp.concatenate([v2, take_partner(source_v, partner)], axis=2)
+            joint_k = jnp.concatenate([k2, take_within_groups(source_k, partner)], axis=2)
+            joint_v = jnp.concatenate([v2, take_within_groups(source_v, partner)], axis=2)
             return jnp.concatenate([attention(q1, k1, v1), attention(q2, joint_k, joint_v)])
 
         return attend

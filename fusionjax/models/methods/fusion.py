@@ -20,8 +20,7 @@ from fusionjax.models.layers import Dense, DType
 from fusionjax.models.methods import fusion_heads, token_blocks
 from fusionjax.models.methods.cross_attention import BidirectionalStack, sincos_2d
 from fusionjax.models.methods.token_blocks import Blocks
-
-Array = jax.Array
+from fusionjax.types import Array
 
 MODES = ("fusion", "concat", "image", "text")
 CAPTURE = ("image_to_text", "text_to_image", "gates", "pooled_attention")

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 
 from fusionjax import register
 from fusionjax.errors import UserError
-from fusionjax.models.attention import attention, attention_with_dropout, merge_heads, split_heads
-from fusionjax.models.layers import Dense, DType, LayerNorm, trunc_normal
+from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, trunc_normal
 from fusionjax.models.methods import token_blocks
-from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention, FeedForward
+from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention
 from fusionjax.models.methods.token_blocks import Blocks
 from fusionjax.register import FusionHeadRecord
+from fusionjax.types import Array
 
-Array = jax.Array
 Seen = dict[str, Array]
 
 
@@ -187,16 +187,14 @@ class BottleneckBlock(nn.Module):
     def setup(self) -> None:
         self.norm1, self.norm2 = LayerNorm(EPSILON, self.dtype), LayerNorm(EPSILON, self.dtype)
         self.qkv, self.proj = Dense(3 * self.width, dtype=self.dtype), Dense(self.width, dtype=self.dtype)
-        self.ffn = FeedForward(self.hidden, self.dropout, self.dtype)
+        self.ffn = Mlp(self.hidden, self.dropout, self.dtype, last_dropout=False)
 
     def over_tokens(self, x: Array, narrow: Array, *, train: bool) -> tuple[Array, Array]:
         """x (B, N, d) and the bottleneck (B, F, d), both after the block."""
         both = jnp.concatenate([narrow, x], 1)
         q, k, v = self._project(both)
-        if train and self.dropout:
-            out, _ = attention_with_dropout(q, k, v, self.dropout, self.make_rng("dropout"))
-        else:
-            out = attention(q, k, v)
+        key = self.make_rng("dropout") if train and self.dropout else None
+        out, _ = attention_and_map(q, k, v, rate=self.dropout, key=key)
         both = self._finish(both, out, train)
         return both[:, narrow.shape[1] :], both[:, : narrow.shape[1]]
 

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.models.backbones.text import TextEncoder
-from fusionjax.models.layers import DType
+from fusionjax.models.layers import DType, feature_norm
 from fusionjax.models.methods.fusion import FusionClassifier
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 class ImageText(nn.Module):
@@ -45,9 +44,7 @@ class ImageText(nn.Module):
 
     def setup(self) -> None:
         if self.trunk_norm:
-            self.feature_norm = nn.BatchNorm(
-                momentum=0.9, epsilon=1e-3, use_scale=False, use_bias=False, dtype=self.dtype
-            )
+            self.feature_norm = feature_norm(self.dtype)
 
     def __call__(
         self,

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from fusionjax.models.methods.image_text import ImageText
 from fusionjax.models.methods.trimodal import TrimodalClassifier
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 class Multimodal(ImageText):

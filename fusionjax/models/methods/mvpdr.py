@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models.backbones.text import unit
 from fusionjax.models.layers import Dense
-
-Array = jax.Array
+from fusionjax.types import Array
+from fusionjax.vectors import unit, unit_numpy
 
 TEXT_SCALE = 100.0
 """Factor of x·T: CLIP's, whose learned scale ends at its bound."""
+_EPSILON = 1e-24  # of unit vectors
 
 
 class Prototypes(NamedTuple):
@@ -80,7 +80,7 @@ def visual_prototypes(
         )
     if per_class < 1:
         raise UserError(f"visual prototypes: per_class={per_class} must be 1 or more")
-    features = _unit(_unit(features).mean(0))
+    features = unit_numpy(unit_numpy(features).mean(0))
     centres = []
     for label in range(num_classes):
         own = features[labels == label]
@@ -133,7 +133,7 @@ def scores(
         logits (B, C) float32, and aux: "visual" v, "text_mean" and "text_max", the mean and maximum of 100 x·T_p, (B, C) each.
     """
     return _scores(
-        unit(x),
+        unit(x.astype(jnp.float32), _EPSILON),
         jnp.asarray(visual.vectors, jnp.float32),
         jnp.asarray(text.vectors, jnp.float32),
         visual.counts,
@@ -205,9 +205,8 @@ class MVPDR(nn.Module):
             )
             for name, counts in (("visual", self.visual_counts), ("text", self.text_counts))
         ]
-        return _scores(
-            unit(x), *kernels, self.visual_counts, self.text_counts, self.alpha, self.beta, self.gamma
-        )
+        x = unit(x.astype(jnp.float32), _EPSILON)
+        return _scores(x, *kernels, self.visual_counts, self.text_counts, self.alpha, self.beta, self.gamma)
 
 
 def from_prototypes(visual: Prototypes, text: Prototypes, **fields: float) -> tuple[MVPDR, dict]:
@@ -270,8 +269,9 @@ class Align(nn.Module):
         if not 1 <= self.scale <= 100:
             raise UserError(f"align: scale={self.scale} must be in [1, 100]")
         log = self.param("log_scale", nn.initializers.constant(math.log(self.scale)), (), jnp.float32)
+        init = nn.initializers.lecun_normal()
         one, two = (
-            unit(Dense(self.width, use_bias=False, kernel_init=nn.initializers.lecun_normal(), name=name)(x))
+            unit(Dense(self.width, use_bias=False, kernel_init=init, name=name)(x), _EPSILON)
             for name, x in (("image", image), ("text", text))
         )
         return (one, two), {"scale": jnp.exp(jnp.clip(log, 0, math.log(100)))}
@@ -282,13 +282,9 @@ def _mask(counts: tuple[int, ...] | Array, vectors: Array) -> Array:
     return jnp.arange(vectors.shape[1]) < jnp.asarray(counts)[:, None]
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
 def _pad(vectors: Sequence[np.ndarray], width: int) -> Prototypes:
     counts = tuple(len(own) for own in vectors)
     out = np.zeros((len(vectors), max(counts), width), np.float32)
     for place, own in zip(out, vectors, strict=True):
-        place[: len(own)] = _unit(np.asarray(own, np.float64))
+        place[: len(own)] = unit_numpy(np.asarray(own, np.float64))
     return Prototypes(out, counts)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from fusionjax.models.backbones.clip import CLIP
 from fusionjax.models.layers import Dense, DType
 from fusionjax.models.methods import mvpdr
-
-Array = jax.Array
+from fusionjax.types import Array
 
 COUNTS = "prototypes"
 """Collection of the numbers of prototypes: they follow from the data, the shapes do not."""

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import Dense
-
-Array = jax.Array
+from fusionjax.types import Array
+from fusionjax.vectors import unit
 
 _HEAD_INIT = nn.initializers.normal(0.001)
 
@@ -145,9 +145,3 @@ class ReID(nn.Module):
     def pool_trunk(self, features: Array) -> Array:
         """As `ViT.pool_trunk`."""
         return self.backbone.pool_trunk(features)
-
-
-def unit(x: Array, eps: float = 1e-12) -> Array:
-    """x / ‖x‖ over the last axis; 0 stays 0, and has a gradient of 0."""
-    square = jnp.square(x).sum(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, eps))

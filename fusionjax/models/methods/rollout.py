@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.models.attention import CHUNK, LONG, probabilities
-
-Array = jax.Array
+from fusionjax.types import Array
 
 
 def cls_rollout(attentions: Array) -> Array:

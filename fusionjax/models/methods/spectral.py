@@ -22,8 +22,9 @@ from fusionjax.models.backbones.crossvit import CrossViT
 from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import INPUT_KERNEL, Dense, LayerNorm
+from fusionjax.types import Array
+from fusionjax.vectors import unit
 
-Array = jax.Array
 FUSIONS = ("separate", "concat", "attention")
 SHARED = "shared"
 """Name of the one encoder of `concat` and `attention`."""
@@ -222,7 +223,7 @@ class SpectralEncoder(nn.Module):
             name: pooled(self.tower[name], images[..., jnp.asarray(channels)], train)
             for name, channels in self.modalities
         }
-        return features, jnp.concatenate([_unit(f) for f in features.values()], -1) if combined else None
+        return features, jnp.concatenate([unit(f) for f in features.values()], -1) if combined else None
 
     def _concat(self, images: Array, train: bool, combined: bool) -> tuple[dict[str, Array], Array | None]:
         inputs = jnp.stack([alone(images, self.modalities, name) for name in self.names], 1)
@@ -334,8 +335,3 @@ def _vit(encoder: ViT, images: Array, train: bool) -> Array:
 def _flat(x: Array) -> Array:
     """(B, M, ...) → (B·M, ...): rows that a device has stay on it."""
     return x.reshape(-1, *x.shape[2:])
-
-
-def _unit(x: Array) -> Array:
-    square = jnp.square(x).sum(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

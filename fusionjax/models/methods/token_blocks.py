@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.types import Array
 
 LEAST = 2
 """Fewest blocks of a looped sequence: a loop of one turn is dissolved by the compiler, and its body compiled otherwise."""

@@ -11,8 +11,7 @@ from fusionjax.models.backbones.text import masked_mean
 from fusionjax.models.layers import DType, LayerNorm
 from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention
 from fusionjax.models.methods.fusion import Classifier
-
-Array = jax.Array
+from fusionjax.types import Array
 
 MODALITIES = ("image", "audio", "text")
 PAIRINGS = tuple(f"{to}_from_{of}" for to in MODALITIES for of in MODALITIES if to != of)

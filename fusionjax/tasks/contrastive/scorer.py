@@ -18,13 +18,13 @@ from fusionjax.evaluation import outcomes as outcomes_lib
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.cross_modal import COMBINED, Embedded, Result
 from fusionjax.evaluation.probe import Baseline
-from fusionjax.models.methods.reid import unit
 from fusionjax.tasks.base.class_scorer import headline, readable
 from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.multispectral_inputs import COLLECTION
 from fusionjax.tasks.base.protocol import Batch, Outputs, Variables
 from fusionjax.tasks.contrastive import encoders
 from fusionjax.types import PyTree
+from fusionjax.vectors import unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

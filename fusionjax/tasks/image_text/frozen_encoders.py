@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import files
 from fusionjax.config import impossible
 from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.source import Source
@@ -15,7 +16,7 @@ from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerpri
 from fusionjax.models.backbones.text import masked_mean
 from fusionjax.pretrained import hub
 from fusionjax.tasks.base.protocol import Facts
-from fusionjax.tasks.image_text.text_inputs import TextInputs, described, user_cache
+from fusionjax.tasks.image_text.text_inputs import TextInputs, described
 from fusionjax.types import PyTree
 
 _BATCH = 64
@@ -38,7 +39,9 @@ class FrozenPair:
             module, folder = hub.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
             longest = min(config.text.max_tokens, module.positions)
             tokenizer = hub.tokenizer(folder)
-            self._tokenise = Tokenise(tokenizer, fingerprint(folder), max_tokens=longest, cache=user_cache())
+            self._tokenise = Tokenise(
+                tokenizer, fingerprint(folder), max_tokens=longest, cache=files.user_cache("tokens")
+            )
         else:
             self._text = TextInputs(config, Facts(tuple(class_names)))
             self._tokenise = self._text.tokenise

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import files
 from fusionjax.config import impossible
 from fusionjax.data import class_names as names
 from fusionjax.data.feature_cache import store
@@ -76,7 +76,10 @@ class TextInputs:
         self.module: nn.Module = text_models.make(sizes, c.encoder, pooler=False, dtype=dtype)
         self.tokenizer = hub.tokenizer(self.folder)
         self.tokenise = Tokenise(
-            self.tokenizer, fingerprint(self.folder), max_tokens=c.max_tokens, cache=user_cache()
+            self.tokenizer,
+            fingerprint(self.folder),
+            max_tokens=c.max_tokens,
+            cache=files.user_cache("tokens"),
         )
         self.made = {
             name: self._make(source, np.asarray(source.labels)) for name, source in self._splits.items()
@@ -247,8 +250,3 @@ def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.De
         kept = {names.readable(name) for name in class_names}
         also = tuple(k for k in descriptions.read(config.text.descriptions) if names.readable(k) not in kept)
     return descriptions.load(config.text.descriptions, class_names, also=also)
-
-
-def user_cache() -> Path:
-    """Where tokens are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusionjax" / "tokens"

@@ -15,11 +15,11 @@ from fusionjax.evaluation import outcomes as outcomes_lib
 from fusionjax.evaluation import reid
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
-from fusionjax.models.methods.reid import unit
 from fusionjax.tasks.base.explanations import glca_selection
 from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.protocol import Batch, Outputs, Variables
 from fusionjax.types import PyTree
+from fusionjax.vectors import unit
 
 PAIR = ("query", "gallery")
 """Splits that are scored together, under the name "test"; any other split is its own gallery."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from fusionjax.models.layers import take_within_groups
+from fusionjax.types import Array
 
 
 def soft(labels: Array, num_classes: int) -> Array:
@@ -110,11 +111,7 @@ def _draw(key: Array, alpha: float, batch: int, groups: int) -> tuple[Array, Cal
     size = batch // groups
     orders = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(order_key, groups))
 
-    def shuffled(x: Array) -> Array:
-        parts = x.reshape(groups, size, *x.shape[1:])
-        return jax.vmap(lambda part, order: part[order])(parts, orders).reshape(x.shape)
-
-    return jax.random.beta(share_key, alpha, alpha), shuffled
+    return jax.random.beta(share_key, alpha, alpha), lambda x: take_within_groups(x, orders)
 
 
 def _blend(x: Array, other: Array, share: Array) -> Array:

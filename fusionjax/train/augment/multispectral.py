@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionjax.errors import UserError
+from fusionjax.types import Array
 
-Array = jax.Array
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value; ITU-R BT.601."""
 _TRIES = 10  # crops that are drawn, of which the first that fits is taken; torchvision's number

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusionjax import cli, config
+from fusionjax import cli, config, files
 from fusionjax.data import datasets
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.loading import pipeline
@@ -118,15 +118,15 @@ def test_the_rows_of_the_summary(tmp_path):
 def test_an_image_of_several_splits_is_stored_once(tmp_path):
     out = tmp_path / "out"
     prepare("msmt17", trees.msmt(tmp_path), out)
-    files = json.loads((out / "index.json").read_text())["files"]
-    assert [(f["name"].split("-")[0], f["records"]) for f in files] == [
+    listed = json.loads((out / "index.json").read_text())["files"]
+    assert [(f["name"].split("-")[0], f["records"]) for f in listed] == [
         ("train", 8), ("val", 2), ("query", 2), ("gallery", 5),
     ]  # fmt: skip
-    assert {f["name"] for f in files} | {"index.json", ".lock"} == set(os.listdir(out))
-    assert all(f["sha256"] == records.sha256(out / f["name"]) for f in files)
+    assert {f["name"] for f in listed} | {"index.json", ".lock"} == set(os.listdir(out))
+    assert all(f["sha256"] == files.sha256(out / f["name"]) for f in listed)
     prepare("manifest", manifest(tmp_path / "m"), tmp_path / "n")
-    files = json.loads((tmp_path / "n" / "index.json").read_text())["files"]
-    assert [f["records"] for f in files] == [3, 2]
+    listed = json.loads((tmp_path / "n" / "index.json").read_text())["files"]
+    assert [f["records"] for f in listed] == [3, 2]
 
 
 def test_batches_are_those_of_the_files(tmp_path):
@@ -303,7 +303,7 @@ def test_a_full_disk(finished, tmp_path, monkeypatch):
     def full(path, *args):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(records, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(OSError) as e:
         prepare("folder", tmp_path / "second", finished)
     assert cli._disk(e.value).startswith("the disk is full")
@@ -337,13 +337,13 @@ def test_damage_is_named(finished):
         fails(f"index.json is damaged .*{again}", reopened, finished, "train")
     index.write_text(json.dumps({**content, "version": 99}))
     fails("has version 99, this fusionjax reads version 1", reopened, finished, "train")
-    files = [{**content["files"][0], "name": "../x.arrayrecord"}]
-    changed = {k: v for k, v in {**content, "files": files}.items() if k != "digest"}
+    listed = [{**content["files"][0], "name": "../x.arrayrecord"}]
+    changed = {k: v for k, v in {**content, "files": listed}.items() if k != "digest"}
     index.write_text(json.dumps({**changed, "digest": records._digest(changed)}))
     fails("names '../x.arrayrecord', which prepare does not write", reopened, finished, "train")
 
-    files = [{**f, "records": f["records"] + 1} for f in content["files"]]
-    changed = {**changed, "files": files}
+    listed = [{**f, "records": f["records"] + 1} for f in content["files"]]
+    changed = {**changed, "files": listed}
     index.write_text(json.dumps({**changed, "digest": records._digest(changed)}))
     fails("holds 12 images instead of 15", reopened, finished, "train")
     index.write_text(whole)

@@ -5,8 +5,6 @@ import functools
 import importlib.metadata
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +18,7 @@ from fusionjax.models.backbones import text
 from fusionjax.models.backbones.families import text as keys_text
 from fusionjax.pretrained import hub
 from fusionjax.pretrained.convert import abstract
+from tests.support import process
 
 ROOT = pathlib.Path(__file__).parents[3]
 TINY = text.TextConfig(vocab=31, width=16, layers=2, heads=4, ffn=24, positions=12)
@@ -353,4 +352,4 @@ def test_nothing_else_touches_transformers():
 def test_importing_models_does_not_import_transformers():
     program = "import sys, fusionjax, fusionjax.models, fusionjax.pretrained.hub; " \
               "assert not {'transformers', 'tokenizers', 'huggingface_hub'} & set(sys.modules)"  # fmt: skip
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    process.python("-c", program)

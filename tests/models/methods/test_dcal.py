@@ -8,8 +8,9 @@ import pytest
 from fusionjax import models
 from fusionjax.interpret.rollout import cls_rollout, cls_rollout_from_qk
 from fusionjax.models import attention as attention_lib
+from fusionjax.models.layers import take_within_groups
 from fusionjax.models.methods import rollout as rollout_lib
-from fusionjax.models.methods.dcal import derangement, num_selected, select, take_partner
+from fusionjax.models.methods.dcal import derangement, num_selected, select
 from tests.support import oracle
 
 SMALL = dict(width=24, depth=3, heads=3, patch=8, image_size=32, num_classes=5, mlp_ratio=2.0)
@@ -174,9 +175,11 @@ def test_derangement_needs_two():
         derangement(jax.random.key(0), 4, 1)
 
 
-def test_take_partner_stays_within_its_group():
+def test_rows_are_taken_within_their_group():
     x = jnp.arange(6)
-    np.testing.assert_array_equal(take_partner(x, jnp.array([[1, 2, 0], [2, 0, 1]])), [1, 2, 0, 5, 3, 4])
+    np.testing.assert_array_equal(
+        take_within_groups(x, jnp.array([[1, 2, 0], [2, 0, 1]])), [1, 2, 0, 5, 3, 4]
+    )
 
 
 @pytest.mark.parametrize("ablation", [("sa",), ("sa", "glca"), ("sa", "pwca"), ("sa", "glca", "pwca")])

@@ -2,11 +2,7 @@
 
 import functools
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +22,7 @@ from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import checkpoint, contrastive, metrics
 from fusionjax.train.augment import multispectral as augmentation
-from tests.support import tiny_spectral
-
-ROOT = pathlib.Path(__file__).parents[3]
+from tests.support import process, tiny_spectral
 
 
 @pytest.fixture(autouse=True)
@@ -193,15 +187,7 @@ for arg in (",fusion=concat",):
 
 
 def test_eight_devices_give_loss_and_gradients_of_one():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", _SHARDED],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    process.python("-c", _SHARDED, devices=8)
 
 
 def test_a_run_leaves_everything(trained, data):
@@ -283,9 +269,9 @@ def test_stopped_and_resumed_equals_uninterrupted(trained, data, tmp_path):
 
 def test_compare_by_command_and_one_modality_alone(trained, data, tmp_path):
     alone = tmp_path / "rgb"
-    subprocess.run(
-        [sys.executable, "-m", "fusionjax.main", f"--config=tests/support/tiny_spectral.py:root={data},modalities=rgb,steps=4",
-         f"--workdir={alone}"], cwd=ROOT, check=True, capture_output=True,
+    process.python(
+        "-m", "fusionjax.main", f"--config=tests/support/tiny_spectral.py:root={data},modalities=rgb,steps=4",
+        f"--workdir={alone}",
     )  # fmt: skip
     results = json.loads((alone / "results.json").read_text())
     assert "test/knn/rgb" in results and not any("recall" in k for k in results)

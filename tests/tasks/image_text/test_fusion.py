@@ -21,6 +21,7 @@ from fusionjax.tasks.base import objectives
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text import text_inputs
 from fusionjax.train import losses
+from tests.support import fields as fields_lib
 from tests.support import tiny_bert
 
 CLASSES = ("blue", "green", "red")
@@ -72,13 +73,7 @@ def settings(leaves, bert, **fields):
     c.train.batch_size, c.train.steps, c.train.log_every = 8, 6, 3
     c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 3, 1.0, 8
     c.optim.learning_rate, c.report.examples = 3e-3, 2
-    for key, value in fields.items():
-        section, _, name = key.rpartition("__")
-        target = c
-        for part in filter(None, section.split("__")):
-            target = target[part]
-        target[name] = value
-    return config_lib.validate(c)
+    return fields_lib.validated(c, fields)
 
 
 def task_of(*args, **fields):

@@ -14,6 +14,7 @@ from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
+from tests.support import fields as fields_lib
 from tests.support import modality_tree, tiny_bert
 from tests.support.modality_tree import CLASSES
 
@@ -51,13 +52,7 @@ def settings(manifest, bert, **fields):
     c.train.batch_size, c.train.steps, c.train.log_every = 8, 6, 3
     c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 3, 0.0, 8
     c.optim.learning_rate, c.report.examples = 3e-3, 2
-    for key, value in fields.items():
-        section, _, name = key.rpartition("__")
-        target = c
-        for part in filter(None, section.split("__")):
-            target = target[part]
-        target[name] = value
-    return config_lib.validate(c)
+    return fields_lib.validated(c, fields)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from fusionjax.errors import UserError
 from fusionjax.evaluation import vqa
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
+from tests.support import fields as fields_lib
 from tests.support import tiny_bert
 
 COLOURS = ("blue", "green", "red")
@@ -73,13 +74,7 @@ def settings(manifest, bert, **fields):
     c.train.batch_size, c.train.steps, c.train.log_every = 24, 120, 60
     c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 120, 0.0, 24
     c.optim.learning_rate, c.report.examples = 3e-3, 2
-    for key, value in fields.items():
-        section, _, name = key.rpartition("__")
-        target = c
-        for part in filter(None, section.split("__")):
-            target = target[part]
-        target[name] = value
-    return config_lib.validate(c)
+    return fields_lib.validated(c, fields)
 
 
 @pytest.fixture(scope="module")

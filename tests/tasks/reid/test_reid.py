@@ -19,9 +19,11 @@ from fusionjax.experiment import trainer
 from fusionjax.models import create
 from fusionjax.models.layers import PatchEmbed
 from fusionjax.models.methods.dcal import derangement
-from fusionjax.models.methods.reid import BNNeck, ReID, unit
+from fusionjax.models.methods.reid import BNNeck, ReID
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import losses, metric_losses
+from fusionjax.vectors import unit
+from tests.support import fields as fields_lib
 from tests.support import trees
 
 IDS = ("3", "5", "8", "9")
@@ -44,13 +46,7 @@ def settings(root="", **fields):
     c.train.batch_size, c.train.steps, c.train.log_every = 8, 20, 5
     c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 20, 0.0, 8
     c.optim.learning_rate = 3e-3
-    for key, value in fields.items():
-        section, _, name = key.rpartition("__")
-        target = c
-        for part in filter(None, section.split("__")):
-            target = target[part]
-        target[name] = value
-    return config_lib.validate(c)
+    return fields_lib.validated(c, fields)
 
 
 @pytest.fixture(scope="module")
