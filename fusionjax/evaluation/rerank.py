@@ -11,8 +11,8 @@ from scipy import sparse
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import similarity
+from fusionjax.types import Array
 
-Array = jax.Array
 _PAIRS = 256  # pairs of features that are multiplied at a time: few enough to stay in the cache
 
 

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionjax.errors import UserError
+from fusionjax.types import Array
 
 METRICS = ("cosine", "euclidean")
 BLOCK = 1 << 24
 """Similarities in a block of rows, 64 MB of float32; two blocks are alive at a time."""
 _ROWS = 4096  # rows that `prepare` converts at a time
 _ALIGNMENT = 64  # bytes; a host array that starts at a multiple of it needs no second copy on the CPU device
-
-Array = jax.Array
 
 
 def prepare(parts: list[tuple[str, np.ndarray, np.ndarray | None]], metric: str) -> np.ndarray:

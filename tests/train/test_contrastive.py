@@ -276,7 +276,7 @@ def test_mistakes_are_one_line():
     for keywords, message in (
         ({"temperature": 0.1, "logit_scale": 10.0}, "not both"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
-        ({"chunk": -1}, "chunk=-1 must be 0"),
+        ({"chunk": -1}, "chunk=-1 must be the number of rows"),
     ):
         for loss in LOSSES.values():
             with pytest.raises(UserError, match=message) as caught:
