@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from fusionjax import cli, config
 from fusionjax.errors import UserError
@@ -33,7 +34,7 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.data.prepared import records, writer
 
     out = Path(OUT.value).expanduser() if OUT.value else None
-    if VERIFY.value:
+    if VERIFY.value and out is not None:
         content = records.read_index(out, f"--out={OUT.value!r}")
         if rest:
             writer.same_request(out, content, {"source": rest[0]})
@@ -59,7 +60,7 @@ def main(rest: Sequence[str]) -> None:
         print(f"{out} is written; use it by --config.data.source=prepared --config.data.root={out}")
 
 
-def _data(source: str):
+def _data(source: str) -> ConfigDict:
     data = config.default().data
     data.source, data.root, data.check_counts = source, ROOT.value, CHECK_COUNTS.value
     if FRACTIONS.value:
@@ -81,7 +82,7 @@ def _fractions() -> tuple[float, ...]:
 
 def _asked(source: str) -> dict[str, object]:
     """What the flags say of the output; what they leave open may be anything."""
-    asked = {"source": source} | ({"splits": SPLITS.value} if SPLITS.value else {})
+    asked: dict[str, object] = {"source": source} | ({"splits": SPLITS.value} if SPLITS.value else {})
     asked |= {"root": str(Path(ROOT.value).expanduser().resolve())} if ROOT.value else {}
     asked |= {"fractions": list(_fractions())} if FRACTIONS.value else {}
     return asked | {f.name: f.value for f in (SEED, SHARDS, CHECK_COUNTS) if flags.FLAGS[f.name].present}

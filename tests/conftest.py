@@ -13,6 +13,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from tests.support import shapes
+
 # Before fusionjax is imported: in these packages every call is checked against its annotations of types and shapes.
 CHECKED = [
     "fusionjax.evaluation",
@@ -24,7 +26,7 @@ CHECKED = [
     "fusionjax.train.losses",
     "fusionjax.train.metric_losses",
 ]
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+jaxtyping.install_import_hook(CHECKED, f"{shapes.__name__}.check")
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ example: those of `MEASURES`, and whatever else a task finds worth keeping.
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def names_of(source: Source, rows: np.ndarray) -> np.ndarray:
     return np.array([str(names[int(i)]) for i in rows], np.str_)
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+def write(folder: Path, arrays: Mapping[str, np.ndarray | Sequence[str] | str]) -> Path:
     """Writes outcomes.npz in one step: it is whole or absent. Returns its path.
 
     Args:
@@ -79,7 +80,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     Raises:
         ValueError: an array of objects, or one that does not have a value an example.
     """
-    stored = dict(arrays)
+    stored: dict[str, Any] = dict(arrays)
     # Lone surrogates stand for the bytes of a file name that is no text.
     raw = [str(name).encode("utf-8", "surrogatepass") for name in stored.pop("name")]
     for name, values in stored.items():
@@ -99,7 +100,7 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
-def read(folder: Path, results: Mapping[str, float]) -> Outcomes:
+def read(folder: Path, results: Mapping[str, object]) -> Outcomes:
     """What `write` wrote, checked.
 
     Args:

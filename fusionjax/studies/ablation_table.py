@@ -9,7 +9,6 @@ The first row is what the others are compared with.
 """
 
 import gc
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.evaluation import outcomes, significance
 from fusionjax.experiment.trainer import Experiment, workdir
-from fusionjax.studies import run_record
+from fusionjax.studies import run_record, search_space
 
 
 def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
@@ -35,9 +34,7 @@ def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
     Raises:
         UserError: the file has no `table`, or one that is not a dict of texts.
     """
-    found = importlib.util.spec_from_file_location("tabled_config", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    module = search_space.load_module(path)
     if not callable(getattr(module, "table", None)):
         raise UserError(
             f'--config={path} has no table(): add a function that returns its rows, e.g. {{"image only": "baseline=image"}}'
@@ -144,7 +141,7 @@ def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
     keys = [k for k in every[0].outcomes.measures if all(k in r.outcomes.measures for r in every)]
     if not keys:
         raise UserError("the runs have no measure in common, such as accuracy or recall@1")
-    return {outcomes.score_of(key): _rows(loaded, key) for key in keys}
+    return {outcomes.score_of(key) or key: _rows(loaded, key) for key in keys}
 
 
 def _rows(loaded: Mapping[str, Sequence[run_record.FinishedRun]], key: str) -> list[TableRow]:
@@ -156,7 +153,8 @@ def _rows(loaded: Mapping[str, Sequence[run_record.FinishedRun]], key: str) -> l
         if runs is first:
             rows.append(TableRow(title, scores, None, None, None, 0, seconds))
             continue
-        names, gains = [], []
+        names: list[str] = []
+        gains: list[np.ndarray] = []
         for a, b in zip(first, runs, strict=True):
             if a.outcomes.names != b.outcomes.names:
                 raise UserError(f"{a.folder} and {b.folder} were scored on different examples")
@@ -185,7 +183,7 @@ def _markdown(name: str, rows: Sequence[TableRow]) -> str:
     ]
     for row in rows:
         cells = ["", "", "", ""]
-        if row.difference is not None:
+        if row.difference is not None and row.interval is not None and row.p is not None:
             low, high = row.interval
             p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             cells = [

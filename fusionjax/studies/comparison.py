@@ -60,7 +60,7 @@ def compare(
     differing = _differing(runs)
     scores, means = {}, {}
     for name in arrays:
-        measure = outcomes_lib.score_of(name)
+        measure = outcomes_lib.score_of(name) or name
         scores[measure], means[measure] = _score(runs, groups, name, paired, resamples)
     rows = [
         Row(
@@ -70,7 +70,7 @@ def compare(
             examples=len(run.outcomes.names),
             scores={measure: found[i] for measure, found in scores.items()},
             group=next(k for k, g in enumerate(groups) if i in g),
-            facts=_facts(run),
+            details=_details(run),
         )
         for i, run in enumerate(runs)
     ]
@@ -218,7 +218,7 @@ def _scores(run: FinishedRun) -> str:
     )
 
 
-def _facts(run: FinishedRun) -> dict[str, str]:
+def _details(run: FinishedRun) -> dict[str, str]:
     seconds = run.results.get("seconds")
     environment = run.content.get("environment", {})
     return {
