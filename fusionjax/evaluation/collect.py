@@ -19,7 +19,7 @@ def collect(
     batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
     *,
-    keep: tuple[str, ...] = ("probabilities/",),
+    output_names: tuple[str, ...] = ("probabilities/",),
 ) -> dict[str, np.ndarray]:
     """Collects the predictions of all examples, padding included.
 
@@ -28,7 +28,7 @@ def collect(
         variables: of the model.
         batches: this process's share of each batch.
         mesh: of the devices.
-        keep: prefixes of the outputs to copy to the host; other outputs are discarded.
+        output_names: prefixes of the outputs to copy to the host; other outputs are discarded.
 
     Returns:
         name → (N, ...) on every process, with the keys of `CARRIED`; rows whose `valid` is 0 are padding.
@@ -38,7 +38,9 @@ def collect(
     for batch in batches:
         placed = mesh_lib.put_batch(batch, mesh)
         predicted = predict(variables, placed)
-        out = {k: v for k, v in predicted.items() if k.startswith(keep)} | {k: placed[k] for k in CARRIED}
+        out = {k: v for k, v in predicted.items() if k.startswith(output_names)} | {
+            k: placed[k] for k in CARRIED
+        }
         if waiting is not None:
             _append(
                 parts, waiting

@@ -90,7 +90,7 @@ class Judge:
         """Scores by name, such as test/accuracy, and the full results by split and branch."""
         for split in self.config.data.eval_splits:
             self.outputs[split] = collect(
-                self.predict, variables, self.feed.evaluation(split), self.mesh, keep=self.task.keep
+                self.predict, variables, self.feed.evaluation(split), self.mesh, output_names=self.task.keep
             )
         results = self.task.evaluate(self.outputs, self.sources)
         return {name: float(value) for name, value in self.task.scalars(results).items()}, results

@@ -238,7 +238,7 @@ class Run:
             },
             extra=extra,
         )
-        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
+        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, output_names=keep)
 
     def attention(self, image: Image) -> Prediction:
         """The maps of one image: `.rollout`, `.selected`."""
@@ -267,7 +267,9 @@ class Run:
             bad=self.bad,
             extra=self.task.extras({split: source}, self.variables).get(split),
         )
-        return source, collect(self.compiled, self.variables, batches, self.mesh, keep=keep or self.task.keep)
+        return source, collect(
+            self.compiled, self.variables, batches, self.mesh, output_names=keep or self.task.keep
+        )
 
     def evaluate(self, splits: Sequence[str] | None = None) -> dict[str, Any]:
         """The task's results, computed anew from the images; `task.scalars` makes numbers of them.

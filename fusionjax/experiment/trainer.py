@@ -26,7 +26,7 @@ from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
 from fusionjax.data.sampling import order
 from fusionjax.distributed import mesh as mesh_lib
-from fusionjax.evaluation import outcomes
+from fusionjax.evaluation import per_example
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import input_pipeline, run_report, workdir
 from fusionjax.experiment.evaluation_hook import Judge, check_best_metric
@@ -276,7 +276,7 @@ class Experiment:
         for line in self.task.warnings():
             self._say(line)
         if primary:
-            outcomes.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
+            per_example.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
             self.task.leave(self.folder, jax.device_get(final), judge.outputs, self.eval_sources)
             part = self.folder / ".results.json.part"
             part.write_text(json.dumps(summary, indent=1))

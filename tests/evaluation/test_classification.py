@@ -102,6 +102,7 @@ def test_equal_probabilities_rank_as_they_are_predicted():
     assert (got.accuracy, got.top5) == (1 / 8, 5 / 8)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refuses_what_is_not_a_prediction():
     p, y = predictions(10, 3)
     with pytest.raises(UserError, match="no example"):

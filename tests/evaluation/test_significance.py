@@ -40,6 +40,7 @@ def test_mcnemar_of_a_table_by_hand():
     assert mcnemar(*reversed(pair(30, 2, 10, 8))).p == found.p
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mcnemar_refuses_what_is_no_outcome():
     with pytest.raises(ValueError, match="both"):
         mcnemar([0, 1], [0, 1, 1])

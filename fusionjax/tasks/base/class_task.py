@@ -8,8 +8,7 @@ import numpy as np
 
 from fusionjax.config import impossible
 from fusionjax.data.source import Source
-from fusionjax.evaluation import classification
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import classification, per_example
 from fusionjax.evaluation.probe import Baseline, logistic_regression
 from fusionjax.tasks.base.image_task import Array, ImageTask, Outputs
 from fusionjax.train import losses
@@ -91,7 +90,7 @@ class ClassTask(ImageTask):
     def outcomes(
         self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each example of the split "test", or else of the last one: see `evaluation.outcomes`.
+        """What happened to each example of the split "test", or else of the last one: see `evaluation.per_example`.
 
         Returns:
             Also "label" and "prediction", class indices; "correct", 0 or 1; "probability", of the true class.
@@ -103,7 +102,7 @@ class ClassTask(ImageTask):
         label, p = rows["label"][good], rows["probabilities/combined"][good].astype(np.float32)
         prediction = p.argmax(-1)
         return {
-            "name": outcomes_lib.names_of(sources[split], rows["index"][good]),
+            "name": per_example.names_of(sources[split], rows["index"][good]),
             "split": np.array(split),
             "read": np.array([split]),
             "label": label.astype(np.int32),

@@ -17,8 +17,7 @@ from fusionjax.data.image.transforms import image_shape
 from fusionjax.data.multispectral import channels as channels_lib
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
-from fusionjax.evaluation import cross_modal, export
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import cross_modal, export, per_example
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.cross_modal import COMBINED, Embedded, Result
 from fusionjax.evaluation.probe import Baseline
@@ -245,7 +244,7 @@ class Spectral(ImageTask):
     def outcomes(
         self, results: Mapping[str, Result], outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each example of "test", or else of the last result: see `evaluation.outcomes`.
+        """What happened to each example of "test", or else of the last result: see `evaluation.per_example`.
 
         Returns:
             Also "recall@1/<a>_to_<b>", whether the query of modality a found a right one first; "correct", whether kNN found
@@ -256,7 +255,7 @@ class Spectral(ImageTask):
         order = np.argsort(result.split.rows, kind="stable")
         found = dict(result.hits) | ({} if result.correct is None else {"correct": result.correct})
         return {
-            "name": outcomes_lib.names_of(sources[split], result.split.rows[order]),
+            "name": per_example.names_of(sources[split], result.split.rows[order]),
             "split": np.array(split),
             "read": np.array([split]),
             **{name: np.asarray(hit, np.uint8)[order] for name, hit in found.items()},
@@ -290,7 +289,8 @@ class Spectral(ImageTask):
 
         known = {**plain, multispectral_inputs.COLLECTION: data}
         outputs = {
-            split: collect(jax.jit(predict), known, batches(split), mesh, keep=self.keep) for split in sources
+            split: collect(jax.jit(predict), known, batches(split), mesh, output_names=self.keep)
+            for split in sources
         }
         results = self.evaluate(outputs, sources)
         split = _main(results)
@@ -314,7 +314,7 @@ class Spectral(ImageTask):
         encoders.write(folder, self.module, variables, self.config.model.name)
         for split, rows in outputs.items():
             found, source = _embedded(rows, self.names), sources[split]
-            names = outcomes_lib.names_of(source, found.rows).tolist()
+            names = per_example.names_of(source, found.rows).tolist()
             features = {name: f for name, f in found.features.items() if name != COMBINED}
             for ending, values in (("", found.embeddings), ("_features", features)):
                 content = export.Embeddings(names, found.labels, source.class_names, values)

@@ -20,8 +20,7 @@ from fusionjax.data.text import Texts, instance_texts
 from fusionjax.data.vqa import json_files
 from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes as outcomes_lib
-from fusionjax.evaluation import vqa
+from fusionjax.evaluation import per_example, vqa
 from fusionjax.tasks.base.image_task import Array, Batch, Outputs, PyTree, average
 from fusionjax.tasks.image_text.fusion import BASELINES, Fusion
 from fusionjax.tasks.image_text.text_inputs import TextSide
@@ -143,7 +142,7 @@ class VQA(Fusion):
     def outcomes(
         self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each question of the split "test", or else of the last one: see `evaluation.outcomes`.
+        """What happened to each question of the split "test", or else of the last one: see `evaluation.per_example`.
 
         Returns:
             "correct", whether the most frequent reference was given, and "soft_accuracy".
@@ -154,7 +153,7 @@ class VQA(Fusion):
         index = outputs[split]["index"][good]
         single = [vqa.evaluate([p], [source.questions[i]]) for p, i in zip(predicted, index, strict=True)]
         return {
-            "name": outcomes_lib.names_of(source, index),
+            "name": per_example.names_of(source, index),
             "split": np.array(split),
             "read": np.array([split]),
             "correct": np.asarray([r.exact for r in single], np.uint8),

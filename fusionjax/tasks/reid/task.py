@@ -14,8 +14,7 @@ from fusionjax.config import impossible
 from fusionjax.data.loading import pipeline
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes as outcomes_lib
-from fusionjax.evaluation import reid
+from fusionjax.evaluation import per_example, reid
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
 from fusionjax.interpret import rank_list
@@ -184,7 +183,7 @@ class ReIdentification(ImageTask):
     def outcomes(
         self, results: Mapping[str, Result], outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each query of "test", or else of the last result: see `evaluation.outcomes`.
+        """What happened to each query of "test", or else of the last result: see `evaluation.per_example`.
 
         Returns:
             Also "average_precision", and "rank1": whether the first of the list is a match. Of the queries that count: their
@@ -196,7 +195,7 @@ class ReIdentification(ImageTask):
         counted = np.flatnonzero(matched if ranking.ap == "step" else ~ranking.junk)
         counted = counted[np.argsort(result.query_rows[counted], kind="stable")]
         return {
-            "name": outcomes_lib.names_of(sources[result.query], result.query_rows[counted]),
+            "name": per_example.names_of(sources[result.query], result.query_rows[counted]),
             "split": np.array(name),
             "read": np.array(list(dict.fromkeys((result.query, result.gallery)))),
             "average_precision": np.where(matched, ranking.average_precision, 0.0)[counted],
