@@ -1,10 +1,9 @@
 """outcomes.npz: what is written is read, damage is named, and the means are the scores."""
 
-import types
-
 import numpy as np
 import pytest
 
+from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
 from fusionjax.evaluation import per_example, reid
 from fusionjax.tasks.reid.task import ReIdentification, Result
@@ -63,7 +62,7 @@ def test_results_of_queries_are_the_scores(tmp_path, ap):
     ids[ids == 11] = 100 + np.arange((ids == 11).sum())  # one image each
     ranking = reid.rank(features, ids, cameras, features, ids, cameras, same_set=True, ap=ap)
     result = Result(ranking, {}, "test_all", "test_all", rows, rows)
-    source = types.SimpleNamespace(names=[f"{i:02d}" for i in range(60)])
+    source = FileSource("ids", "test_all", (), ids, [f"{i:02d}" for i in range(60)], tmp_path)
     made = ReIdentification.outcomes(None, {"val": None, "test": result}, {}, {"test_all": source})
     per_example.write(tmp_path, made)
     found = per_example.read(tmp_path, {f"test/{k}": v for k, v in ranking.scalars().items()})
