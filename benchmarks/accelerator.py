@@ -17,6 +17,7 @@ import numpy as np
 from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.models import cards
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import optim, state, step
 
 
@@ -34,10 +35,10 @@ def main() -> None:
     c.model.name, c.data.resize, c.data.image_size = a.name, a.size, a.size
     c.train.batch_size, c.precision = a.batch, a.precision
     c = config_lib.validate(c)
-    task = tasks.create(c, [str(i) for i in range(200)])
-    variables = jax.jit(task.init)(jax.random.key(0))
+    task = tasks.create(c, Facts(tuple(str(i) for i in range(200))))
+    variables = jax.jit(task.model.init)(jax.random.key(0))
     optimizer = optim.create(c.optim, variables["params"], steps=1000, steps_per_epoch=100)
-    loss = functools.partial(task.loss, groups=1)
+    loss = functools.partial(task.objective, groups=1)
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (a.batch, a.size, a.size, 3), np.uint8)),

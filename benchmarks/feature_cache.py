@@ -26,13 +26,14 @@ def contestant(cached: bool, folder: Path):
     import jax
 
     from configs import openmoji_fusion
+    from fusionjax.config import default
     from fusionjax.distributed import mesh as mesh_lib
     from fusionjax.experiment import trainer
 
     config = openmoji_fusion.get_config(f"cache={folder}")
-    config.data.cache.enabled = config.evaluation.probe = False
-    if cached:
-        config.data.cache.enabled = True
+    config.evaluation.probe = False
+    if not cached:
+        config.data.cache = default().data.cache
     config.data.threads = 2
     run = trainer.Experiment(config, folder / f"cached_{cached}")
     mesh, optimizer = mesh_lib.create(config.train.batch_size), run.optimizer()

@@ -23,17 +23,20 @@ def jax_step(name: str, size: int, batch: int):
 
     from fusionjax import config as config_lib
     from fusionjax import tasks
+    from fusionjax.tasks.base.protocol import Facts
     from fusionjax.train import optim, state, step
 
     c = config_lib.default()
     c.model.name, c.data.resize, c.data.image_size, c.train.batch_size = name, size, size, batch
     c.optim.weight_decay = 0.05
     c = config_lib.validate(c)
-    task = tasks.create(c, [str(i) for i in range(1000)])
-    variables = jax.jit(task.init)(jax.random.key(0))
+    task = tasks.create(c, Facts(tuple(str(i) for i in range(1000))))
+    variables = jax.jit(task.model.init)(jax.random.key(0))
     optimizer = optim.create(c.optim, variables["params"], steps=1000, steps_per_epoch=100)
     current = state.create(variables, optimizer, ema=False)
-    compiled = jax.jit(step.make(functools.partial(task.loss, groups=1), optimizer, seed=0), donate_argnums=0)
+    compiled = jax.jit(
+        step.make(functools.partial(task.objective, groups=1), optimizer, seed=0), donate_argnums=0
+    )
     rng = np.random.default_rng(0)
     data = {
         "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),

@@ -22,11 +22,11 @@ BACKBONES = {
 
 
 def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """DCAL's recipe for CUB, Cars and Aircraft (paper section 4.1; METHODS table).
+    """DCAL's recipe for CUB, Cars and Aircraft (paper section 4.1; docs/methods/dcal.md).
 
     Adam with decoupled weight decay 0.05, learning rate 5e-4 / 512 × batch, cosine, 100 epochs of batches of 16, images
     resized to 550² and cropped to 448², R = 10 %. The paper's 16 may be per GPU on four: `recipe=paper_x4` takes the
-    learning rate of 64. Warm-up, stochastic depth 0.1 and label smoothing are DeiT's habits where the paper is silent.
+    learning rate of 64. Warm-up and stochastic depth 0.1 are DeiT's habits where the paper is silent.
     """
     c = config
     c.model.name = "dcal_" + BACKBONES[arg.backbone]
@@ -62,7 +62,7 @@ def fine_grained_arg() -> dict:
 
 
 def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, cameras: int) -> ConfigDict:
-    """DCAL's recipe for persons and vehicles (paper section 4.1; METHODS table), TransReID's where the paper is silent.
+    """DCAL's recipe for persons and vehicles (paper section 4.1; docs/methods/dcal.md), TransReID's where the paper is silent.
 
     SGD with momentum 0.9, weight decay 1e-4 and learning rate 0.008 (biases twice that), cosine after 5 epochs of warm-up, 120
     epochs of batches of 16 identities × 4 images; flip, pad 10 and crop, erasing 0.5; mean = std = 0.5; R = 30 %; BNNeck,
@@ -130,12 +130,13 @@ def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
     )
 
 
-def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+def image_text(config: ConfigDict, arg: ConfigDict, *, descriptions: str) -> ConfigDict:
     """What image–text runs share: the task, the head or baseline, the text and the optimiser.
 
     Args:
         config: to fill in.
         arg: of `fusion_arg`.
+        descriptions: of the classes, for text=bank and text=class.
     """
     c = config
     if arg.baseline != "none" and arg.head != "concat":
@@ -150,19 +151,24 @@ def image_text(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.fusion.head = "bilinear" if arg.head == "hadamard" else arg.head
     c.fusion.bilinear_form = "hadamard" if arg.head == "hadamard" else "full"
     c.text.kind, c.text.encoder = arg.text, arg.encoder
+    if arg.text != "instance":
+        c.text.descriptions = descriptions
     c.optim.no_decay, c.optim.clip_norm = NO_DECAY, 1.0
     return c
 
 
-def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions") -> ConfigDict:
+def mvpdr(
+    config: ConfigDict, arg: ConfigDict, *, descriptions: str, prompts: str = "descriptions"
+) -> ConfigDict:
     """Makes an image–text run the baseline MVPDR where `arg` asks for it; what the run reads stays as it is.
 
-    METHODS.md section 2: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
+    docs/methods/mvpdr.md: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
     batches of 32, the epoch chosen on validation. Weight decay 0.01, torch's default, where the paper is silent.
 
     Args:
         config: filled in, but for `runlocal`.
         arg: of `fusion_arg`.
+        descriptions: of the classes, where they are the prompts.
         prompts: where `arg` does not say.
     """
     c = config
@@ -173,7 +179,9 @@ def mvpdr(config: ConfigDict, arg: ConfigDict, *, prompts: str = "descriptions")
     c.model.width = c.model.depth = c.model.heads = 0
     c.model.mlp_ratio = c.model.dropout = 0.0
     c.model.trunk_norm, c.loss.label_smoothing = False, 0.0
-    c.text.encoder, c.mvpdr.prompts, c.mvpdr.clip = arg.encoder, arg.prompts or prompts, arg.clip
+    c.mvpdr.prompts, c.mvpdr.clip = arg.prompts or prompts, arg.clip
+    c.text.encoder = "" if arg.clip else arg.encoder
+    c.text.descriptions = descriptions if c.mvpdr.prompts == "descriptions" else ""
     c.data.cache.enabled, c.data.cache.passes = True, 6
     c.optim.learning_rate, c.optim.weight_decay, c.optim.no_decay = 1e-3, 0.01, ()
     c.optim.final_lr = c.optim.warmup_epochs = c.optim.clip_norm = c.optim.ema_decay = 0.0
@@ -223,9 +231,10 @@ def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 def run_local_openmoji(c: ConfigDict) -> ConfigDict:
     """Four steps of such a run on small drawings."""
     c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4 if c.train.epochs else 0, 1
-    c.mvpdr.align_steps = 10
     if not c.mvpdr.clip:  # whose size is fixed
         c.data.resize, c.data.image_size = 64, 64
+        if c.task == "mvpdr":
+            c.mvpdr.align_steps = 10
     return c
 
 
@@ -234,7 +243,8 @@ def run_local(c: ConfigDict, *, name: str = "", image_size: int = 64) -> ConfigD
     dcal = c.model.name.startswith("dcal_")
     c.model.name = name or ("dcal_deit_tiny_patch16_224" if dcal else "deit_tiny_patch16_224")
     c.pretrained.source = ""
-    c.data.resize, c.data.image_size = image_size + 16, image_size
+    if not c.data.image_shape:
+        c.data.resize, c.data.image_size = image_size + 16, image_size
     c.data.check_counts = False
     c.train.batch_size, c.train.steps, c.evaluation.batch_size = 4, 2, 4
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs = 1, 1, 0.0

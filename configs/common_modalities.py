@@ -43,7 +43,8 @@ def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> 
     everyone = tuple(f"{to}_from_{of}" for to in kinds for of in kinds if to != of)
     c.trimodal.pairings = {"default": c.trimodal.pairings, "all": everyone, "none": ()}[arg.pairings]
     c.trimodal.modality_dropout = arg.dropout if len(c.trimodal.modalities) > 1 else 0.0
-    c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
+    if task == "trimodal":
+        c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
     c.optim.no_decay, c.optim.clip_norm = common.NO_DECAY, 1.0
     return c
 
@@ -79,17 +80,18 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # what these weights were trained with
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.6, 1.0), (0.8, 1.25)
-    c.data.cache.passes, c.data.cache.folder = 4, arg.cache
     if c.task == "vqa" or "image" in c.trimodal.modalities:
         c.model.trunk, c.model.trunk_features = "efficientnet_lite0", "head"
         c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
+        c.data.cache.passes, c.data.cache.folder = 4, arg.cache
         c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
     else:  # pictures are read all the same, so that all runs have the same examples
         c.data.resize = c.data.image_size = 32
     c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
     if c.task == "vqa":
         c.model.depth, c.model.mlp_ratio = 2, 2.0
-    c.audio.seconds = 2.5
+    else:
+        c.audio.seconds = 2.5
     c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
     c.optim.warmup_epochs = 1.0
     c.loss.label_smoothing = 0.1
@@ -159,11 +161,13 @@ def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 def run_local_manifest(c: ConfigDict) -> ConfigDict:
     """Two steps of such a run with small encoders."""
-    c.data.cache.enabled, c.data.threads = False, 2
+    c.data.cache.enabled, c.data.cache.folder, c.data.threads = False, "", 2
     c.data.resize, c.data.image_size, c.pretrained.source, c.pretrained.into = 72, 64, "", ""
     c.model.trunk = "efficientnet_lite0" if c.model.trunk else ""
-    c.model.width, c.model.heads, c.trimodal.hidden = 32, 4, 32
-    c.audio.encoder, c.audio.source, c.audio.freeze, c.audio.seconds = "mel", "", False, 1.0
+    c.model.width, c.model.heads = 32, 4
+    if c.task != "vqa":
+        c.trimodal.hidden = 32
+        c.audio.encoder, c.audio.source, c.audio.freeze, c.audio.seconds = "mel", "", False, 1.0
     c.optim.warmup_epochs, c.train.best_metric = 0.0, ""
     c.train.batch_size, c.train.steps, c.evaluation.batch_size = 4, 2, 4
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
@@ -172,7 +176,9 @@ def run_local_manifest(c: ConfigDict) -> ConfigDict:
 
 def run_local_stamps(c: ConfigDict) -> ConfigDict:
     """Four steps of such a run on small pictures."""
-    c.data.check_counts, c.data.cache.passes = False, 1
+    c.data.check_counts = False
+    if c.data.cache.enabled:
+        c.data.cache.passes = 1
     c.data.resize = c.data.image_size = 64
     c.train.steps, c.train.log_every, c.train.batch_size, c.evaluation.batch_size = 4, 1, 8, 8
     c.report.examples = 2

@@ -18,7 +18,7 @@ from fusionjax import config as base
 def get_config(arg=None):
     """The run; see the module's text."""
     arg = base.parse_arg(arg, **common.fusion_arg(encoder="package:all-minilm-l6-v2"), cache="")
-    c = common.image_text(base.default(), arg)
+    c = common.image_text(base.default(), arg, descriptions="openmoji")
     c.data.source, c.data.fractions = "openmoji", (0.7, 0.1, 0.2)
     # One drawing an identity: with all skin tones three of five training images would be people.
     c.data.train_split, c.data.eval_splits = "train_base", ("val", "test")
@@ -31,14 +31,16 @@ def get_config(arg=None):
     c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio, c.model.dropout = 128, 1, 4, 2.0, 0.2
     c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
-    c.text.descriptions, c.text.max_tokens = "openmoji", 32
+    c.text.max_tokens = 32
     c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
     c.optim.warmup_epochs = 1.0
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 12.0, 3.0, 20
     c.evaluation.probe = True
-    c = common.mvpdr(c, arg, prompts="captions")  # two descriptions a category say less, on validation too
-    c.mvpdr.align_steps = 320
+    # Two descriptions per category say less than the captions, on validation too.
+    c = common.mvpdr(c, arg, descriptions="openmoji", prompts="captions")
+    if c.task == "mvpdr" and not c.mvpdr.clip:
+        c.mvpdr.align_steps = 320
     return common.run_local_openmoji(c) if arg.runlocal else c
 
 

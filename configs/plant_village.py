@@ -31,7 +31,7 @@ def get_config(arg=None):
         train_encoders=False,
         cache="",
     )
-    c = common.image_text(base.default(), arg)
+    c = common.image_text(base.default(), arg, descriptions=arg.descriptions)
     c.data.source, c.data.root = arg.data, arg.root
     if arg.data == "tfds":
         c.data.builder = "plant_village"
@@ -48,7 +48,7 @@ def get_config(arg=None):
     c.model.width, c.model.depth, c.model.heads, c.model.dropout = 768, 4, 12, 0.1
     if arg.weights:
         c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
-    c.text.descriptions, c.text.max_tokens = arg.descriptions, 128
+    c.text.max_tokens = 128
     c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay = 1e-4, 1e-6, 1e-2
     c.train.batch_size, c.train.epochs, c.train.best_metric = 32, 30.0, "val/accuracy"
     if arg.loss == "focal":
@@ -56,16 +56,22 @@ def get_config(arg=None):
     else:
         c.loss.label_smoothing = 0.1
     c.loss.balanced = arg.balanced
-    c = common.mvpdr(c, arg)
+    c = common.mvpdr(c, arg, descriptions=arg.descriptions)
     if not arg.runlocal:
         return c
-    c.data.cache.enabled, c.data.cache.passes, c.data.threads = c.task == "mvpdr", 1, 2
+    c.data.threads = 2
+    if c.task == "mvpdr":
+        c.data.cache.passes = 1
+    else:
+        c.data.cache = base.default().data.cache
     if not arg.clip:
         c.data.resize, c.data.image_size, c.model.trunk = 72, 64, "efficientnet_lite0"
         c.pretrained.source = c.pretrained.into = ""
     if c.task == "fusion":
         c.model.width, c.model.depth, c.model.heads = 32, 1, 4
-    c.train.steps, c.mvpdr.align_steps = 2 if c.train.epochs else 0, 10
+    c.train.steps = 2 if c.train.epochs else 0
+    if c.task == "mvpdr" and not arg.clip:
+        c.mvpdr.align_steps = 10
     c.train.batch_size, c.evaluation.batch_size, c.train.best_metric = 4, 4, ""
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
     return c

@@ -72,10 +72,17 @@ def _parse(argv: list[str]) -> list[str]:
         folder = Path(value.split(":")[0]).absolute().parent
         if name == "config" and folder.name == "configs" and str(folder.parent) not in sys.path:
             sys.path.append(str(folder.parent))  # configs import each other as configs.…
-        if name.startswith("config."):
-            config.check_key(name)
     try:
         return flags.FLAGS(argv)[1:]
+    except (
+        KeyError,
+        AttributeError,
+    ):  # a field that is not there; the config file may have registered sections
+        for argument in argv:
+            name = argument.lstrip("-").partition("=")[0]
+            if name.startswith("config."):
+                config.check_key(name)
+        raise
     except flags.Error as e:
         text = str(e).splitlines()[0]
         found = re.match(r"flag --(config\.[\w.]+)=(.*?): (.*)", text)

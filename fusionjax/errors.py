@@ -1,9 +1,9 @@
-"""The one exception a user is meant to see."""
+"""The one exception that is shown to the user without a traceback."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: a wrong key, a missing folder, a damaged file.
+    """A problem that the user can fix: a wrong config value, a missing folder, a damaged file.
 
-    The message is one line that names the thing, its value and what to do. Commands print it and leave with exit code 2;
-    no traceback is shown.
+    The message is one line: what is wrong, where (file, line or config field, with its value) and what to do. Commands
+    print it and exit with code 2.
     """

@@ -1,6 +1,5 @@
 """Re-evaluates a run from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -22,9 +21,7 @@ def main(rest: Sequence[str]) -> None:
 
     run = load(WORKDIR.value)
     found = run.evaluate(SPLITS.value)
-    for line in run.task.warnings():
-        print(line, file=sys.stderr)
-    for name, value in run.task.scalars(found).items():
+    for name, value in run.task.scorer.scalars(found).items():
         print(f"{name} {value:.4f}")
 
 

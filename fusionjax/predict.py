@@ -36,11 +36,11 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.interpret import figures
 
     run = load(WORKDIR.value)
-    if run.task.reads_text and len(TEXT.value or ()) != len(rest):
+    if run.task.inputs.reads_text and len(TEXT.value or ()) != len(rest):
         raise UserError(
             f"the run reads a text of each image: give --text {len(rest)} times, one for each image"
         )
-    if "embedding" in run.task.keep:
+    if "embedding" in run.task.scorer.output_names:
         _rank(run, rest)
         return
     folder = Path(OUT.value) if OUT.value else run.folder / "predictions"

@@ -12,19 +12,19 @@ from fusionjax.errors import UserError
 ROOT = flags.DEFINE_string("root", None, "Folder (or manifest file) of the data set.")
 OUT = flags.DEFINE_string("out", None, "Folder to write, for data.source=prepared; without it, only check.")
 SPLITS = flags.DEFINE_list("splits", [], "Splits to prepare; all by default.")
-SHARDS = flags.DEFINE_integer("shards", 1, "Files a split.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Draws the splits where there are no official ones.", lower_bound=0)
-FRACTIONS = flags.DEFINE_list("fractions", [], "Shares of train, val and test where they are drawn.")
+SHARDS = flags.DEFINE_integer("shards", 1, "Files per split.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the splits where there are no official ones.", lower_bound=0)
+FRACTIONS = flags.DEFINE_list("fractions", [], "Fractions of train, val and test where the splits are drawn.")
 CHECK_COUNTS = flags.DEFINE_boolean("check_counts", True, "Compare with the published number of images.")
 MAX_BAD = flags.DEFINE_float(
-    "max_bad_fraction", None, "Share of unreadable images of a split above which nothing is written."
+    "max_bad_fraction", None, "Fraction of unreadable images of a split above which nothing is written."
 )
-OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Make a finished --out anew.")
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Prepare a finished --out again.")
 VERIFY = flags.DEFINE_boolean("verify", False, "Compare the sha256 of every file of --out; write nothing.")
 
 
 def main(rest: Sequence[str]) -> None:
-    """Prints a line a split; every image that cannot be read is named on the way."""
+    """Prints one line per split; every image that cannot be read is logged."""
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}")
     if VERIFY.value and not OUT.value:
@@ -34,24 +34,24 @@ def main(rest: Sequence[str]) -> None:
     from fusionjax.data.prepared import records, writer
 
     out = Path(OUT.value).expanduser() if OUT.value else None
-    if VERIFY.value and out is not None:
+    if out is not None and VERIFY.value:
         content = records.read_index(out, f"--out={OUT.value!r}")
         if rest:
             writer.same_request(out, content, {"source": rest[0]})
         records.verify(out, content)
-        print(f"{out} is whole: {records.summary(content)}")
+        print(f"{out} is complete: {records.summary(content)}")
         return
     if out is not None and (out / records.INDEX).exists() and not OVERWRITE.value:
         content = records.read_index(out, f"--out={OUT.value!r}")
         writer.same_request(out, content, _asked(rest[0]))
-        print(f"{out} is finished: {records.summary(content)}; --overwrite makes it anew")
+        print(f"{out} is finished: {records.summary(content)}; --overwrite prepares it again")
         return
     if not ROOT.value:
         raise UserError(f"--root is missing: name the folder of {rest[0]}")
     try:
         work = writer.Preparation(_data(rest[0]), seed=SEED.value, wanted=SPLITS.value)
         rows = work.check() if out is None else work.write(out, shards=SHARDS.value)
-    except UserError as e:  # the readers speak of the config's fields, which are flags here
+    except UserError as e:  # the readers name fields of the config, which are flags here
         raise UserError(str(e).replace("config.data.", "--")) from None
     print(writer.table(rows))
     if out is None:
@@ -81,7 +81,7 @@ def _fractions() -> tuple[float, ...]:
 
 
 def _asked(source: str) -> dict[str, object]:
-    """What the flags say of the output; what they leave open may be anything."""
+    """What the flags specify about the output."""
     asked: dict[str, object] = {"source": source} | ({"splits": SPLITS.value} if SPLITS.value else {})
     asked |= {"root": str(Path(ROOT.value).expanduser().resolve())} if ROOT.value else {}
     asked |= {"fractions": list(_fractions())} if FRACTIONS.value else {}

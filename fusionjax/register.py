@@ -9,7 +9,7 @@ module registers its own by a call or a decorator, or an installed package by an
     @register.dataset("shapes", reads=("root",))
     def create(data, split, *, seed): ...
 
-docs/extending.md shows a whole example of each.
+CONTRIBUTING.md shows a whole example of each.
 """
 
 import dataclasses
@@ -97,7 +97,10 @@ class Registry(Generic[T]):
 
 
 def _origin(record: Any) -> tuple[str, str]:
-    return getattr(record, "__module__", ""), getattr(record, "__qualname__", repr(record))
+    """File and name of what a record is made from: the same for a module that is imported twice."""
+    made = getattr(record, "build", None) or getattr(record, "create", None) or record
+    code = getattr(made, "__code__", None)
+    return (code.co_filename, made.__qualname__) if code else ("", repr(record))
 
 
 def _nothing(config: ConfigDict) -> Sequence[str]:
@@ -106,6 +109,14 @@ def _nothing(config: ConfigDict) -> Sequence[str]:
 
 def _no_rules(config: ConfigDict) -> None:
     return None
+
+
+def _no(config: ConfigDict) -> bool:
+    return False
+
+
+def _as_named(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(config.data.eval_splits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +128,11 @@ class TaskRecord:
         build: (config, facts of the data) → the task, see `fusionjax.tasks.base.protocol`.
         sections: name of a config section → its fields with their defaults. Tasks may share a section.
         check: raises a UserError where the config cannot be: the task's own rules.
-        reads: config → names of the fields that a run with this config reads beyond those that every run reads:
-            "fusion.head", or "fusion.*" for a whole section.
+        reads: config → names of the fields that a run with this config reads beyond those that every run reads (see
+            `fusionjax.config.ownership`): "fusion.head", or "fusion.*" for a whole section.
+        reported_splits: config → names under which the scores of `data.eval_splits` appear.
+        frozen_trunk: config → whether the task brings a frozen trunk of its own, whose outputs can be cached.
+        training_free: whether a run of no epoch is one.
     """
 
     name: str
@@ -126,6 +140,9 @@ class TaskRecord:
     sections: Mapping[str, Callable[[], ConfigDict]] = dataclasses.field(default_factory=dict)
     check: Callable[[ConfigDict], None] = _no_rules
     reads: Callable[[ConfigDict], Sequence[str]] = _nothing
+    reported_splits: Callable[[ConfigDict], tuple[str, ...]] = _as_named
+    frozen_trunk: Callable[[ConfigDict], bool] = _no
+    training_free: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,23 +153,51 @@ class DatasetRecord:
         name: value of `config.data.source`.
         create: (config.data, split, seed=…) → `fusionjax.data.source.Source`.
         reads: fields of `config.data` that it reads beyond those that every data set reads, e.g. ("root", "renderings").
+        check: raises a UserError where the config cannot be: the data set's own rules.
     """
 
     name: str
     create: Callable[..., Any]
     reads: tuple[str, ...] = ("root",)
+    check: Callable[[ConfigDict], None] = _no_rules
 
 
 tasks: Registry[TaskRecord] = Registry(
     "task",
     "task",
-    {},
+    {
+        "classification": "fusionjax.tasks.classification.record:RECORD",
+        "reid": "fusionjax.tasks.reid.record:RECORD",
+        "fusion": "fusionjax.tasks.image_text.records:FUSION",
+        "mvpdr": "fusionjax.tasks.image_text.records:MVPDR",
+        "spectral": "fusionjax.tasks.contrastive.record:RECORD",
+        "trimodal": "fusionjax.tasks.multimodal.records:TRIMODAL",
+        "audiovisual": "fusionjax.tasks.multimodal.records:AUDIOVISUAL",
+        "vqa": "fusionjax.tasks.multimodal.records:VQA",
+    },
     "fusionjax.tasks",
 )
 datasets: Registry[DatasetRecord] = Registry(
     "data set",
     "data.source",
-    {},
+    {
+        "folder": "fusionjax.data.datasets.folder:RECORD",
+        "manifest": "fusionjax.data.datasets.manifest:RECORD",
+        "tfds": "fusionjax.data.datasets.tfds:RECORD",
+        "cub": "fusionjax.data.datasets.cub:RECORD",
+        "cars": "fusionjax.data.datasets.cars:RECORD",
+        "aircraft": "fusionjax.data.datasets.aircraft:RECORD",
+        "openmoji": "fusionjax.data.datasets.openmoji:RECORD",
+        "stamps": "fusionjax.data.datasets.stamps:RECORD",
+        "market1501": "fusionjax.data.datasets.market1501:RECORD",
+        "dukemtmc": "fusionjax.data.datasets.dukemtmc:RECORD",
+        "msmt17": "fusionjax.data.datasets.msmt17:RECORD",
+        "veri776": "fusionjax.data.datasets.veri776:RECORD",
+        "prepared": "fusionjax.data.datasets.prepared:RECORD",
+        "multispectral": "fusionjax.data.datasets.multispectral:RECORD",
+        "openmoji_pair": "fusionjax.data.datasets.openmoji_pair:RECORD",
+        "vqa2": "fusionjax.data.datasets.vqa2:RECORD",
+    },
     "fusionjax.datasets",
 )
 backbones: Registry[Any] = Registry(
@@ -175,24 +220,30 @@ def task(
     sections: Mapping[str, Callable[[], ConfigDict]] | None = None,
     check: Callable[[ConfigDict], None] = _no_rules,
     reads: Callable[[ConfigDict], Sequence[str]] | Sequence[str] = (),
+    **more: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a task's builder, (config, facts) → task; see `TaskRecord` for the arguments."""
+    """Decorator of a task's builder, (config, facts) → task.
+
+    Args:
+        name, sections, check, **more: see `TaskRecord`.
+        reads: as there, or the fields themselves where they are always the same.
+    """
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         fields = reads if callable(reads) else lambda config: tuple(reads)
-        tasks.add(name, TaskRecord(name, build, sections or {}, check, fields))
+        tasks.add(name, TaskRecord(name, build, sections or {}, check, fields, **more))
         return build
 
     return register
 
 
 def dataset(
-    name: str, *, reads: tuple[str, ...] = ("root",)
+    name: str, *, reads: tuple[str, ...] = ("root",), check: Callable[[ConfigDict], None] = _no_rules
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a reader, (config.data, split, seed=…) → source; see `DatasetRecord`."""
 
     def register(create: Callable[..., Any]) -> Callable[..., Any]:
-        datasets.add(name, DatasetRecord(name, create, reads))
+        datasets.add(name, DatasetRecord(name, create, reads, check))
         return create
 
     return register

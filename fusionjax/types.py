@@ -1,4 +1,4 @@
-"""Names and shapes that every room shares.
+"""Types, dimension names and batch keys that the whole package shares.
 
 Dimension glossary, used in every docstring:
 
@@ -8,10 +8,10 @@ Dimension glossary, used in every docstring:
 Batch keys (host side NumPy, device side jax.Array; the leading axis is always B):
 
     image     uint8   (B, h, w, 3)   RGB; normalised on the device by the task
-    features  float   (B, h, w, C)   a frozen trunk's output, in place of `image`
+    features  float   (B, h, w, C)   the output of a frozen backbone, in place of `image`
     label     int32   (B,)           class index; 0 where `valid` is 0
-    valid     float32 (B,)           1 for a real example, 0 for padding or an image that did not decode
-    index     int32   (B,)           position of the example in its source; −1 for padding
+    valid     float32 (B,)           1 for a real example, 0 for a padding example or an image that could not be decoded
+    index     int32   (B,)           position of the example in its source; −1 for a padding example
 """
 
 from collections.abc import Mapping
@@ -32,4 +32,4 @@ Metrics: TypeAlias = Mapping[str, Any]
 """name → clu.metrics.Average, a (sum, count); the value is sum / count, taken once, at the end."""
 
 SAMPLE_RATE = 16_000
-"""Hz: every sound is resampled to it, and every audio encoder reads it."""
+"""Hz: every audio file is resampled to this rate, the input rate of every audio encoder."""

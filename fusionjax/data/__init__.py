@@ -1,1 +1,1 @@
-"""Data: sources by index, decoding, transforms, and the order in which examples reach a run."""
+"""Data: sources of examples by index, decoding, transforms, sampling order and loading."""

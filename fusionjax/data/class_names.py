@@ -1,24 +1,24 @@
-"""Names of classes: how they are compared where they are typed by hand, and how messages list and suggest them."""
+"""Class names: comparison of names that a user typed, and how messages list and suggest them."""
 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
 
 SHOWN = 5
-"""Names that a message lists."""
+"""The number of names that a message lists."""
 
 
 def readable(name: str) -> str:
-    """A class's name as one would write it: "Tomato___Late_blight" → "Tomato: Late blight".
+    """A class name as plain text: "Tomato___Late_blight" → "Tomato: Late blight".
 
-    Three underscores are a colon, one is a space, and white space is one space. Case and everything else stay, so that
-    names which differ in more than their separators stay different.
+    Three underscores become a colon, one becomes a space, and runs of white space become one space. Nothing else changes, so
+    names that differ in more than their separators stay different.
     """
     return re.sub(r"\s*:\s*", ": ", " ".join(name.replace("___", ": ").replace("_", " ").split()))
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" with the known name that is closest, whatever its case and separators; "" if none is close."""
+    """ " (did you mean 'x'?)" with the closest known name, ignoring case and separators; "" if none is close."""
     forms: dict[str, str] = {}
     for k in known:
         forms.setdefault(readable(k).casefold(), k)
@@ -27,7 +27,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Sequence[str], known: Iterable[str] = ()) -> str:
-    """The first few names, quoted, each with a suggestion from `known`, and how many more there are."""
+    """The first `SHOWN` names, quoted, each with a suggestion from `known`, and the number of the others."""
     known = tuple(known)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(f"{name!r}{suggestion(name, known)}" for name in names[:SHOWN]) + more

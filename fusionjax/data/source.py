@@ -1,10 +1,10 @@
-"""What a data set is to the rest of the program: examples by index, with a label and a name each."""
+"""The interface of a data set: examples by index, each with a label and a name."""
 
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,20 +13,25 @@ from fusionjax.errors import UserError
 
 @runtime_checkable
 class Source(Protocol):
-    """A split of a data set, read by index from any thread.
+    """One split of a data set; examples are read by index, from any thread.
 
     Attributes:
-        name: of the data set, for reports.
-        split: the split that this is, e.g. "train".
-        class_names: one name a class; its position is the label.
-        labels: int32 (N,), class indices.
-        names: N strings that tell one example from another, e.g. the path relative to the root.
-        columns: further values by name, each (N,): identity, camera, caption … ; may be empty.
+        name: name of the data set, for reports.
+        split: name of the split, e.g. "train".
+        class_names: one name per class, in the order of the labels.
+        labels: (N,) int32, class indices.
+        names: N strings that identify the examples, e.g. paths relative to the root.
+        columns: further values by name, each (N,): identity, camera, caption …; may be empty.
     """
 
-    name: str
-    split: str
-    class_names: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -40,15 +45,25 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, i: int) -> bytes | np.ndarray:
-        """Example `i`: an encoded image, or RGB uint8 (h, w, 3). May raise OSError or DecodeError."""
+        """Reads one example.
+
+        Args:
+            i: index of the example, 0 to N − 1.
+
+        Returns:
+            An encoded image, RGB uint8 (h, w, 3), or for multispectral sources (h, w, C).
+
+        Raises:
+            OSError, DecodeError: the example cannot be read.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileSource:
-    """A source whose examples are image files; see `Source` for the attributes.
+    """A source of image files; see `Source` for the attributes.
 
-    `names` are paths relative to `root` (an absolute path stands for itself).
+    `names` are paths relative to `root`; absolute paths are allowed.
     """
 
     name: str
@@ -63,24 +78,24 @@ class FileSource:
         return len(self.names)
 
     def file(self, i: int) -> Path | None:
-        """Where example `i` is read from; None for one that has no image."""
+        """The file of example `i`; None for an example without an image."""
         return self.root / self.names[i]
 
     def load(self, i: int) -> bytes | np.ndarray:
-        """The file's bytes, undecoded."""
+        """The encoded bytes of the file of example `i`; raises OSError where it cannot be read."""
         return (self.root / self.names[i]).read_bytes()
 
 
 class ByIdentity:
-    """A source whose classes are its identities, in ascending order, whatever its labels were.
+    """A source whose classes are its identities, in ascending order; the labels of the wrapped source are not used.
 
     Args:
-        source: with the column identity, of whole numbers. Where it has none, as a folder of class folders, a class is an
-            identity; its number is the class's name where that is one, else a checksum of it above 2⁴⁰: a class has the
-            same number in splits with different classes.
+        source: a source with the integer column `identity`. Without this column (a folder of class folders) each class is one
+            identity. Its number is the class name if that is a number, else a checksum of the name above 2⁴⁰, so that a class
+            has the same number in splits with different classes.
 
     Raises:
-        UserError: the column identity is not of whole numbers.
+        UserError: the column `identity` does not hold integers, or two class names have the same checksum.
     """
 
     def __init__(self, source: Source):
@@ -89,7 +104,7 @@ class ByIdentity:
             columns["identity"] = _numbers(source.class_names)[np.asarray(source.labels)]
         if np.asarray(columns["identity"]).dtype.kind not in "iu":
             raise UserError(
-                f"config.data.label='identity': {source.name}'s column identity must be whole numbers"
+                f"config.data.label='identity': {source.name}'s column identity must hold integers"
             )
         self.source, self.name, self.split, self.columns = source, source.name, source.split, columns
         known, labels = np.unique(columns["identity"], return_inverse=True)
@@ -106,7 +121,7 @@ class ByIdentity:
 
 
 def _numbers(names: Sequence[str]) -> np.ndarray:
-    """An int64 for each class name, a function of the name alone."""
+    """(C,) int64, a number for each class name that depends on the name alone."""
 
     def number(name: str) -> int:
         if name.isascii() and name.isdigit() and len(name) < 12 and str(int(name)) == name:
@@ -122,12 +137,12 @@ def _numbers(names: Sequence[str]) -> np.ndarray:
 
 
 class Subset:
-    """The examples of a source at some indices, in that order.
+    """The examples of a source at the given indices, in that order.
 
     Args:
-        source: where the examples come from.
-        indices: integers (M,) into `source`.
-        split: name of the subset; None keeps the source's.
+        source: the wrapped source.
+        indices: (M,) integers, positions in `source`.
+        split: name of the subset; None for the name of the source's split.
     """
 
     def __init__(self, source: Source, indices: np.ndarray, *, split: str | None = None):
@@ -146,7 +161,7 @@ class Subset:
 
     @property
     def names(self) -> Sequence[str]:
-        return [self.source.names[i] for i in self.indices]
+        return [self.source.names[i] for i in self.indices.tolist()]
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
@@ -154,3 +169,13 @@ class Subset:
 
     def load(self, i: int) -> bytes | np.ndarray:
         return self.source.load(int(self.indices[i]))
+
+
+def find_attribute(source: object, name: str) -> Any:
+    """An attribute of a source, else of the source that it wraps (`Subset`, `ByIdentity`); None where none has it."""
+    while source is not None:
+        found = getattr(source, name, None)
+        if found is not None:
+            return found
+        source = getattr(source, "source", None)
+    return None

@@ -1,4 +1,4 @@
-"""A record of the images, or sounds, that could not be read: each is named once, and too many stop the run."""
+"""A record of the images or audio files that could not be read: each is logged once, and too many stop the run."""
 
 import logging
 import threading
@@ -11,10 +11,10 @@ _SHOWN = 3
 
 
 class BadImages:
-    """Unreadable images of one source. Safe to use from many threads.
+    """The unreadable images (or audio files) of one source. Thread-safe.
 
     Args:
-        what: they are, in a message.
+        what: the singular noun for them in messages.
     """
 
     def __init__(self, what: str = "image") -> None:
@@ -23,7 +23,12 @@ class BadImages:
         self._reasons: dict[str, str] = {}
 
     def record(self, name: str, reason: str) -> None:
-        """Remembers an image and logs it, the first time that it is seen."""
+        """Adds a file and logs it; a name that was recorded before is ignored.
+
+        Args:
+            name: of the example or file.
+            reason: why it cannot be read, one line.
+        """
         with self._lock:
             if name in self._reasons:
                 return
@@ -32,40 +37,40 @@ class BadImages:
 
     @property
     def count(self) -> int:
-        """How many different images."""
+        """The number of different names."""
         return len(self._reasons)
 
     @property
     def reasons(self) -> dict[str, str]:
-        """name → what is wrong with it."""
+        """name → reason, in the order in which they were recorded."""
         with self._lock:
             return dict(self._reasons)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order in which they were met."""
+        """The names, in the order in which they were recorded."""
         with self._lock:
             return tuple(self._reasons)
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """ "name (reason)" of the first few."""
+        """ "name (reason)" of the first three."""
         with self._lock:
             return tuple(f"{n} ({r})" for n, r in list(self._reasons.items())[:_SHOWN])
 
     def check(self, epoch_size: int, max_fraction: float) -> None:
-        """Stops the run when too many of an epoch's images are unreadable.
+        """Raises when too large a fraction of the source is unreadable.
 
         Args:
-            epoch_size: images in the source.
-            max_fraction: `data.max_bad_fraction`.
+            epoch_size: number of images in the source.
+            max_fraction: allowed fraction, `data.max_bad_fraction`.
 
         Raises:
-            UserError: the share is exceeded; the first few images and what is wrong with them.
+            UserError: the fraction is exceeded; the message names the first three images and the reasons.
         """
         if self.count > max_fraction * epoch_size:
             raise UserError(
                 f"{self.count} of {epoch_size} {self._what}s are unreadable, more than "
                 f"config.data.max_bad_fraction={max_fraction:g} allows: {'; '.join(self.messages)}"
-                f"{' …' if self.count > _SHOWN else ''}; mend or remove them"
+                f"{' …' if self.count > _SHOWN else ''}; fix or remove them"
             )

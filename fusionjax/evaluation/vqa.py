@@ -95,7 +95,7 @@ def evaluate(
     scores = [soft_accuracy(p, q.answers) for p, q in zip(predicted, questions, strict=True)]
     exact = [answers_lib.normalise(p) == q.answer for p, q in zip(predicted, questions, strict=True)]
     known = None if vocabulary is None else set(vocabulary)
-    answerable = [known is None or not known.isdisjoint(q.spelt) for q in questions]
+    answerable = [known is None or not known.isdisjoint(q.normalised) for q in questions]
     return Result(
         len(questions),
         sum(scores) / len(scores),

@@ -1,131 +1,223 @@
 """The hook that evaluates and saves: where both are due together, so that a checkpoint knows its score."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
+from fusionjax.data.loading.stream import TrainStream
+from fusionjax.data.source import Source
 from fusionjax.evaluation.collect import collect
+from fusionjax.experiment.input_pipeline import ImageFeed
+from fusionjax.tasks.base.class_scorer import Predict
+from fusionjax.tasks.base.protocol import Outputs, Results, Scorer, Variables
 from fusionjax.train import checkpoint, loop, metrics, state
 
+OnScores = Callable[[int, dict[str, float]], None]
+"""Takes the step and the scores of an evaluation."""
 
-class Judge:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What some weights are worth.
+
+    Attributes:
+        scalars: e.g. test/accuracy.
+        results: of the scorer.
+        outputs: predictions by split.
+    """
+
+    scalars: dict[str, float]
+    results: Results
+    outputs: Mapping[str, Outputs]
+
+
+class Evaluate(Protocol):
+    """Variables → their evaluation over every split of `data.eval_splits`."""
+
+    def __call__(self, variables: Variables) -> Evaluation: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """See `Evaluate`.
+
+    Attributes:
+        scorer: of the task.
+        predict: the scorer's, compiled.
+        feed: of batches.
+        sources: by split.
+        mesh: of the devices.
+    """
+
+    scorer: Scorer
+    predict: Predict
+    feed: ImageFeed
+    sources: Mapping[str, Source]
+    mesh: Mesh
+
+    def __call__(self, variables: Variables) -> Evaluation:
+        """All processes take part."""
+        outputs = {
+            split: collect(
+                self.predict,
+                variables,
+                self.feed.evaluation(split),
+                self.mesh,
+                output_names=self.scorer.output_names,
+            )
+            for split in self.sources
+        }
+        results = self.scorer.evaluate(outputs, self.sources)
+        scalars = {name: float(value) for name, value in self.scorer.scalars(results).items()}
+        return Evaluation(scalars, results, outputs)
+
+
+class Saver:
+    """Saves the state and the position in the data together.
+
+    Args:
+        keeper: takes the checkpoints.
+        batches: the training batches, whose position is saved.
+        seconds_before: spent by earlier starts of the run.
+    """
+
+    def __init__(self, keeper: checkpoint.Checkpointer, batches: TrainStream, seconds_before: float):
+        self._keeper, self._batches, self._before = keeper, batches, seconds_before
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since this start of the run."""
+        return time.perf_counter() - self._began
+
+    def save(self, current: state.TrainState, best: float | None = None) -> None:
+        """A checkpoint; `best` is its score where the best is looked for."""
+        step = int(current.step)
+        data = {"iterator": self._batches.get_state(), "step": step, "seconds": self._before + self.seconds}
+        self._keeper.save(step, current, data, best)
+
+    def save_good(self, current: state.TrainState) -> None:
+        """What is kept when a step was not finite: the state that it left as it was, unless that is saved already."""
+        if int(current.step) not in self._keeper.steps():
+            self.save(current)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """After which steps a run evaluates and saves.
+
+    Attributes:
+        steps: of the run.
+        evaluate_every: in steps, not a whole number in general; infinity for never on the way.
+        save_every: in steps.
+        at_end: whether the last step is evaluated here; the run evaluates at the end anyway, what it reports.
+    """
+
+    steps: int
+    evaluate_every: float
+    save_every: int
+    at_end: bool
+
+    @classmethod
+    def of(cls, config: ConfigDict, steps: int, steps_per_epoch: float) -> "Schedule":
+        """The schedule of `config.train`."""
+        c = config.train
+        every = max(1.0, c.eval_every_epochs * steps_per_epoch) if c.eval_every_epochs else math.inf
+        return cls(steps, every, c.checkpoint_every, bool(c.best_metric))
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the weights after so many steps are evaluated."""
+        if step == self.steps:
+            return self.at_end
+        if math.isinf(self.evaluate_every):
+            return False
+        near = round(step / self.evaluate_every)
+        return any(k > 0 and round(self.evaluate_every * k) == step for k in (near - 1, near, near + 1))
+
+    def saves(self, step: int) -> bool:
+        """Whether the state after so many steps is saved, whatever its score."""
+        return step == self.steps or (step > 0 and step % self.save_every == 0)
+
+
+class EvaluationHook:
     """Evaluates every `train.eval_every_epochs`, saves every `train.checkpoint_every` steps and at the end.
 
     Args:
         config: of the run.
-        task: see `fusionjax.tasks`.
-        predict: the task's, compiled.
-        feed: see `fusionjax.experiment.input_pipeline`.
-        sources: evaluation source by split.
-        mesh: of the devices.
-        keeper: takes the checkpoints.
+        scorer: of the task.
+        schedule: when.
+        evaluate: variables → evaluation.
+        saver: takes the states.
         writer: takes the scores, or None on processes that do not write.
-        batches: the training batches, whose position is saved.
         meter: shows a line for every evaluation.
-        steps, steps_per_epoch: of the run.
-        seconds_before: spent by earlier starts of the run.
+        steps_per_epoch: for that line.
         on_scores: called after each evaluation, when all is saved; what it raises ends the run.
-
-    Attributes:
-        outputs: predictions of the last evaluation, by split.
     """
 
     def __init__(
         self,
         config: ConfigDict,
-        task: Any,
-        predict: Callable[..., Any],
-        feed: Any,
-        sources: Mapping[str, Any],
-        mesh: Mesh,
-        keeper: checkpoint.Checkpointer,
-        writer: metrics.Writer | None,
-        batches: Any,
-        meter: loop.Meter,
+        scorer: Scorer,
+        schedule: Schedule,
+        evaluate: Evaluate,
+        saver: Saver,
         *,
-        steps: int,
+        writer: metrics.Writer | None,
+        meter: loop.Meter,
         steps_per_epoch: float,
-        seconds_before: float = 0.0,
-        on_scores: Callable[[int, dict[str, float]], None] | None = None,
+        on_scores: OnScores | None = None,
     ):
-        self.config, self.task, self.predict, self.feed, self.mesh = config, task, predict, feed, mesh
-        self.sources = sources
-        self.keeper, self.writer, self.batches, self.meter = keeper, writer, batches, meter
-        self.steps, self.steps_per_epoch, self.seconds_before = steps, steps_per_epoch, seconds_before
-        self.on_scores = on_scores
-        self.outputs: dict[str, dict[str, np.ndarray]] = {}
-        self._began = time.perf_counter()
-        c = config.train
-        every = max(1.0, c.eval_every_epochs * steps_per_epoch) if c.eval_every_epochs else math.inf
-        # At the end the run evaluates anyway, what it reports; here only where the best is looked for.
-        self._evaluate = {round(every * (i + 1)) for i in range(math.floor(steps / every))} - {steps}
-        self._evaluate |= {steps} if c.best_metric else set()
-        self._save = set(range(c.checkpoint_every, steps, c.checkpoint_every)) | {steps}
+        self._config, self._scorer, self._schedule = config, scorer, schedule
+        self._evaluate, self._saver, self._writer, self._meter = evaluate, saver, writer, meter
+        self._steps_per_epoch, self._on_scores = steps_per_epoch, on_scores
 
     def due(self, step: int) -> bool:
         """See `loop.Hook`."""
-        return step in self._evaluate or step in self._save
+        return self._schedule.evaluates(step) or self._schedule.saves(step)
 
     def run(self, step: int, current: state.TrainState) -> None:
         """See `loop.Hook`."""
-        best = None
-        if step in self._evaluate:
-            scalars, _ = self.evaluate(current.averaged)
-            if self.writer is not None:
-                self.writer.write(step, scalars)
-            best = best_score(self.config, self.task, scalars)
+        best, scalars = None, {}
+        if self._schedule.evaluates(step):
+            scalars = self._evaluate(current.averaged).scalars
+            best = best_score(self._config, self._scorer, scalars)
+            if self._writer is not None:
+                self._writer.write(step, scalars)
             self._show(step, scalars)
-        if step in self._save or best is not None:
-            self.save(current, best)
-        if step in self._evaluate and self.on_scores is not None:
-            self.on_scores(step, scalars)
-
-    def evaluate(self, variables: Any) -> tuple[dict[str, float], dict[str, Any]]:
-        """Scores by name, such as test/accuracy, and the full results by split and branch."""
-        for split in self.config.data.eval_splits:
-            self.outputs[split] = collect(
-                self.predict, variables, self.feed.evaluation(split), self.mesh, output_names=self.task.keep
-            )
-        results = self.task.evaluate(self.outputs, self.sources)
-        return {name: float(value) for name, value in self.task.scalars(results).items()}, results
-
-    def save(self, current: state.TrainState, best: float | None = None) -> None:
-        """A checkpoint of the state and of the position in the data."""
-        step = int(current.step)
-        seconds = self.seconds_before + time.perf_counter() - self._began
-        data = {"iterator": self.batches.get_state(), "step": step, "seconds": seconds}
-        self.keeper.save(step, current, data, best)
-
-    def save_good(self, current: state.TrainState) -> None:
-        """What is kept when a step was not finite: the state that it left as it was, unless that is saved already."""
-        if int(current.step) not in self.keeper.steps():
-            self.save(current)
+        if self._schedule.saves(step) or best is not None:
+            self._saver.save(current, best)
+        if scalars and self._on_scores is not None:
+            self._on_scores(step, scalars)
 
     def _show(self, step: int, scalars: dict[str, float]) -> None:
         shown = ", ".join(
-            f"{k} {100 * v:.1f} %" for k, v in scalars.items() if k.split("/")[1] in self.task.shown
+            f"{k} {100 * v:.1f} %" for k, v in scalars.items() if k.split("/")[1] in self._scorer.shown
         )
-        loss = self.meter.last.get("train/loss")
-        text = f"epoch {step / self.steps_per_epoch:.1f}, step {step}/{self.steps}: {f'loss {loss:.3f}, ' if loss else ''}"
-        self.meter.note(f"{text}{shown}, {time.perf_counter() - self._began:.0f} s")
+        loss = self._meter.last.get("train/loss")
+        where = f"epoch {step / self._steps_per_epoch:.1f}, step {step}/{self._schedule.steps}"
+        self._meter.note(
+            f"{where}: {f'loss {loss:.3f}, ' if loss else ''}{shown}, {self._saver.seconds:.0f} s"
+        )
 
 
-def best_score(config: ConfigDict, task: Any, scalars: dict[str, float]) -> float | None:
+def best_score(config: ConfigDict, scorer: Scorer, scalars: Mapping[str, float]) -> float | None:
     """What the best checkpoint has most of: `train.best_metric`, negated where the lowest is best; None without one."""
     name = config.train.best_metric
     if not name:
         return None
-    return -scalars[name] if name.partition("/")[2] in task.lower_is_better else scalars[name]
+    return -scalars[name] if name.partition("/")[2] in scorer.lower_is_better else scalars[name]
 
 
-def check_best_metric(config: ConfigDict, task: Any) -> None:
+def check_best_metric(config: ConfigDict, scorer: Scorer) -> None:
     """A UserError where `train.best_metric` is no score of the task."""
     metric = config.train.best_metric.partition("/")[2]
-    if metric and metric not in task.score_names:
-        raise impossible(config, "train.best_metric", f"this task's scores are {', '.join(task.score_names)}")
+    if metric and metric not in scorer.score_names:
+        raise impossible(
+            config, "train.best_metric", f"this task's scores are {', '.join(scorer.score_names)}"
+        )

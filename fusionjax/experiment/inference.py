@@ -5,23 +5,26 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from fusionjax import tasks
 from fusionjax.data import datasets
 from fusionjax.data.image import transforms
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.loading import pipeline
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading.auxiliary import Auxiliary
+from fusionjax.data.source import Source
 from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
 from fusionjax.experiment import workdir
 from fusionjax.interpret.maps import Example
+from fusionjax.tasks.base.protocol import Facts, Results, Task, Variables
 from fusionjax.train import checkpoint, optim, state
 
 log = logging.getLogger(__name__)
@@ -77,8 +80,8 @@ def load(folder: str | Path) -> "Run":
     config = workdir.config_of(content)
     if not content.get("class_names"):
         raise UserError(f"{folder / 'config.json'} lists no class names; train again in another --workdir")
-    task = tasks.create(config, content["class_names"])
-    if content.get("tokenizer", "") not in ("", task.facts().get("tokenizer")):
+    task = tasks.create(config, Facts(tuple(content["class_names"])))
+    if content.get("tokenizer", "") not in ("", task.inputs.fingerprint().get("tokenizer")):
         raise UserError(
             f"{folder}: the tokenizer of config.text.encoder={config.text.encoder!r} is not the one that it was trained with"
         )
@@ -105,10 +108,10 @@ def load(folder: str | Path) -> "Run":
     return Run(folder, config, task, mesh, current.averaged, step)
 
 
-def _state(task: Any, config: Any, key: jax.Array) -> state.TrainState:
-    variables = task.init(key)
+def _state(task: Task, config: ConfigDict, key: jax.Array) -> state.TrainState:
+    variables = task.model.init(key)
     optimizer = optim.create(
-        config.optim, variables["params"], steps=1, steps_per_epoch=1, frozen=task.frozen
+        config.optim, variables["params"], steps=1, steps_per_epoch=1, frozen=task.model.frozen
     )
     return state.create(variables, optimizer, ema=config.optim.ema_decay > 0)
 
@@ -119,15 +122,17 @@ class Run:
     Attributes:
         folder: the workdir.
         config: of the run.
-        task: see `fusionjax.tasks`; `task.module` is the linen module, `task.class_names` its classes.
-        variables: the weights, for `task.module.apply`.
+        task: see `fusionjax.tasks.base.protocol`; `task.model.module` is the linen module, `task.class_names` its classes.
+        variables: the weights, for `task.model.module.apply`.
         step: of the checkpoint that they come from.
     """
 
-    def __init__(self, folder: Path, config: Any, task: Any, mesh: Any, variables: Any, step: int):
+    def __init__(
+        self, folder: Path, config: ConfigDict, task: Task, mesh: Mesh, variables: Variables, step: int
+    ):
         self.folder, self.config, self.task, self.mesh = folder, config, task, mesh
         self.variables, self.step = variables, step
-        self.compiled = jax.jit(task.predict)
+        self.compiled = jax.jit(task.scorer.predict)
         self.bad = BadImages()
 
     def embed(self, images: Sequence[Image], *, cameras: Sequence[int] | None = None) -> np.ndarray:
@@ -143,7 +148,7 @@ class Run:
         Raises:
             UserError: an image that is missing or does not decode, a run that classifies.
         """
-        if "embedding" not in self.task.keep:
+        if "embedding" not in self.task.scorer.output_names:
             raise UserError(f"{self.folder} is a run of {self.config.task}: embed() is for re-identification")
         _, _, out = self._apply(images, keep=("embedding",), cameras=cameras)
         return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
@@ -168,25 +173,25 @@ class Run:
             UserError: an image or a sound that is missing or does not decode, texts that are missing or too many, a run of
                 re-identification.
         """
-        if "embedding" in self.task.keep:
+        if "embedding" in self.task.scorer.output_names:
             raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
-        if self.config.task == "spectral":
+        if "embedding/" in self.task.scorer.output_names:
             raise UserError(
                 f"{self.folder} learned no classes; its embeddings are in embeddings/, its encoders in towers/"
             )
-        if self.task.reads_text and (texts is None or len(texts) != len(images)):
+        if self.task.inputs.reads_text and (texts is None or len(texts) != len(images)):
             raise UserError(
                 f"{self.folder} reads a text of each image: give {len(images)}, one an image, as texts"
             )
-        if texts is not None and not self.task.reads_text:
+        if texts is not None and not self.task.inputs.reads_text:
             raise UserError(f"{self.folder} reads no text of an image: leave texts out")
-        if sounds is not None and not self.task.reads_sound:
+        if sounds is not None and not self.task.inputs.reads_sound:
             raise UserError(f"{self.folder} hears nothing: leave sounds out")
         if sounds is not None and len(sounds) != len(images):
             raise UserError(f"{self.folder}: give {len(images)} sounds, one an image, an empty one for none")
-        if sounds is None and self.task.reads_sound and images:
+        if sounds is None and self.task.inputs.reads_sound and images:
             log.warning("the model hears and no sound is given: it answers as without")
-        extra = self.task.given(texts, self.variables, sounds) if images else None
+        extra = self.task.inputs.from_user(self.variables, texts=texts, sounds=sounds) if images else None
         names, pixels, out = self._apply(
             images, keep=("probabilities/combined", "rollout", "selected"), extra=extra
         )
@@ -200,7 +205,7 @@ class Run:
                     image=pixels[i],
                     classes=tuple(self.task.class_names[k] for k in order),
                     probabilities=p[order],
-                    rollout=out["rollout"][i].reshape(self.task.grid) if "rollout" in out else None,
+                    rollout=out["rollout"][i].reshape(self.task.model.grid) if "rollout" in out else None,
                     selected=out["selected"][i] if "selected" in out else None,
                 )
             )
@@ -212,7 +217,7 @@ class Run:
         *,
         keep: tuple[str, ...],
         cameras: Sequence[int] | None = None,
-        extra: Extra | None = None,
+        extra: Auxiliary | None = None,
     ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
         """Names, the pixels that the model saw, and the outputs that `keep` names."""
         n = self.config.model.cameras
@@ -236,7 +241,7 @@ class Run:
             carried={
                 name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
             },
-            extra=extra,
+            auxiliary=extra,
         )
         return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, output_names=keep)
 
@@ -244,20 +249,49 @@ class Run:
         """The maps of one image: `.rollout`, `.selected`."""
         return self.predict([image])[0]
 
+    def source(self, split: str) -> Source:
+        """A split of the run's data set.
+
+        Raises:
+            UserError: its classes are not those of the run, where they must be.
+        """
+        found = datasets.create(self.config.data, split, seed=self.config.seed)
+        if self.task.scorer.closed_set and tuple(found.class_names) != tuple(self.task.class_names):
+            raise UserError(
+                f"the data set's classes are not those of {self.folder}: {_first_difference(self, found)}"
+            )
+        return found
+
     def outputs(
         self, split: str, *, keep: tuple[str, ...] | None = None
-    ) -> tuple[Any, dict[str, np.ndarray]]:
-        """The source of a split, and `task.predict`'s outputs over all of it.
+    ) -> tuple[Source, dict[str, np.ndarray]]:
+        """The source of a split, and `task.scorer.predict`'s outputs over all of it.
 
         Args:
             split: of the run's data set.
             keep: prefixes of the outputs' names; None for those that are scored.
         """
-        source = datasets.create(self.config.data, split, seed=self.config.seed)
-        if self.task.closed_set and tuple(source.class_names) != tuple(self.task.class_names):
-            raise UserError(
-                f"the data set's classes are not those of {self.folder}: {_first_difference(self, source)}"
-            )
+        source = self.source(split)
+        return source, self._outputs(self.task, split, source, keep)
+
+    def evaluate(self, splits: Sequence[str] | None = None) -> Results:
+        """The task's results, computed anew from the images; `task.scorer.scalars` makes numbers of them.
+
+        What must be known before any score, such as a text that leaks the label, is logged as a warning.
+
+        Args:
+            splits: None for those of the config.
+        """
+        sources = {split: self.source(split) for split in (splits or self.config.data.eval_splits)}
+        task = tasks.create(self.config, Facts(self.task.class_names, evaluation=sources))
+        outputs = {split: self._outputs(task, split, source) for split, source in sources.items()}
+        for line in task.inputs.warnings():
+            log.warning(line)
+        return task.scorer.evaluate(outputs, sources)
+
+    def _outputs(
+        self, task: Task, split: str, source: Source, keep: tuple[str, ...] | None = None
+    ) -> dict[str, np.ndarray]:
         batches = pipeline.eval_batches(
             source,
             self.config.data,
@@ -265,25 +299,13 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             bad=self.bad,
-            extra=self.task.extras({split: source}, self.variables).get(split),
+            auxiliary=task.inputs.prepare(f"eval/{split}", source, self.variables),
         )
-        return source, collect(
-            self.compiled, self.variables, batches, self.mesh, output_names=keep or self.task.keep
-        )
-
-    def evaluate(self, splits: Sequence[str] | None = None) -> dict[str, Any]:
-        """The task's results, computed anew from the images; `task.scalars` makes numbers of them.
-
-        Args:
-            splits: None for those of the config.
-        """
-        found = {split: self.outputs(split) for split in (splits or self.config.data.eval_splits)}
-        return self.task.evaluate(
-            {s: o for s, (_, o) in found.items()}, {s: x for s, (x, _) in found.items()}
-        )
+        names = keep or task.scorer.output_names
+        return collect(self.compiled, self.variables, batches, self.mesh, output_names=names)
 
 
-def _first_difference(run: Run, source: Any) -> str:
+def _first_difference(run: Run, source: Source) -> str:
     for a, b in zip(run.task.class_names, source.class_names, strict=False):
         if a != b:
             return f"{b!r} where the run has {a!r}"

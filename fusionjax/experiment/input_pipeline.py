@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.feature_cache import batches
 from fusionjax.data.feature_cache import store as cache
 from fusionjax.data.loading import pipeline
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.loading.stream import FiniteBatches, TrainStream
 from fusionjax.data.sampling import identity_batches
 from fusionjax.data.source import Source
@@ -27,7 +27,7 @@ class ImageFeed:
         train: training source.
         evaluation: source by split.
         mesh: of the devices; evaluation batches are rounded up to share evenly.
-        extras: what travels beside the images, by the names of `bad`.
+        extras: what travels beside the images, by the names of `bad`; None for nothing.
 
     Attributes:
         bad: unreadable images by split; "train" is the training source's.
@@ -36,7 +36,7 @@ class ImageFeed:
 
     def __init__(
         self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh,
-        extras: Mapping[str, Extra] = MappingProxyType({}),
+        extras: Mapping[str, Auxiliary | None] = MappingProxyType({}),
     ):  # fmt: skip
         self.extras, self.mesh = extras, mesh
         self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
@@ -53,7 +53,7 @@ class ImageFeed:
             batch_size=c.train.batch_size,
             bad=self.bad["train"],
             order=train_order(self.sources["train"], c),
-            extra=self.extras.get("train"),
+            auxiliary=self.extras.get("train"),
             **_share(),
         )
 
@@ -62,7 +62,7 @@ class ImageFeed:
         c, name = self.config, f"eval/{split}"
         return pipeline.eval_batches(
             self.sources[name], c.data, batch_size=self.eval_batch, bad=self.bad[name],
-            extra=self.extras.get(name), **_share(),
+            auxiliary=self.extras.get(name), **_share(),
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
@@ -86,7 +86,7 @@ class FeatureFeed(ImageFeed):
         say: takes lines of progress.
 
     Attributes:
-        cached: `data.cache.Cached` by the names of `bad`.
+        cached: `data.cache.CachedFeatures` by the names of `bad`.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class FeatureFeed(ImageFeed):
         encode: Callable[[Any], Any],
         weights: str,
         say: Callable[[str], None],
-        extras: Mapping[str, Extra] = MappingProxyType({}),
+        extras: Mapping[str, Auxiliary | None] = MappingProxyType({}),
     ):
         super().__init__(config, train, evaluation, mesh=mesh, extras=extras)
-        self.cached: dict[str, cache.Cached] = {}
+        self.cached: dict[str, cache.CachedFeatures] = {}
         for name, source in self.sources.items():
             store = cache.FeatureCache(
                 folder,
@@ -126,7 +126,7 @@ class FeatureFeed(ImageFeed):
             seed=c.seed,
             batch_size=c.train.batch_size,
             order=train_order(self.sources["train"], c),
-            extra=self.extras.get("train"),
+            auxiliary=self.extras.get("train"),
             **_share(),
         )
 
@@ -138,7 +138,7 @@ class FeatureFeed(ImageFeed):
             part.labels,
             valid=part.valid[0],
             batch_size=self.eval_batch,
-            extra=self.extras.get(f"eval/{split}"),
+            auxiliary=self.extras.get(f"eval/{split}"),
             **_share(),
         )
 

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.image import transforms
-from fusionjax.data.loading import pipeline
-from fusionjax.data.loading.auxiliary import Extra
+from fusionjax.data.loading import pipeline, stream
+from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.source import Source
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.collect import collect
@@ -20,24 +21,30 @@ from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import workdir
 from fusionjax.interpret import report
 from fusionjax.interpret.maps import Example
+from fusionjax.tasks.base.class_scorer import Predict
+from fusionjax.tasks.base.protocol import ReportFields, Scorer, Shown, Variables
 from fusionjax.train import metrics
 
 _PROBE = 64
 
 
 def probe(
-    task: Any, train: Cached, test: Cached, source: Source, pool: Callable[[np.ndarray], Any]
+    scorer: Scorer,
+    train: CachedFeatures,
+    test: CachedFeatures,
+    source: Source,
+    pool: Callable[[np.ndarray], jax.Array],
 ) -> list[Baseline]:
     """What the pretrained network's features are worth by themselves: the task's reference on their mean over the grid.
 
     Args:
-        task: see `fusionjax.tasks`.
+        scorer: of the task.
         train, test: pass 0 of each, the images as they are, is used.
         source: of `test`.
         pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
     """
 
-    def rows(part: Cached) -> tuple[np.ndarray, np.ndarray]:
+    def rows(part: CachedFeatures) -> tuple[np.ndarray, np.ndarray]:
         maps = part.features[0]
         pooled = [
             np.asarray(pool(_padded(maps[i : i + _PROBE])))[: len(maps) - i]
@@ -47,7 +54,7 @@ def probe(
         return np.concatenate(pooled)[good], good
 
     (x, kept), (y, chosen) = rows(train), rows(test)
-    return task.probe(x, train.labels[kept], y, chosen, source)
+    return scorer.probe(x, train.labels[kept], y, chosen, source)
 
 
 def _padded(maps: np.ndarray) -> np.ndarray:
@@ -55,13 +62,22 @@ def _padded(maps: np.ndarray) -> np.ndarray:
     return np.concatenate([maps, np.zeros((_PROBE - len(maps), *maps.shape[1:]), maps.dtype)])
 
 
-Shown = tuple[Example, int, dict[str, np.ndarray]]
-"""An example, its index in the source, and its row of what was kept."""
+JOINED = ("headline", "tables", "figures")
+"""Fields of the page that several sections may add to."""
+
+
+def join(sections: Sequence[ReportFields]) -> ReportFields:
+    """The fields of all sections: lists one after another, of other fields the last."""
+    found: ReportFields = {}
+    for fields in sections:
+        lists = {name: [*found.get(name, ()), *fields[name]] for name in JOINED if name in fields}
+        found |= {**fields, **lists}
+    return found
 
 
 def examples(
-    predict: Any, variables: Any, source: Source, data: Any, outputs: Mapping[str, np.ndarray], mesh: Mesh,
-    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Extra | None = None,
+    predict: Predict, variables: Variables, source: Source, data: ConfigDict, outputs: Mapping[str, np.ndarray], mesh: Mesh,
+    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Auxiliary | None = None,
 ) -> tuple[list[Shown], list[Shown]]:  # fmt: skip
     """The right and the wrong answers given with the most confidence, with their maps.
 
@@ -94,7 +110,7 @@ def examples(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
-        extra=extra and _At(extra, index),
+        auxiliary=extra and _At(extra, index),
     )
     maps = collect(predict, variables, batches, mesh, output_names=keep)
     made = [
@@ -147,18 +163,18 @@ def write(
     )
 
 
-def count_parameters(variables: Any) -> int:
+def count_parameters(variables: Variables) -> int:
     """Numbers in "params"."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 class _At:
-    """An `Extra` of some chosen examples: row k is that of index[k]."""
+    """An `Auxiliary` of some chosen examples: row k is that of index[k]."""
 
-    def __init__(self, extra: Extra, index: np.ndarray):
-        self._extra, self._index, self.padding = extra, index, extra.padding
+    def __init__(self, extra: Auxiliary, index: np.ndarray):
+        self._extra, self._index, self.padding_example = extra, index, extra.padding_example
 
-    def row(self, index: int, epoch: int | None, repeat: int = 0) -> dict[str, np.ndarray]:
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> stream.Example:
         return self._extra.row(int(self._index[index]), epoch, repeat)
 
 

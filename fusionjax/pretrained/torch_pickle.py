@@ -1,18 +1,17 @@
 """Reads the pickle inside a torch checkpoint without running it.
 
-Python's own unpickler calls whatever the file names. This one is a small machine over `pickletools.genops`
-that knows data opcodes, a table of names that stand for inert constructors, and nothing else: a name outside
-the table ends the reading before anything is called. Only plain scalars can be keys of a dict, so no nested
-value is ever hashed.
+Python's own unpickler calls whatever the file names. This reader is a small stack machine over `pickletools.genops` that only
+supports data opcodes and a table of names with inert constructors: a name outside of the table raises before anything is
+called. Only scalars can be keys of a dict, so no nested value is ever hashed.
 """
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fusionjax.errors import UserError
 
-Constructor = Callable[..., Any]
+Constructor = Callable[..., object]
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
@@ -34,15 +33,15 @@ _MARK = object()
 
 
 class Refused(UserError):
-    """The file names something that reading tensors does not need."""
+    """The file names a global that is not needed for reading tensors."""
 
 
 class Malformed(ValueError):
-    """The bytes are not a pickle that torch writes."""
+    """The bytes are not a pickle as torch writes it."""
 
 
 class _Name:
-    """An allowed global: REDUCE runs its constructor; as a value (a storage type, a dtype) it is a name."""
+    """An allowed global: REDUCE calls its constructor; as a value (a storage type, a dtype) it only has a name."""
 
     __slots__ = ("make", "path")
 
@@ -51,7 +50,7 @@ class _Name:
         self.make = make
 
 
-def name_of(value: Any) -> str | None:
+def name_of(value: object) -> str | None:
     """The dotted path of an allowed global that appears as a value, else None."""
     return value.path if isinstance(value, _Name) else None
 
@@ -59,37 +58,35 @@ def name_of(value: Any) -> str | None:
 def load(
     stream: BinaryIO,
     names: Mapping[str, Constructor | None],
-    persistent: Callable[[Any], Any] | None = None,
-) -> Any:
-    """Reads one pickle from where the stream stands and leaves the stream after its end.
+    persistent: Callable[[object], object] | None = None,
+) -> object:
+    """Reads one pickle at the current position of the stream, which is then positioned after it.
 
     Args:
-        stream: has read, readline and tell, and returns fewer bytes at the end instead of allocating (BytesIO
-          does).
-        names: dotted path of every allowed global → the inert function that REDUCE calls, or None for a mere
-          name.
-        persistent: turns a persistent id into a value.
+        stream: has read, readline and tell, and returns fewer bytes at the end instead of allocating, as BytesIO does.
+        names: dotted path of every allowed global → the inert function that REDUCE calls, or None for a name only.
+        persistent: persistent id → value; None where none is allowed.
 
     Returns:
-        The object: None, numbers, strings, bytes, tuples, lists (sets too), dicts, and what the constructors
-          return.
+        The object: None, numbers, strings, bytes, tuples, lists (also for sets), dicts, and results of the constructors.
 
     Raises:
         Refused: the pickle names a global outside `names`; the message holds the name.
-        Malformed: anything else that is wrong; ValueError, IndexError and TypeError may come from pickletools
-          too.
+        Malformed: the pickle is damaged; ValueError, IndexError and TypeError of pickletools are also possible.
     """
     return _Machine(names, persistent).run(stream)
 
 
 class _Machine:
-    def __init__(self, names: Mapping[str, Constructor | None], persistent: Callable[[Any], Any] | None):
+    def __init__(
+        self, names: Mapping[str, Constructor | None], persistent: Callable[[object], object] | None
+    ):
         self.names = names
         self.persistent = persistent
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self.memo: dict[object, object] = {}
 
-    def run(self, stream: BinaryIO) -> Any:
+    def run(self, stream: BinaryIO) -> object:
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name == "STOP":
@@ -113,17 +110,17 @@ class _Machine:
                 handler(argument)
         raise Malformed("no end")
 
-    def top(self) -> Any:
+    def top(self) -> object:
         if not self.stack or self.stack[-1] is _MARK:
             raise Malformed("stack underflow")
         return self.stack[-1]
 
-    def pop(self) -> Any:
+    def pop(self) -> object:
         value = self.top()
         self.stack.pop()
         return value
 
-    def pop_to_mark(self) -> list[Any]:
+    def pop_to_mark(self) -> list[object]:
         items = []
         while self.stack and self.stack[-1] is not _MARK:
             items.append(self.stack.pop())
@@ -132,21 +129,22 @@ class _Machine:
         self.stack.pop()
         return items[::-1]
 
-    def pop_many(self, count: int) -> list[Any]:
+    def pop_many(self, count: int) -> list[object]:
         return [self.pop() for _ in range(count)][::-1]
 
-    def extend(self, items: list[Any]) -> None:
-        if type(self.top()) is not list:
-            raise Malformed("items for something that is no list")
-        self.top().extend(items)
+    def extend(self, items: list[object]) -> None:
+        target = self.top()
+        if type(target) is not list:
+            raise Malformed("items for a value that is not a list")
+        target.extend(items)
 
-    def update(self, items: list[Any]) -> None:
+    def update(self, items: list[object]) -> None:
         target = self.top()
         if type(target) is not dict or len(items) % 2:
-            raise Malformed("items for something that is no dict")
+            raise Malformed("items for a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, _KEYS):
-                raise Malformed("a dict key that is no plain scalar")
+                raise Malformed("a dict key that is not a scalar")
             target[key] = value
 
     def find(self, path: str) -> None:
@@ -154,54 +152,54 @@ class _Machine:
             raise Refused(f"refuses to run {path[:200]!s}")
         self.stack.append(_Name(path, self.names[path]))
 
-    def op_mark(self, _: Any) -> None:
+    def op_mark(self, _: object) -> None:
         self.stack.append(_MARK)
 
-    def op_pop(self, _: Any) -> None:
+    def op_pop(self, _: object) -> None:
         if not self.stack:
             raise Malformed("stack underflow")
         self.stack.pop()
 
-    def op_pop_mark(self, _: Any) -> None:
+    def op_pop_mark(self, _: object) -> None:
         self.pop_to_mark()
 
-    def op_dup(self, _: Any) -> None:
+    def op_dup(self, _: object) -> None:
         self.stack.append(self.top())
 
-    def op_tuple(self, _: Any) -> None:
+    def op_tuple(self, _: object) -> None:
         self.stack.append(tuple(self.pop_to_mark()))
 
-    def op_tuple1(self, _: Any) -> None:
+    def op_tuple1(self, _: object) -> None:
         self.stack.append(tuple(self.pop_many(1)))
 
-    def op_tuple2(self, _: Any) -> None:
+    def op_tuple2(self, _: object) -> None:
         self.stack.append(tuple(self.pop_many(2)))
 
-    def op_tuple3(self, _: Any) -> None:
+    def op_tuple3(self, _: object) -> None:
         self.stack.append(tuple(self.pop_many(3)))
 
-    def op_list(self, _: Any) -> None:
+    def op_list(self, _: object) -> None:
         self.stack.append(self.pop_to_mark())
 
     op_frozenset = op_list
 
-    def op_append(self, _: Any) -> None:
+    def op_append(self, _: object) -> None:
         self.extend(self.pop_many(1))
 
-    def op_appends(self, _: Any) -> None:
+    def op_appends(self, _: object) -> None:
         self.extend(self.pop_to_mark())
 
     op_additems = op_appends
 
-    def op_dict(self, _: Any) -> None:
+    def op_dict(self, _: object) -> None:
         items = self.pop_to_mark()
         self.stack.append({})
         self.update(items)
 
-    def op_setitem(self, _: Any) -> None:
+    def op_setitem(self, _: object) -> None:
         self.update(self.pop_many(2))
 
-    def op_setitems(self, _: Any) -> None:
+    def op_setitems(self, _: object) -> None:
         self.update(self.pop_to_mark())
 
     def op_global(self, argument: str) -> None:
@@ -211,26 +209,26 @@ class _Machine:
         # No object that torch writes needs it, so even an allowed name is refused.
         raise Refused(f"refuses to run {argument.replace(' ', '.', 1)[:200]}")
 
-    def op_stack_global(self, _: Any) -> None:
+    def op_stack_global(self, _: object) -> None:
         module, name = self.pop_many(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Malformed("a global whose name is no text")
+            raise Malformed("a global whose name is not a text")
         self.find(f"{module}.{name}")
 
-    def op_reduce(self, _: Any) -> None:
+    def op_reduce(self, _: object) -> None:
         function, arguments = self.pop_many(2)
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise Malformed("a call of something that is no function")
+            raise Malformed("a call of a value that is not a function")
         if function.make is None:
             raise Refused(f"refuses to run {function.path}")
         self.stack.append(function.make(*arguments))
 
-    def op_build(self, _: Any) -> None:
+    def op_build(self, _: object) -> None:
         # The state of an OrderedDict (torch's _metadata) or of a tensor subclass: nothing here needs it.
         self.pop()
         self.top()
 
-    def op_binpersid(self, _: Any) -> None:
+    def op_binpersid(self, _: object) -> None:
         if self.persistent is None:
             raise Malformed("a storage outside the tensors' pickle")
         self.stack.append(self.persistent(self.pop()))

@@ -31,8 +31,9 @@ from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
-from fusionjax.studies import leaderboard
+from fusionjax.studies import leaderboard, locks
 from fusionjax.studies import search_space as sweeping
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train.loop import Diverged
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -105,9 +106,9 @@ class Sweep:
         if base.data.cache.enabled and not base.data.cache.folder:
             shared["data.cache.folder"] = str(Path(folder) / "features")  # a frozen encoder runs once a sweep
         self.base = sweeping.fill(base, shared)
-        task = tasks.create(self.base, ["a", "b"])
-        check_best_metric(self.base, task)
-        lowest = self.metric.partition("/")[2] in task.lower_is_better
+        scorer = tasks.create(self.base, Facts(("a", "b"))).scorer
+        check_best_metric(self.base, scorer)
+        lowest = self.metric.partition("/")[2] in scorer.lower_is_better
         self.direction: Literal["minimize", "maximize"] = "minimize" if lowest else "maximize"
         if pruner and not base.train.eval_every_epochs:
             raise UserError(
@@ -191,10 +192,10 @@ class Sweep:
             ) from None
 
     def _journal(self) -> optuna.storages.JournalStorage:
-        path, lock = self.folder / "journal.jsonl", _Flock(self.folder / ".journal.lock")
+        path, lock = self.folder / "journal.jsonl", locks.JournalLock(self.folder / ".journal.lock")
         lock.acquire()
         try:
-            _drop_half_a_line(path)
+            locks.drop_half_a_line(path)
         finally:
             lock.release()
         try:
@@ -250,7 +251,7 @@ class Sweep:
         with self._locked():
             known = self.study.get_trials(deepcopy=False)
             for left in (t for t in known if t.state == TrialState.RUNNING):
-                held = _hold(self.folder_of(left.number))
+                held = locks.hold(self.folder_of(left.number))
                 if held is not None:
                     self.study.sampler = self._sampler(left.number)
                     # Optuna has no public way to take up a trial that runs.
@@ -260,7 +261,7 @@ class Sweep:
                 return None
             self.study.sampler = self._sampler(len(known))
             trial = self.study.ask()
-            held = _hold(self.folder_of(trial.number))
+            held = locks.hold(self.folder_of(trial.number))
             if held is None:
                 raise UserError(f"{self.folder_of(trial.number)} is in use by another sweep")
             return trial, self.space.suggest(trial), held
@@ -376,43 +377,6 @@ class _Grid(optuna.samplers.BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         return self._points[trial.number][param_name]
-
-
-class _Flock:
-    """The journal's lock. The kernel releases it when its process ends; Optuna's own locks persist for half a minute."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-
-    def acquire(self) -> bool:
-        self._file = self._path.open("ab")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _hold(folder: Path) -> IO[bytes] | None:
-    """Locks a trial until the file is closed or the process ends; None if another worker holds the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    claim = (folder / ".claim").open("ab")
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        claim.close()
-        return None
-    return claim
-
-
-def _drop_half_a_line(path: Path) -> None:
-    """Removes an incomplete last line, left by a worker that died while writing, which would corrupt the next line."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
 
 
 def _say(text: str) -> None:

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from fusionjax.errors import UserError
 from fusionjax.train import metrics as metrics_lib
 from fusionjax.train.state import TrainState
+from fusionjax.train.step import TrainStep
 from fusionjax.types import Metrics, PyTree
 
 Batch = dict[str, np.ndarray]
-TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
 class Hook(Protocol):

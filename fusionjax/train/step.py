@@ -19,6 +19,10 @@ Gradient = tuple[tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]], PyTree]
 """What `jax.value_and_grad` of a `Loss` returns: (loss, (metrics, new collections)), gradient."""
 
 
+TrainStep = Callable[..., tuple[TrainState, dict[str, clu_metrics.Average]]]
+"""(state, batch[, seed]) → (state, metrics)."""
+
+
 def make(
     loss: Loss,
     optimizer: Optimizer,
@@ -28,7 +32,7 @@ def make(
     shards: int = 1,
     ema_decay: float = 0.0,
     norms: Mapping[str, str] = MappingProxyType({}),
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, clu_metrics.Average]]]:
+) -> TrainStep:
     """Builds `train_step(state, batch) → (state, metrics)`.
 
     Args:

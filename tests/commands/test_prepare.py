@@ -33,7 +33,7 @@ def test_the_command(tmp_path):
     before = snapshot(out)
     again = run("market1501", f"--out={out}")
     assert "is finished: market1501, images: 10 train, 2 query, 7 gallery, files: 3" in again.stdout
-    assert "is whole" in run(f"--out={out}", "--verify").stdout
+    assert "is complete" in run(f"--out={out}", "--verify").stdout
     assert snapshot(out) == before
     trees.jpeg(root / "query" / "0004_c2s1_000003_00.jpg")
     run(*data_set, f"--out={out}", "--overwrite")
@@ -66,12 +66,12 @@ def market(tmp_path_factory) -> dict[str, Path]:
         (["cub", "--root=x", "--shards=0"], "shards"),
         (
             ["market1501", "--out={out}", "--root=/elsewhere"],
-            "was prepared with root=.*, and asked is '/elsewhere'",
+            "was prepared with root=.*, not '/elsewhere'",
         ),
-        (["folder", "--out={out}"], "was prepared with source='market1501', and asked is 'folder'"),
+        (["folder", "--out={out}"], "was prepared with source='market1501', not 'folder'"),
         (
             ["market1501", "--out={out}", "--shards=2"],
-            "was prepared with shards=1, and asked is 2; name another",
+            "was prepared with shards=1, not 2; name another",
         ),
         (["market1501", "--root={root}"], "expected 12,936, found 10; .* .--check_counts=False accepts it"),
     ],

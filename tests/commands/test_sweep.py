@@ -36,7 +36,8 @@ def fake(monkeypatch):
 
 WORKER = """
 import fcntl, os, pathlib, sys, time
-from fusionjax import cli, sweep, trials
+from fusionjax import cli, sweep
+from fusionjax.studies import search
 
 class Run:
     steps, steps_per_epoch = 4, 1.0
@@ -59,7 +60,7 @@ class Run:
                 on_scores(step, {"val/accuracy": -rate})
         return {"val/accuracy": -rate, "step": 4, "seconds": 1.0}
 
-trials.prepare = Run
+search.prepare = Run
 gate = pathlib.Path(os.environ["GATE"])
 (gate / f"ready_{os.getpid()}").touch()
 while not (gate / "go").exists():

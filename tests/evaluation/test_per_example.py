@@ -6,7 +6,7 @@ import pytest
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
 from fusionjax.evaluation import per_example, reid
-from fusionjax.tasks.reid.task import ReIdentification, Result
+from fusionjax.tasks.reid.scorer import ReidScorer, Result
 
 
 def stored(folder, names, correct):
@@ -63,7 +63,7 @@ def test_results_of_queries_are_the_scores(tmp_path, ap):
     ranking = reid.rank(features, ids, cameras, features, ids, cameras, same_set=True, ap=ap)
     result = Result(ranking, {}, "test_all", "test_all", rows, rows)
     source = FileSource("ids", "test_all", (), ids, [f"{i:02d}" for i in range(60)], tmp_path)
-    made = ReIdentification.outcomes(None, {"val": None, "test": result}, {}, {"test_all": source})
+    made = ReidScorer.per_example(None, {"val": None, "test": result}, {}, {"test_all": source})
     per_example.write(tmp_path, made)
     found = per_example.read(tmp_path, {f"test/{k}": v for k, v in ranking.scalars().items()})
     counted = (ranking.matches > 0) if ap == "step" else ids != -1

@@ -142,11 +142,11 @@ DAMAGE = {
     "annotations.json does not exist": lambda q, a: a.unlink(),
     "questions.json cannot be read as JSON": lambda q, a: q.write_text("{"),
     "questions.json has no list 'questions'": lambda q, a: q.write_text("[]"),
-    r"questions.json questions\[1\]: 'question_id' must be a whole number": lambda q, a: edit(
+    r"questions.json questions\[1\]: 'question_id' must be an integer": lambda q, a: edit(
         q, 1, question_id="x"
     ),
     r"questions.json questions\[0\]: 'question' must be a text": lambda q, a: edit(q, 0, question=None),
-    r"questions.json questions\[1\]: question_id 42000 is there already": lambda q, a: edit(
+    r"questions.json questions\[1\]: question_id 42000 occurs twice": lambda q, a: edit(
         q, 1, question_id=42000
     ),
     r"questions.json questions\[2\]: question_id 7 has no annotation in": lambda q, a: edit(
@@ -160,9 +160,7 @@ DAMAGE = {
     r"annotations\[0\]: answer_type 'colour' is not one of yes/no, number, other": lambda q, a: edit(
         a, 0, answer_type="colour"
     ),
-    r"annotations\[1\]: question_id 42000 has an annotation already": lambda q, a: edit(
-        a, 1, question_id=42000
-    ),
+    r"annotations\[1\]: question_id 42000 has two annotations": lambda q, a: edit(a, 1, question_id=42000),
 }
 
 

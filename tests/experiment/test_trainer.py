@@ -18,6 +18,7 @@ from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.experiment import inference as run_lib
 from fusionjax.experiment import input_pipeline, trainer, workdir
+from fusionjax.experiment.fingerprint import fingerprint
 from fusionjax.train import checkpoint, metrics
 from tests.support import tiny
 
@@ -82,7 +83,7 @@ def test_it_learns_and_leaves_everything(trained):
 def test_the_loaded_run_says_the_same(trained):
     folder, summary = trained
     run = fusionjax.load(folder)
-    for name, value in run.task.scalars(run.evaluate()).items():
+    for name, value in run.task.scorer.scalars(run.evaluate()).items():
         assert summary[name] == pytest.approx(float(value), abs=1e-6)
     assert run.step == summary["step"], "the best checkpoint is the one that was reported"
 
@@ -252,7 +253,9 @@ def test_interrupt_leaves_with_130(data, tmp_path):
 def test_another_process_in_the_workdir_is_refused(data, tmp_path):
     run = trainer.Experiment(config(data, train__steps=2), tmp_path)
     with (
-        workdir.open_for_training(tmp_path, run.config, run._facts()),
+        workdir.open_for_training(
+            tmp_path, run.config, fingerprint(run.source, run.eval_sources, run.task.inputs, 2)
+        ),
         pytest.raises(UserError, match="is in use: another process trains there"),
     ):
         run.train()

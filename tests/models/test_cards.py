@@ -11,7 +11,7 @@ import pytest
 from fusionjax.models import __main__ as command
 from fusionjax.models import cards, names
 
-# METHODS' table of section 3 (timm's): parameters, GMACs.
+# The table of docs/methods/crossvit.md (timm's): parameters, GMACs.
 CROSSVIT = {
     "crossvit_tiny_240": (7_014_800, 1.57),
     "crossvit_small_240": (26_856_272, 5.63),

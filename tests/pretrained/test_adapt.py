@@ -281,7 +281,7 @@ def test_every_branch_gets_its_positions_and_its_own_head():
     notes = []
     merged = pretrained.merge(target, weights, log=notes.append)["params"]
     heads = [
-        f"head_{i}/{leaf}: 7 classes for 5: it stays initialised"
+        f"head_{i}/{leaf}: 7 classes for 5: it keeps its initial values"
         for i in range(3)
         for leaf in ("bias", "kernel")
     ]
@@ -300,7 +300,7 @@ def test_heads_are_left_out_where_the_model_has_none():
     notes = []
     pretrained.merge(target, weights, log=notes.append)
     assert sorted(notes) == sorted(
-        f"head_{i}/{leaf} is left out: the model has no head" for i in range(3) for leaf in ("bias", "kernel")
+        f"head_{i}/{leaf} is ignored: the model has no head" for i in range(3) for leaf in ("bias", "kernel")
     )
 
 
@@ -314,7 +314,7 @@ def test_grids_that_are_not_square_are_given_by_branch():
         want = resample_pos_embed(weights["params"][f"pos_embed_{i}"], grid)
         np.testing.assert_array_equal(merged[f"pos_embed_{i}"], want)
     with pytest.raises(
-        UserError, match=r"72 cells, which is no 8×8 grid: pass grid=\(\(rows, columns\), …\), one a branch"
+        UserError, match=r"72 cells, which is no 8×8 grid: pass grid=\(\(rows, columns\), …\), one per branch"
     ):
         pretrained.merge(target, weights)
     with pytest.raises(UserError, match="no 6×6 grid"):

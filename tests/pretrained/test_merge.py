@@ -47,14 +47,14 @@ def test_every_kind_of_file_reads_the_same(tmp_path):
 def test_damaged_files_are_one_line(tmp_path, suffix, content):
     path = tmp_path / f"bad{suffix}"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"bad{suffix}: not a whole") as raised:
+    with pytest.raises(UserError, match=f"bad{suffix}: not a complete") as raised:
         pretrained.read(path)
     assert "\n" not in str(raised.value)
 
 
 def test_npz_of_objects_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"not a whole \.npz file: Object arrays cannot be loaded"):
+    with pytest.raises(UserError, match=r"not a complete \.npz file: Object arrays cannot be loaded"):
         pretrained.read(tmp_path / "x.npz")
 
 
@@ -193,7 +193,7 @@ def test_merge_into_a_trunk_of_a_larger_model(weights):
         weights["batch_stats"]["block_3"]["project"]["var"],
     )
     assert not np.any(merged["params"]["blocks"]["qkv"]["kernel"])
-    assert sorted(notes) == [f"head/{leaf} is left out: the model has no head" for leaf in ("bias", "kernel")]
+    assert sorted(notes) == [f"head/{leaf} is ignored: the model has no head" for leaf in ("bias", "kernel")]
 
 
 def test_merge_adapts_head_and_input_and_says_so(weights):
@@ -205,8 +205,8 @@ def test_merge_adapts_head_and_input_and_says_so(weights):
     notes = []
     merged = pretrained.merge(target, weights, log=notes.append)["params"]
     assert sorted(notes) == [
-        "head/bias: 1000 classes for 9: it stays initialised",
-        "head/kernel: 1000 classes for 9: it stays initialised",
+        "head/bias: 1000 classes for 9: it keeps its initial values",
+        "head/kernel: 1000 classes for 9: it keeps its initial values",
         "stem/kernel: 3 input channels adapted to 6",
     ]
     assert np.all(merged["head"]["kernel"] == 5)
@@ -234,7 +234,7 @@ def test_merge_is_strict(weights):
     assert not np.any(kept["params"]["stem"]["kernel"])
     with pytest.raises(UserError, match=r"skip pattern 'steam/\.\*' matches no parameter"):
         pretrained.merge(more, weights, drop=later, skip=("steam/.*",))
-    with pytest.raises(UserError, match=r"drop pattern '\(' is no regular expression"):
+    with pytest.raises(UserError, match=r"drop pattern '\(' is not a regular expression"):
         pretrained.merge(more, weights, drop=("(",))
     with pytest.raises(UserError, match="no parameters under 'body'"):
         pretrained.merge(target, weights, into="body")

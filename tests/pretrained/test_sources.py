@@ -229,10 +229,10 @@ def test_what_is_asked_of_the_hub(tmp_path, monkeypatch):
             answer(errors.EntryNotFoundError),
             "neither model.safetensors nor pytorch_model.bin; name its file",
         ),
-        (answer(errors.HfHubHTTPError), "cannot be fetched and is not in the cache ("),
+        (answer(errors.HfHubHTTPError), "cannot be downloaded and is not in the cache ("),
         (
             errors.LocalEntryNotFoundError("no\nconnection"),
-            "is not in the cache (no connection); fetch it in advance",
+            "is not in the cache (no connection); download it in advance",
         ),
         (OSError("no space left"), "(no space left)"),
         (ConnectionError("refused"), "HF_HUB_OFFLINE=0 hf download a/b model.safetensors --revision v2"),
@@ -250,7 +250,7 @@ def test_a_file_that_the_repository_has_not(monkeypatch):
 
 
 def test_offline_and_not_in_the_cache(cached):
-    message = said("hub:timm/vit_tiny", "vit_shallow", "cannot be fetched and is not in the cache")
+    message = said("hub:timm/vit_tiny", "vit_shallow", "cannot be downloaded and is not in the cache")
     assert "(HF_HUB_OFFLINE is set)" in message
     assert "HF_HUB_OFFLINE=0 hf download timm/vit_tiny model.safetensors" in message
     # A cached repository without weights is the same to who is offline.
@@ -299,10 +299,10 @@ def broken(folder: Path) -> dict[str, tuple[Path, str]]:
         for share in (0.001, 0.5, 0.999):
             path = folder / f"cut{share}{suffix}"
             path.write_bytes(data[: int(share * len(data))])
-            cases[path.name] = path, f"{path.name}: not a whole"
+            cases[path.name] = path, f"{path.name}: not a complete"
     pointer = folder / "pointer.safetensors"
     pointer.write_bytes(files.LFS_POINTER + b"v1\noid sha256:0\nsize 1\n")
-    cases["pointer"] = pointer, "Git LFS's pointer to them: run git lfs pull"
+    cases["pointer"] = pointer, "Git LFS pointer, not the weights: run git lfs pull"
     (folder / "x.h5").write_bytes(b"")
     cases["suffix"] = folder / "x.h5", "not from '.h5'"
     (folder / "empty").mkdir()
@@ -311,7 +311,7 @@ def broken(folder: Path) -> dict[str, tuple[Path, str]]:
     cases["named folder"] = folder / "named.pth", "the folder holds neither"
     (folder / "parts").mkdir()
     (folder / "parts" / "model.safetensors.index.json").write_text("{}")
-    cases["parts"] = folder / "parts", "the weights are in parts (model.safetensors.index.json)"
+    cases["parts"] = folder / "parts", "the weights are sharded (model.safetensors.index.json)"
     os.symlink(folder / "gone", folder / "link.pth")
     cases["link"] = folder / "link.pth", "no such weight file"
     # Whole files of something else.

@@ -13,7 +13,7 @@ from fusionjax.evaluation import per_example
 from fusionjax.studies import ablation_table
 from tests.support.tiny import pictures
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 from tests import tiny
 from fusionjax import config as base

@@ -1,4 +1,5 @@
-"""METHODS.md section 2 in NumPy, float64: cross-attention, the bidirectional layers and every head, from their equations.
+"""Image–text fusion in NumPy, float64: cross-attention, the bidirectional layers and every head, from their equations in
+docs/methods/image_text_fusion.md.
 
 Parameters are dicts as the modules have them. Sequences are (B, N, d) with masks (B, N); nothing is cut into blocks.
 """

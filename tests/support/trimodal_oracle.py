@@ -1,4 +1,4 @@
-"""METHODS.md section 5 in NumPy, float64: several modalities that read each other, an example at a time."""
+"""docs/methods/multimodal.md in NumPy, float64: several modalities that read each other, an example at a time."""
 
 import numpy as np
 

@@ -290,7 +290,7 @@ def test_mistakes_are_one_line():
 
 PROGRAM = """
 import jax, numpy as np
-from fusionjax import mesh as mesh_lib
+from fusionjax.distributed import mesh as mesh_lib
 from tests.train.test_contrastive import LOSSES
 assert jax.device_count() == 8
 rng = np.random.default_rng(0)

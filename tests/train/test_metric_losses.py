@@ -188,7 +188,7 @@ def test_unknown_metric_is_one_line():
 
 PROGRAM = """
 import jax, numpy as np
-from fusionjax import mesh as mesh_lib
+from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.train import losses
 from tests.train.test_metric_losses import LOSSES
 assert jax.device_count() == 8

@@ -1,4 +1,4 @@
-"""Augmentation of sound: of the waveform, and masks over frames and features. Functions of an explicit generator.
+"""Audio augmentation: of the waveform, and masks over frames and features. All functions take an explicit generator.
 
 The masks are SpecAugment's (Park et al., Interspeech 2019, arXiv 1904.08779), drawn as for Wav2Vec2 (Baevski et al., NeurIPS
 2020, arXiv 2006.11477, section 3.1): starts without replacement, spans of one length that may overlap.
@@ -14,17 +14,30 @@ from fusionjax.types import SAMPLE_RATE
 
 
 def gain(samples: np.ndarray, decibels: float) -> np.ndarray:
-    """Samples times 10^(decibels / 20). Normalising undoes it: it matters to encoders that hear loudness."""
+    """Multiplies the samples by 10^(decibels / 20).
+
+    Normalisation undoes it: it only matters for encoders whose input keeps the loudness.
+
+    Args:
+        samples: (S,) float.
+        decibels: gain.
+
+    Returns:
+        (S,) float32.
+    """
     return (samples * np.float32(10 ** (decibels / 20))).astype(np.float32)
 
 
 def add_noise(samples: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
-    """White noise whose power is `snr` decibels below the clip's own.
+    """Adds white noise with a power `snr` decibels below that of the clip.
 
     Args:
         samples: (S,) float.
         snr: signal-to-noise ratio, dB.
-        rng: draws the noise.
+        rng: the source of the noise.
+
+    Returns:
+        (S,) float32.
     """
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     deviation = np.sqrt(power / 10 ** (snr / 10))
@@ -32,7 +45,15 @@ def add_noise(samples: np.ndarray, snr: float, rng: np.random.Generator) -> np.n
 
 
 def shift(samples: np.ndarray, offset: int) -> np.ndarray:
-    """Later by `offset` samples, earlier where it is negative; what comes in is 0, what leaves is lost."""
+    """Shifts a clip in time; samples shifted in are 0, samples shifted out are discarded.
+
+    Args:
+        samples: (S,).
+        offset: number of samples; positive is later, negative earlier.
+
+    Returns:
+        (S,), of the same dtype.
+    """
     offset = max(-len(samples), min(len(samples), offset))
     out = np.zeros_like(samples)
     if offset >= 0:
@@ -47,19 +68,19 @@ class Augment:
     """Random shift, gain and noise of a waveform, in that order.
 
     Attributes:
-        gain: ± decibels, uniform.
-        noise: probability of noise.
-        snr: lowest and highest signal-to-noise ratio, dB, uniform.
-        shift: ± seconds, uniform.
-        rate: samples a second.
+        gain: the gain is uniform in ± this many decibels.
+        noise: probability of added noise.
+        snr: range of the signal-to-noise ratio, dB, uniform.
+        shift: the shift is uniform in ± this many seconds.
+        rate: sampling rate, Hz.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value out of range.
     """
 
     gain: float = 6.0
     noise: float = 0.5
-    snr: Sequence[float] = (15.0, 40.0)
+    snr: tuple[float, float] = (15.0, 40.0)
     shift: float = 0.1
     rate: int = SAMPLE_RATE
 
@@ -72,7 +93,7 @@ class Augment:
             raise UserError(f"snr={tuple(self.snr)} of the waveform must be two numbers, low <= high")
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(S,) → (S,) float32, another array."""
+        """(S,) → (S,) float32, a new array."""
         furthest = round(self.shift * self.rate)
         out = shift(samples, int(rng.integers(-furthest, furthest + 1)))
         out = gain(out, rng.uniform(-self.gain, self.gain))
@@ -89,24 +110,25 @@ def spans(
     span: int = 10,
     least: int = 2,
 ) -> np.ndarray:
-    """Masked positions of one axis: spans of one length, their starts drawn without replacement.
+    """A random mask over one axis: spans of equal length whose starts are drawn without replacement.
 
-    Their number is probability · length / span, rounded up or down by chance so that it is right on average, at least `least`,
-    and at most what fits side by side. Overlaps make the masked share smaller than `probability`. transformers draws one
-    rounding for a batch, this draws one for every clip, so that a clip's mask does not depend on its neighbours.
+    The number of spans is probability · length / span, rounded up or down at random so that its mean is exact; it is at least
+    `least`, and at most the number that fits without overlap. Spans may overlap, so the masked fraction is smaller than
+    `probability`. transformers draws one rounding per batch; here it is drawn per clip, so that the mask of a clip does not
+    depend on the other clips.
 
     Args:
-        length: T, positions that may be masked: a clip's own frames, or its features.
-        rng: draws.
-        probability: share of the positions that spans without overlaps would mask; 0 for no mask.
-        span: positions of a span. An axis that is shorter has none.
-        least: spans at least.
+        length: T, the positions that may be masked: the frames of a clip, or its features.
+        rng: the source of randomness.
+        probability: fraction of the positions that spans without overlap would mask; 0 for no mask.
+        span: length of a span; an axis shorter than this is not masked.
+        least: minimum number of spans.
 
     Returns:
-        bool (T,), True where masked.
+        (T,) bool, True where masked.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value out of range.
     """
     if not 0 <= probability <= 1 or span < 1 or least < 0:
         raise UserError(
@@ -123,22 +145,28 @@ def spans(
 
 
 def frame_masks(
-    lengths: Sequence[int], total: int, rng: np.random.Generator, **settings: float
+    lengths: Sequence[int],
+    total: int,
+    rng: np.random.Generator,
+    *,
+    probability: float = 0.05,
+    span: int = 10,
+    least: int = 2,
 ) -> np.ndarray:
-    """`spans` for each clip of a batch, over its own frames.
+    """The mask of `spans` for each clip of a batch, over its own frames.
 
     Args:
-        lengths: B, each clip's frames, see `models.audio.num_frames`.
+        lengths: B numbers of frames, see `models.backbones.audio.num_frames`.
         total: T, frames of the padded batch.
-        rng: draws, clip by clip.
-        **settings: of `spans`.
+        rng: the source of randomness, used clip by clip.
+        probability, span, least: as for `spans`.
 
     Returns:
-        bool (B, T), False at padding: `masked_frames` of `models.audio.Wav2Vec2`.
+        (B, T) bool, False at padding: the argument `masked_frames` of `models.backbones.audio.Wav2Vec2`.
     """
     out = np.zeros((len(lengths), total), bool)
     for row, length in zip(out, lengths, strict=True):
-        row[:length] = spans(int(length), rng, **settings)
+        row[:length] = spans(int(length), rng, probability=probability, span=span, least=least)
     return out
 
 
@@ -153,18 +181,18 @@ def spec_augment(
     frequency_span: int = 8,
     fill: float | None = None,
 ) -> np.ndarray:
-    """A spectrogram with spans of frames and of bands covered.
+    """SpecAugment: masks spans of frames and of bands of a spectrogram.
 
     Args:
         features: (T, F) float.
-        mask: bool (T,), True for the clip's own frames, which come first.
-        rng: draws.
-        time, time_span: probability and length of the spans of frames, see `spans`; at least one where it is not 0.
-        frequency, frequency_span: likewise of the bands.
-        fill: value of what is covered; None for the mean over the clip's own frames.
+        mask: (T,) bool, False at padding, which comes last.
+        rng: the source of randomness.
+        time, time_span: probability and length of the spans of frames, see `spans`; at least one unless it is 0.
+        frequency, frequency_span: the same for the bands.
+        fill: value of the masked entries; None for the mean over the frames that are not padding.
 
     Returns:
-        (T, F), another array; frames outside of the mask are as they were.
+        (T, F), a new array; padding is not changed.
     """
     own = int(np.sum(mask))
     covered = np.zeros(features.shape, bool)

@@ -1,9 +1,8 @@
-"""The sounds of a source's examples, joined to their rows by the reading threads. A sound that is missing is masked."""
+"""The audio clips of the examples of a source, as an auxiliary input. A missing clip is masked."""
 
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from fusionjax.data.audio import augment as audio_augment
 from fusionjax.data.audio import waveform as audio_lib
 from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.loading.stream import Example
-from fusionjax.data.source import Source
+from fusionjax.data.source import Source, find_attribute
 from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
@@ -19,31 +18,31 @@ from fusionjax.types import SAMPLE_RATE
 _STREAM = 0x50D  # keeps these draws apart from others that start from the same seed
 
 
-class Sounds:
-    """An `Extra`: "audio" float32 (S,), normalised over the sound, and "audio_mask" bool (S,), False after it.
+class AudioClips:
+    """Audio as an auxiliary input: "audio" (S,) float32, normalised, and "audio_mask" (S,) bool, False at padding.
 
-    An example without a sound, or whose sound is damaged, silent or shorter than a frame, has a mask of False; a file that is
-    there and cannot be heard is named, once. Further rows are what SpecAugment hides in training, nothing at test:
-    "hidden_frames" bool (T,) and, with `bands`, "hidden_bands" bool (F,).
+    The mask is all False for an example without audio and for a clip that is damaged, silent or shorter than a frame; such a
+    file is logged once. In training, further arrays hold the SpecAugment masks, which are all False at evaluation:
+    "hidden_frames" (T,) bool and, with `bands`, "hidden_bands" (F,) bool.
 
     Args:
-        files: of each example the paths of its sounds, one of which is drawn in training, the first taken at test; none where
-            it has no sound. See `files_of`.
-        samples: S, at `data.audio.RATE`; of a longer sound training draws a window, test takes the middle.
-        frames: (samples) → frames that the encoder makes of so many.
-        bands: F of the encoder's spectrogram; 0 for none.
-        seed: of the draws, which are functions of (seed, epoch, index, repeat).
-        augment: of the waveform in training; None for none.
-        hide_frames, hide_bands: SpecAugment: share of frames and of bands; 0 for none.
-        span: frames of a hidden span.
-        memory: bytes of decoded sounds to keep, so that an epoch need not read them again.
-        most_bad: share of the sound files above which damaged ones stop the run.
+        files: for each example the paths of its audio files; training draws one of them, evaluation uses the first. Empty for
+            an example without audio. See `audio_files`.
+        samples: S, at `types.SAMPLE_RATE`; of a longer clip training uses a random window, evaluation the middle.
+        frames: number of samples → number of frames of the encoder.
+        bands: F, the mel bands of the encoder's spectrogram; 0 for none.
+        seed: seed of all randomness, which is a function of (seed, epoch, index, repeat).
+        augment: (samples, rng) → samples, the augmentation of the waveform in training; None for none.
+        hide_frames, hide_bands: SpecAugment: masked fraction of the frames and of the bands; 0 for none.
+        span: frames per masked span.
+        memory: bytes of decoded clips to keep in memory, so that they need not be read again.
+        most_bad: the run stops when more than this fraction of the audio files is damaged.
 
     Attributes:
-        total: sound files, damaged ones included.
-        formats: (rate, channels) of every file that was read; all become 16 kHz and one channel.
-        bad: the damaged files, by name.
-        silent: the silent ones, which are whole and stop no run.
+        total: number of audio files, including damaged ones.
+        formats: path → (rate in Hz, channels) of every file that was read; all are converted to 16 kHz and one channel.
+        bad: record of the damaged files.
+        silent: record of the silent files, which never stop the run.
     """
 
     def __init__(
@@ -68,38 +67,38 @@ class Sounds:
         self._kept: dict[Path, np.ndarray] = {}
         self.formats: dict[Path, tuple[int, int]] = {}
         self._room, self._lock = memory, threading.Lock()
-        self.bad, self.silent = BadImages("sound"), BadImages("sound")
-        self.padding = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
-        self.padding["hidden_frames"] = np.zeros(frames(samples), bool)
+        self.bad, self.silent = BadImages("audio file"), BadImages("audio file")
+        self.padding_example = {"audio": np.zeros(samples, np.float32), "audio_mask": np.zeros(samples, bool)}
+        self.padding_example["hidden_frames"] = np.zeros(frames(samples), bool)
         if bands:
-            self.padding["hidden_bands"] = np.zeros(bands, bool)
+            self.padding_example["hidden_bands"] = np.zeros(bands, bool)
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """See `Extra`."""
+        """See `Auxiliary`."""
         own = self._files[index]
         if not own:
-            return dict(self.padding)
+            return dict(self.padding_example)
         rng = None if epoch is None else np.random.default_rng([_STREAM, self._seed, epoch, index, repeat])
         path = own[int(rng.integers(len(own)))] if rng is not None and len(own) > 1 else own[0]
         try:
-            heard = self._read(path, rng)
-            if self._frames(len(heard)) < 1:
-                raise DecodeError(f"{1000 * len(heard) / SAMPLE_RATE:.1f} ms are too short for a frame")
+            clip = self._read(path, rng)
+            if self._frames(len(clip)) < 1:
+                raise DecodeError(f"{1000 * len(clip) / SAMPLE_RATE:.1f} ms are too short for a frame")
         except audio_lib.SilentError as error:
             self.silent.record(str(path), str(error))
-            return dict(self.padding)
+            return dict(self.padding_example)
         except DecodeError as error:
             self.bad.record(str(path), str(error))
             self.bad.check(self.total, self._most_bad)
-            return dict(self.padding)
+            return dict(self.padding_example)
         if rng is not None and self._augment is not None:
-            heard = self._augment(heard, rng)
-        heard, mask = audio_lib.fit(heard, self._samples)
-        row = self.padding | {"audio": audio_lib.normalise(heard, mask), "audio_mask": mask}
+            clip = self._augment(clip, rng)
+        clip, mask = audio_lib.fit(clip, self._samples)
+        row = self.padding_example | {"audio": audio_lib.normalise(clip, mask), "audio_mask": mask}
         return row if rng is None else row | self._hidden(self._frames(int(mask.sum())), rng)
 
     def _read(self, path: Path, rng: np.random.Generator | None) -> np.ndarray:
-        """At most `samples` of the file."""
+        """At most `samples` samples of the file."""
         found = self._kept.get(path)
         if found is not None:
             return found
@@ -107,7 +106,7 @@ class Sounds:
         if path not in self.formats:
             _, rate, channels = audio_lib.header(path)
             self.formats[path] = rate, channels
-        # Of a sound that fills the clip, another window may be drawn the next time.
+        # Of a file as long as the clip or longer, another window may be drawn the next time.
         if len(found) < self._samples:
             with self._lock:
                 if path not in self._kept and found.nbytes <= self._room:
@@ -116,25 +115,30 @@ class Sounds:
         return found
 
     def _hidden(self, frames: int, rng: np.random.Generator) -> Example:
-        """SpecAugment's masks over a clip's own frames and over the bands."""
+        """The SpecAugment masks over the frames of a clip and over the bands."""
         times, bands = self._hide
         own = audio_augment.spans(frames, rng, probability=times, span=self._span, least=1)
-        out = {"hidden_frames": np.pad(own, (0, len(self.padding["hidden_frames"]) - frames))}
+        out: Example = {
+            "hidden_frames": np.pad(own, (0, len(self.padding_example["hidden_frames"]) - frames))
+        }
         if self._bands:
             span = max(1, self._bands // 10)
             out["hidden_bands"] = audio_augment.spans(self._bands, rng, probability=bands, span=span, least=1)
         return out
 
 
-def files_of(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
-    """The sound files of each example: its column audio, paths below the source's root, several of them parted by "|".
+def audio_files(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
+    """The audio files of each example, from the column `audio`: paths relative to the root of the source, separated by "|".
 
     Args:
         source: a split.
-        needed: some example must have a sound, as in training; a split for evaluation may be without.
+        needed: at least one example must have audio, as in training; False for evaluation.
+
+    Returns:
+        N tuples of paths, empty for an example without audio.
 
     Raises:
-        UserError: the source has no such column, or no example has a sound though that is needed.
+        UserError: the source has no such column, or no example has audio though it is needed.
     """
     columns = source.columns
     if "audio" not in columns:
@@ -142,14 +146,10 @@ def files_of(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]]:
             f"{source.name} has no column audio; its columns are {', '.join(columns) or 'none'}: add one (a manifest can have "
             "it), or leave audio out of config.trimodal.modalities"
         )
-    root = _root(source)
+    root = Path(find_attribute(source, "root"))
     found = [tuple(root / part for part in str(cell).split("|") if part) for cell in columns["audio"]]
     if needed and not any(found):
-        raise UserError(f"{source.name}, split {source.split!r}: no example has a sound in the column audio")
+        raise UserError(
+            f"{source.name}, split {source.split!r}: no example has an audio file in the column audio"
+        )
     return found
-
-
-def _root(source: Any) -> Path:
-    while not hasattr(source, "root"):
-        source = source.source
-    return Path(source.root)

@@ -1,8 +1,8 @@
-"""Is a sound file whole? Ogg, WAV, AIFF and AU carry what tells; libsndfile reads such files when damaged and says nothing.
+"""Detection of truncated and damaged audio files that libsndfile reads without an error: Ogg, WAV, AIFF and AU.
 
-A missing end of an Ogg or WAV file, and a damaged page of an Ogg file, cost the listener seconds of sound without an error.
-FLAC and MP3 need no look from here: libsndfile raises, or gives fewer samples than the header says. Of CAF nothing is known:
-libsndfile finds a missing end of more than a few samples.
+libsndfile silently drops the missing end of an Ogg or WAV file and damaged pages of an Ogg file; the size fields and
+checksums of these formats reveal the loss. FLAC and MP3 need no check here: libsndfile raises, or returns fewer samples than
+the header states. For CAF, libsndfile itself detects a missing end of more than a few samples.
 """
 
 import struct
@@ -12,20 +12,23 @@ _OPEN_ENDED = (
     0,
     0xFFFFFFFF,
     0x7FFFFFFF,
-)  # sizes that a program writes into a WAV header before it knows them
+)  # placeholders that programs write into a WAV header before the size is known
 _REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
 HEAD = 64
-"""Bytes of a file that `damage` needs, unless they begin with OGG: then it needs all."""
+"""The number of bytes of a file that `damage` needs; a file that begins with OGG is needed as a whole."""
 OGG = b"OggS"
 
 
 def damage(data: bytes, size: int) -> str:
-    """What is wrong with a sound file as a whole, one line; "" for nothing that can be seen.
+    """Describes damage of an audio file that its size fields or checksums reveal.
 
     Args:
-        data: the file, or its first HEAD bytes where these do not begin with OGG.
-        size: bytes of the whole file.
+        data: the content of the file; the first HEAD bytes suffice where they do not begin with OGG.
+        size: size of the whole file, in bytes.
+
+    Returns:
+        One line; "" where no damage is found.
     """
     if data[:4] == OGG:
         return _ogg(data)
@@ -35,11 +38,11 @@ def damage(data: bytes, size: int) -> str:
     at, kind, before = found
     if len(data) < at + struct.calcsize(kind):
         return "the file ends within its header"
-    said = struct.unpack_from(kind, data, at)[0]
+    stated = struct.unpack_from(kind, data, at)[0]
     before = before if before >= 0 else struct.unpack_from(">I", data, 4)[0]
-    # One byte less is a lost padding byte, not a lost sample.
-    if said not in _OPEN_ENDED and size < before + said - 1:
-        return f"the file ends after {size:,} of {before + said:,} bytes"
+    # One missing byte is the padding byte, not a sample.
+    if stated not in _OPEN_ENDED and size < before + stated - 1:
+        return f"the file ends after {size:,} of {before + stated:,} bytes"
     return ""
 
 
@@ -51,7 +54,7 @@ _SIZES = {
     b"riff": (16, "<Q", 0),  # Wave64, whose names are of 16 bytes
     b".snd": (8, ">I", -1),
 }
-"""How a file begins → where it says a size, as what, and how many bytes that leaves out; -1 where the second field says."""
+"""First bytes of a file → (offset, struct format) of its size field, and the bytes not counted by it; −1: the second field."""
 
 
 def _ogg(data: bytes) -> str:
@@ -60,7 +63,7 @@ def _ogg(data: bytes) -> str:
     while start < len(data):
         page += 1
         if data[start : start + 4] != b"OggS":
-            return f"page {page} of the Ogg stream is damaged: it does not begin where the one before ends"
+            return f"page {page} of the Ogg stream is damaged: it does not begin where the previous page ends"
         if start + 27 > len(data) or start + 27 + data[start + 26] > len(data):
             return f"the file ends within page {page} of its Ogg stream"
         body = start + 27 + data[start + 26]
@@ -69,12 +72,12 @@ def _ogg(data: bytes) -> str:
             return f"the file ends within page {page} of its Ogg stream"
         (expected,) = struct.unpack("<I", data[start + 22 : start + 26])
         if _ogg_sum(data[start : start + 22] + bytes(4) + data[start + 26 : end]) != expected:
-            return f"page {page} of the Ogg stream is damaged: its checksum does not fit"
+            return f"page {page} of the Ogg stream is damaged: its checksum is wrong"
         start = end
     return ""
 
 
 def _ogg_sum(page: bytes) -> int:
-    """Ogg's CRC-32: polynomial 04c11db7, most significant bit first, from 0. zlib's has the bits the other way round."""
+    """Ogg's CRC-32: polynomial 04c11db7, most significant bit first, from 0. zlib's is the bit-reversed variant."""
     reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)

@@ -1,7 +1,7 @@
-"""Sound file → one channel of float32 at one rate, cut or padded to a length, with a mask of what is sound.
+"""Audio file → mono float32 samples at one rate, cropped or padded to a length, with a mask of the valid samples.
 
-Whatever libsndfile reads: Ogg, WAV, FLAC, MP3, AIFF and more. Nothing is guessed: a file that is damaged, cut off, empty or
-silent is a `DecodeError` that says so.
+Every format of libsndfile is read: Ogg, WAV, FLAC, MP3, AIFF and more. A file that is damaged, truncated, empty or silent
+raises a `DecodeError` with the reason.
 """
 
 import importlib
@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,27 +22,30 @@ from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
 
 SHORTEST = 400
-"""Samples of Wav2Vec2's first frame, 25 ms at `SAMPLE_RATE`: a shorter clip has none."""
+"""Samples of the first frame of Wav2Vec2, 25 ms at `SAMPLE_RATE`; a shorter clip has no frame."""
 SILENCE = 2.0**-15
-"""Range of the samples, highest less lowest, below which there is no sound: one step of 16 bits."""
+"""Peak-to-peak amplitude below which a file is silent: one step of 16 bits."""
 EPSILON = 1e-7
+"""Added to the variance, as in Wav2Vec2's feature extractor."""
 _RATES = (1_000, 768_000)
 _MOST = 2**28
 
-SoundFile = bytes | str | PathLike
+SoundFile = bytes | str | PathLike[str]
+"""The content of an audio file, or its path."""
+T = TypeVar("T")
 
 
 class SilentError(DecodeError):
-    """A sound file is whole, and there is nothing to hear in it."""
+    """An audio file is not damaged, but silent."""
 
 
 class Header(NamedTuple):
-    """What a file says of its sound.
+    """The header of an audio file.
 
     Attributes:
-        samples: of each channel.
-        rate: samples a second.
-        channels: how many.
+        samples: number of samples per channel.
+        rate: sampling rate, Hz.
+        channels: number of channels.
     """
 
     samples: int
@@ -50,18 +54,19 @@ class Header(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Duration in seconds."""
         return self.samples / self.rate
 
 
 def header(source: SoundFile) -> Header:
-    """Length, rate and channels, without decoding the sound.
+    """Reads length, rate and channels without decoding the samples.
 
     Args:
-        source: the file's bytes, or its path.
+        source: content or path of the file.
 
     Raises:
-        DecodeError: no such file, not a sound file, a header that cannot be.
+        DecodeError: the file does not exist, is not an audio file, or has an invalid header.
+        UserError: the package soundfile is missing.
     """
     return _guarded(lambda: _opened(source, lambda file, found: found))
 
@@ -74,33 +79,34 @@ def read(
     rng: np.random.Generator | None = None,
     max_seconds: float = 600.0,
 ) -> np.ndarray:
-    """The sound of a file: the mean of its channels, resampled by soxr at quality HQ.
+    """Reads an audio file: the mean of its channels, resampled by soxr at quality HQ.
 
     Args:
-        source: the file's bytes, or its path.
-        rate: samples a second of the result.
-        longest: S, the most samples of the result; of a longer sound only such a window is decoded. 0 for all.
-        rng: draws where the window begins; None for the middle.
-        max_seconds: length above which a sound that is read whole is refused, from its header, before memory is taken for it.
+        source: content or path of the file.
+        rate: sampling rate of the result, Hz.
+        longest: maximum number of samples of the result; of a longer file only a window is decoded. 0 for no limit.
+        rng: source of the random position of the window; None for the middle.
+        max_seconds: maximum duration of a file that is read as a whole; a longer one is refused by its header, before memory
+            is allocated for it.
 
     Returns:
-        float32 (S',), S' ≤ `longest` where that is given; at least one sample.
+        (S,) float32, 1 ≤ S, and S ≤ `longest` where that is given.
 
     Raises:
-        DecodeError: whatever is wrong: no such file, no sound file, damaged, ends early, no samples, a sample that is not a
-            number, too long. `SilentError` where nothing is to be heard in what was read.
-        UserError: the packages that read sound are missing.
+        DecodeError: the file does not exist, is not an audio file, is damaged, truncated, empty, too long, or holds NaN or
+        Inf. SilentError: the samples that were read are silent.
+        UserError: the packages soundfile and soxr are missing.
     """
     data, size = _guarded(lambda: _looked_at(source))
 
-    def window(file: Any, found: Header) -> np.ndarray:
+    def window(file: _OpenFile, found: Header) -> np.ndarray:
         if not found.samples:
             raise DecodeError("it holds no samples")
         count = math.ceil(longest * found.rate / rate) if longest else found.samples
         spare = max(0, found.samples - count)
         start = int(rng.integers(spare + 1)) if rng is not None and spare else spare // 2
         if not longest and found.seconds > max_seconds:
-            raise DecodeError(f"{found.seconds:.0f} s of sound are more than max_seconds={max_seconds:g}")
+            raise DecodeError(f"{found.seconds:.0f} s of audio are more than max_seconds={max_seconds:g}")
         if start:
             file.seek(start)
         count = min(count, found.samples - start)
@@ -109,14 +115,17 @@ def read(
         samples = file.read(count, dtype="float32", always_2d=True)
         if len(samples) < count:
             got = (start + len(samples)) / found.rate
-            raise DecodeError(f"the sound ends after {got:.2f} of {found.seconds:.2f} s: the file is cut off")
+            raise DecodeError(
+                f"the audio ends after {got:.2f} of {found.seconds:.2f} s: the file is truncated"
+            )
         return _mono(samples, found.rate)
 
     def whole() -> np.ndarray:
         wrong = integrity.damage(data, size)
         if wrong:
             raise DecodeError(wrong)
-        return resample(*_opened(source, lambda file, found: (window(file, found), found.rate)), rate)
+        decoded, old = _opened(source, lambda file, found: (window(file, found), found.rate))
+        return resample(decoded, old, rate)
 
     samples = _guarded(whole)
     samples = samples[:longest] if longest else samples
@@ -126,7 +135,15 @@ def read(
 
 
 def resample(samples: np.ndarray, old: int, new: int) -> np.ndarray:
-    """(S,) float32 at `old` Hz → (S · new / old rounded,) at `new` Hz: soxr, quality HQ, which keeps what both rates can hold.
+    """Resamples with soxr, quality HQ.
+
+    Args:
+        samples: (S,) float32.
+        old: sampling rate of `samples`, Hz.
+        new: sampling rate of the result, Hz.
+
+    Returns:
+        (round(S · new / old),) float32.
 
     Raises:
         UserError: soxr is missing.
@@ -137,15 +154,15 @@ def resample(samples: np.ndarray, old: int, new: int) -> np.ndarray:
 def fit(
     samples: np.ndarray, length: int, rng: np.random.Generator | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A clip of a fixed length.
+    """Crops or pads a clip to a fixed length.
 
     Args:
         samples: (S,) float.
-        length: T. Of a longer clip a window is kept, a shorter one is followed by zeros.
-        rng: draws the window; None for the middle.
+        length: T. Of a longer clip a window is kept, a shorter one is padded with zeros at its end.
+        rng: source of the random position of the window; None for the middle.
 
     Returns:
-        Samples (T,) and bool mask (T,), True for sound, which comes first.
+        samples (T,), and mask (T,) bool, False at padding.
     """
     spare = len(samples) - length
     if spare > 0:
@@ -157,14 +174,14 @@ def fit(
 
 
 def normalise(samples: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """Zero mean and unit variance over the sound alone, as Wav2Vec2 wants its input: (x − mean) / √(variance + 1e-7).
+    """Zero mean and unit variance over the valid samples, (x − mean) / √(variance + 1e-7), the input of Wav2Vec2.
 
     Args:
-        samples: (..., T) float, one clip a row.
-        mask: bool (..., T), True for sound; None where all is.
+        samples: (..., T) float, one clip per row.
+        mask: (..., T) bool, False at padding; None where there is none.
 
     Returns:
-        float32 (..., T), 0 outside of the mask; all 0 for a clip without sound.
+        (..., T) float32, 0 outside of the mask; all 0 for a clip without valid samples.
     """
     mask = np.ones(np.shape(samples), bool) if mask is None else np.asarray(mask, bool)
     values = np.where(mask, samples, 0).astype(np.float64)
@@ -183,21 +200,22 @@ def clip(
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     shortest: int = SHORTEST,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A file as the encoder takes it: read, cut or padded, normalised.
+    """Reads a file as input of the encoder: decoded, cropped or padded, normalised.
 
     Args:
-        source: the file's bytes, or its path.
+        source: content or path of the file.
         length: T, samples of the result.
-        rate: samples a second.
-        rng: draws the window of a longer sound, and the augmentation; None for the middle and none.
-        augment: (samples (S,), rng) → (S,), e.g. `audio_augment.Augment`; only with `rng`.
-        shortest: samples below which the encoder has no frame.
+        rate: sampling rate of the result, Hz.
+        rng: source of the window of a longer file and of the augmentation; None for the middle and no augmentation.
+        augment: (samples (S,), rng) → (S,), e.g. `augment.Augment`; used only with `rng`.
+        shortest: minimum number of samples, for which the encoder has a frame.
 
     Returns:
-        Samples float32 (T,), normalised over the sound and 0 after it, and its bool mask (T,).
+        samples (T,) float32, normalised over the valid samples and 0 at padding; mask (T,) bool, False at padding.
 
     Raises:
-        DecodeError: as `read`; a clip that is shorter than `shortest`.
+        DecodeError: as `read`; also a clip shorter than `shortest`.
+        UserError: as `read`.
     """
     samples = read(source, rate=rate, longest=length, rng=rng)
     if len(samples) < shortest:
@@ -210,20 +228,20 @@ def clip(
     return normalise(samples, mask), mask
 
 
-def package(name: str) -> Any:
-    """soundfile or soxr.
+def package(name: str) -> ModuleType:
+    """Imports soundfile or soxr.
 
     Raises:
-        UserError: it is missing.
+        UserError: the package is missing.
     """
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f'sound needs the package {name}: pip install "fusionjax[audio]"') from None
+        raise UserError(f'audio needs the package {name}: pip install "fusionjax[audio]"') from None
 
 
 class _Bytes(io.BytesIO):
-    """Bytes that libsndfile may seek before the start of, as a damaged header makes it do, without a traceback on stderr."""
+    """A stream in which libsndfile may seek before the start, as it does for damaged headers, without a traceback."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -233,7 +251,7 @@ class _Bytes(io.BytesIO):
 
 
 def _looked_at(source: SoundFile) -> tuple[bytes, int]:
-    """What `sound_files.damage` needs of a file, which may be hours long, and the file's size."""
+    """The bytes of a file (which may be hours long) that `integrity.damage` needs, and the size of the file."""
     if not isinstance(source, str | PathLike):
         return bytes(source), len(source)
     with open(source, "rb") as file:
@@ -242,13 +260,25 @@ def _looked_at(source: SoundFile) -> tuple[bytes, int]:
         return data, os.fstat(file.fileno()).st_size
 
 
-def _opened(source: SoundFile, use: Callable[[Any, Header], Any]) -> Any:
-    """`use` of an open file and its header. A path is read by libsndfile itself: without Python's lock, and faster."""
+class _OpenFile(Protocol):
+    """What is used of `soundfile.SoundFile`."""
+
+    def seek(self, frames: int) -> int: ...
+
+    def read(self, frames: int, dtype: str, always_2d: bool) -> np.ndarray: ...
+
+
+def _opened(source: SoundFile, use: Callable[[_OpenFile, Header], T]) -> T:
+    """The result of `use` on an open file and its header. libsndfile reads a path itself, without Python's lock."""
     soundfile = package("soundfile")
-    by_path = isinstance(source, str | PathLike)
-    if not (Path(source).stat().st_size if by_path else len(source)):
+    opened: str | _Bytes
+    if isinstance(source, str | PathLike):
+        opened, size = str(source), Path(source).stat().st_size
+    else:
+        opened, size = _Bytes(source), len(source)
+    if not size:
         raise DecodeError("the file is empty")
-    with soundfile.SoundFile(str(source) if by_path else _Bytes(source)) as file:
+    with soundfile.SoundFile(opened) as file:
         found = Header(int(file.frames), int(file.samplerate), int(file.channels))
         if not _RATES[0] <= found.rate <= _RATES[1]:
             raise DecodeError(f"its rate of {found.rate} Hz is not within {_RATES[0]:,} to {_RATES[1]:,}")
@@ -256,8 +286,8 @@ def _opened(source: SoundFile, use: Callable[[Any, Header], Any]) -> Any:
 
 
 def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
-    """(S, channels) → their mean (S,), if it is sound."""
-    # Column by column: NumPy's sum over so short an axis takes ten times as long.
+    """(S, channels) → mean over the channels (S,); raises DecodeError for NaN, Inf and silence."""
+    # Column by column: NumPy's sum over such a short axis takes ten times as long.
     total = samples[:, 0].copy()
     for channel in samples.T[1:]:
         total += channel
@@ -270,8 +300,8 @@ def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
     return total
 
 
-def _guarded(work: Callable[[], Any]) -> Any:
-    """The result, or a DecodeError of whatever was raised; the libraries raise many types on damaged data."""
+def _guarded(work: Callable[[], T]) -> T:
+    """The result of `work`; every exception becomes a DecodeError, as the libraries raise many types on damaged data."""
     try:
         return work()
     except (DecodeError, UserError):
@@ -279,6 +309,6 @@ def _guarded(work: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         raise DecodeError("there is no such file") from None
     except Exception as error:
-        # libsndfile's words stand alone: its exception puts the name of a file object before them.
+        # libsndfile's own message: its exception puts the name of a file object before it.
         words = getattr(error, "error_string", "") or f"{type(error).__name__}: {error}"
         raise DecodeError(" ".join(words.split())[:300]) from error

@@ -2,45 +2,47 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"train": 3334, "val": 3333, "trainval": 6667, "test": 3333}
 CLASSES = 100
 BANNER = 20
-"""Rows at the bottom of every image that hold the copyright notice, to be removed (its README)."""
+"""Rows at the bottom of every image that hold the copyright notice and must be removed (README of the data set)."""
 _GET = "fgvc-aircraft-2013b.tar.gz, from the FGVC-Aircraft page of Oxford's Visual Geometry Group"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AircraftSource(FileSource):
-    """FileSource whose images come without the copyright banner.
+    """A FileSource that removes the copyright banner of the images.
 
-    `max_pixels` is the limit of `decode`; `banner` the number of rows removed, 0 to keep the image as it is.
+    Attributes:
+        max_pixels: the limit of `decode`.
+        banner: number of rows removed at the bottom; 0 for none.
     """
 
     max_pixels: int = 100_000_000
     banner: int = BANNER
 
     def load(self, i: int) -> bytes | np.ndarray:
+        """RGB uint8 (h, w, 3) without the banner; the encoded image where `banner` is 0. Raises OSError or DecodeError."""
         if not self.banner:
             return super().load(i)
         image = decode(super().load(i), self.max_pixels)
         if len(image) <= self.banner:
-            raise DecodeError(
-                f"{len(image)} rows: there is nothing above the {self.banner} rows of the banner"
-            )
+            raise DecodeError(f"{len(image)} rows, no more than the {self.banner} rows of the banner")
         return image[: -self.banner]
 
 
-def create(data: Any, split: str, *, seed: int, banner: int = BANNER) -> AircraftSource:
-    """Reads data/images_variant_<split>.txt and data/variants.txt.
+def create(data: ConfigDict, split: str, *, seed: int, banner: int = BANNER) -> AircraftSource:
+    """Opens one split, from data/images_variant_<split>.txt and data/variants.txt.
 
     Args:
         data: `config.data`; `root` is the unpacked folder, its `data` folder or its parent.
@@ -52,7 +54,7 @@ def create(data: Any, split: str, *, seed: int, banner: int = BANNER) -> Aircraf
         AircraftSource in the order of the list file.
 
     Raises:
-        UserError: see `sources.create`.
+        UserError: see `datasets.create`.
     """
     checks.split_is_one_of("FGVC-Aircraft", split, IMAGES)
     top = checks.root_folder(data.root, "FGVC-Aircraft", _GET)
@@ -78,6 +80,9 @@ def _variants(path: Path) -> dict[str, int]:
     out: dict[str, int] = {}
     for number, name in checks.lines(path):
         if name in out:
-            raise UserError(f"{path} line {number}: variant {name!r} is given twice")
+            raise UserError(f"{path} line {number}: variant {name!r} is listed twice")
         out[name] = len(out)
     return out
+
+
+RECORD = DatasetRecord("aircraft", create)

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.io
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"train": 8144, "test": 8041}
 CLASSES = 196
@@ -19,12 +20,12 @@ _GET = (
 _LISTS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads devkit/cars_{train_annos,test_annos_withlabels,meta}.mat, or cars_annos.mat where present.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split, from devkit/cars_{train_annos,test_annos_withlabels,meta}.mat, or from cars_annos.mat where present.
 
     Args:
         data: `config.data`; `root` holds devkit, cars_train and cars_test, or cars_annos.mat and car_ims.
-            cars_test_annos_withlabels.mat, which is a download of its own, may lie beside devkit or in it.
+            cars_test_annos_withlabels.mat, a separate download, may be in devkit or beside it.
         split: "train" or "test".
         seed: unused, the split is official.
 
@@ -32,7 +33,7 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         FileSource in the order of the annotations.
 
     Raises:
-        UserError: see `sources.create`.
+        UserError: see `datasets.create`.
     """
     checks.split_is_one_of("Stanford Cars", split, IMAGES)
     root = checks.root_folder(data.root, "Stanford Cars", _GET)
@@ -47,7 +48,9 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     seen: dict[str, int] = {}
     for number, name, label in entries:
         if name in seen:
-            raise UserError(f"{path} annotation {number}: image {name!r} was already given in {seen[name]}")
+            raise UserError(
+                f"{path} annotation {number}: image {name!r} is listed twice, first as annotation {seen[name]}"
+            )
         if not 1 <= label <= len(class_names):
             raise UserError(
                 f"{path} annotation {number}: class {label} is not between 1 and {len(class_names)}"
@@ -107,12 +110,15 @@ def _strings(path: Path, name: str) -> tuple[str, ...]:
     return tuple(_text(v) for v in np.atleast_1d(_variable(path, name)))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return str(np.asarray(value).item())
 
 
-def _integer(path: Path, number: int, value: Any) -> int:
+def _integer(path: Path, number: int, value: object) -> int:
     try:
         return int(np.asarray(value).item())
     except (TypeError, ValueError):
         raise UserError(f"{path} annotation {number}: expected a number, found {value!r}") from None
+
+
+RECORD = DatasetRecord("cars", create)

@@ -1,4 +1,4 @@
-"""Checks that all readers share. Every failure is a UserError that names the file and the line."""
+"""Checks shared by all readers. Every failure is a UserError that names the file and the line."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,12 +10,15 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 
 def root_folder(root: str, name: str, get: str) -> Path:
-    """`data.root` as a folder that exists.
+    """`data.root` as an existing folder.
 
     Args:
         root: value of `config.data.root`.
-        name: of the data set.
-        get: where the data set comes from, in words.
+        name: name of the data set.
+        get: where to get the data set, for messages.
+
+    Raises:
+        UserError: the value is empty or not a folder.
     """
     if not root:
         raise UserError(f"config.data.root is empty: set it to the folder of {name} ({get})")
@@ -27,7 +30,7 @@ def root_folder(root: str, name: str, get: str) -> Path:
 
 
 def inside(root: Path, marker: str, *names: str) -> Path:
-    """`root`, or the folder `names` within it, whichever holds `marker`; `root` if neither does."""
+    """The first of `root` and its subfolders `names` that holds the entry `marker`; `root` if none does."""
     for folder in (root, *(root / n for n in names)):
         if (folder / marker).exists():
             return folder
@@ -35,7 +38,11 @@ def inside(root: Path, marker: str, *names: str) -> Path:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, stripped text) of every line that is not empty."""
+    """(line number from 1, stripped text) of every line that is not empty.
+
+    Raises:
+        UserError: the file is missing or not UTF-8.
+    """
     if not path.is_file():
         raise UserError(
             f"{path} is missing: the data set is incomplete, or config.data.root names another folder"
@@ -50,7 +57,15 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def pairs(path: Path, fields: str) -> Iterator[tuple[int, str, str]]:
-    """(line number, first word, the rest) of every line; `fields` says in the error what a line should be."""
+    """(line number, first word, remaining text) of every line.
+
+    Args:
+        path: a text file.
+        fields: the expected form of a line, for messages.
+
+    Raises:
+        UserError: as `lines`; also a line of one word.
+    """
     for number, line in lines(path):
         first, _, rest = line.partition(" ")
         if not rest.strip():
@@ -59,11 +74,18 @@ def pairs(path: Path, fields: str) -> Iterator[tuple[int, str, str]]:
 
 
 def by_id(path: Path, fields: str) -> dict[str, tuple[int, str]]:
-    """id → (line number, value) of a list file whose ids must not repeat."""
+    """id → (line number, value) of a list file with unique ids.
+
+    Args:
+        path, fields: as for `pairs`.
+
+    Raises:
+        UserError: as `pairs`; also a repeated id or an empty file.
+    """
     out: dict[str, tuple[int, str]] = {}
     for number, key, value in pairs(path, fields):
         if key in out:
-            raise UserError(f"{path} line {number}: id {key} was already given in line {out[key][0]}")
+            raise UserError(f"{path} line {number}: id {key} is listed twice, first in line {out[key][0]}")
         out[key] = number, value
     if not out:
         raise UserError(f"{path} is empty")
@@ -71,13 +93,23 @@ def by_id(path: Path, fields: str) -> dict[str, tuple[int, str]]:
 
 
 def split_is_one_of(name: str, split: str, allowed: Iterable[str]) -> None:
+    """Raises UserError where a data set has no such split; `name` is that of the data set."""
     allowed = tuple(allowed)
     if split not in allowed:
         raise UserError(f"{name} has no split {split!r}; allowed are {', '.join(allowed)}")
 
 
 def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str = "image") -> None:
-    """Every `root / name` is a file, `what` it is for the error. Lists folders: a look at each file is slow on a network."""
+    """Raises UserError unless every `root / name` exists.
+
+    Folders are listed, as checking each file would be slow on a network.
+
+    Args:
+        root: folder of the names.
+        names: paths relative to `root`.
+        listed_in: name of the list that the names come from, for the message.
+        what: noun for a file, for the message.
+    """
     listing: dict[str, set[str]] = {}
     missing = []
     for name in names:
@@ -92,7 +124,14 @@ def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str =
 
 
 def count(what: str, found: int, expected: int, enabled: bool) -> None:
-    """Compares with the published number, unless `data.check_counts` is off."""
+    """Raises UserError where a number differs from the published one.
+
+    Args:
+        what: what is counted, for the message.
+        found: the number.
+        expected: the published number.
+        enabled: `data.check_counts`; False skips the check.
+    """
     if enabled and found != expected:
         raise UserError(
             f"{what}: expected {expected:,}, found {found:,}; the data set is incomplete or another version "

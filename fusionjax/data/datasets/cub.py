@@ -1,21 +1,22 @@
 """CUB-200-2011 in its official layout: 200 bird species, 5,994 training and 5,794 test images."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"train": 5994, "test": 5794}
 CLASSES = 200
 _GET = "CUB_200_2011.tgz, from the Caltech-UCSD Birds page of Caltech's data repository"
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads images.txt, image_class_labels.txt, train_test_split.txt (1 = train) and classes.txt.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split, from images.txt, image_class_labels.txt, train_test_split.txt (1 = train) and classes.txt.
 
     Args:
         data: `config.data`; `root` is the folder CUB_200_2011 or its parent.
@@ -26,7 +27,7 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         FileSource in the order of images.txt.
 
     Raises:
-        UserError: see `sources.create`.
+        UserError: see `datasets.create`.
     """
     checks.split_is_one_of("CUB-200-2011", split, IMAGES)
     root = checks.inside(checks.root_folder(data.root, "CUB-200-2011", _GET), "images.txt", "CUB_200_2011")
@@ -66,7 +67,7 @@ def _classes(path: Path) -> dict[str, tuple[int, str]]:
 
 
 def _column(path: Path, fields: str, images: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """A list file that has a line for every image and for nothing else."""
+    """The content of a list file that must have exactly one line for every image."""
     values = checks.by_id(path, fields)
     for key, (number, _) in values.items():
         if key not in images:
@@ -75,3 +76,6 @@ def _column(path: Path, fields: str, images: dict[str, tuple[int, str]]) -> dict
         if key not in values:
             raise UserError(f"{path} has no line for image id {key} (images.txt line {number})")
     return values
+
+
+RECORD = DatasetRecord("cub", create)

@@ -1,10 +1,12 @@
 """DukeMTMC-reID in its official layout: 702 identities to train, 702 to find among 17,661 images of 8 cameras."""
 
 import re
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
+from fusionjax.register import DatasetRecord
 
 DUKE = reid_names.DataSet(
     "DukeMTMC-reID",
@@ -18,8 +20,8 @@ _LIKE = "0005_c2_f0046985.jpg"
 _GET = "DukeMTMC-reID; its authors withdrew it, so use a copy only where you may"
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads bounding_box_train, query or bounding_box_test; identity and camera are in the files' names.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split: bounding_box_train, query or bounding_box_test; the file names hold identity and camera.
 
     Args:
         data: `config.data`; `root` is the folder DukeMTMC-reID or its parent.
@@ -30,7 +32,7 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         FileSource in the order of the names, with the columns identity and camera, see `reid_names.build`.
 
     Raises:
-        UserError: see `sources.create`.
+        UserError: see `datasets.create`.
     """
     checks.split_is_one_of(DUKE.name, split, FOLDERS)
     top = checks.root_folder(data.root, DUKE.name, _GET)
@@ -38,3 +40,6 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     names = reid_names.jpegs(root, FOLDERS[split])
     identities, cameras = zip(*(reid_names.parse(_NAME, name, _LIKE) for name in names), strict=True)
     return reid_names.build(DUKE, split, root, names, identities, cameras, check_counts=data.check_counts)
+
+
+RECORD = DatasetRecord("dukemtmc", create)

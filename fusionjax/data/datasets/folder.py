@@ -1,48 +1,52 @@
-"""Any images in class folders: root/<class>/<image>, or root/<split>/<class>/<image>."""
+"""Images in class folders: root/<class>/<image>, or root/<split>/<class>/<image>."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 _LAYOUT = "in folders root/<class>/ or root/{train,val,test}/<class>/"
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Images in class folders; see `read`."""
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split of images in class folders; arguments and errors as for `read`."""
     return read(data, split, seed=seed)
 
 
 def read(
-    data: Any,
+    data: ConfigDict,
     split: str,
     *,
     seed: int,
     suffixes: Sequence[str] = checks.IMAGE_SUFFIXES,
     what: str = "images",
 ) -> FileSource:
-    """Reads class folders; classes and files are in the order of their names.
+    """Opens one split of files in class folders; classes and files are sorted by name.
 
-    A root with a folder for the split, or for any of train, val and test, that holds class folders is taken
-    as split already; its classes are those of all its split folders together. Otherwise the split is drawn
-    by `data.fractions`, stratified.
+    If the root has a folder with class folders for the split, or for any of train, val and test, these folders are the splits,
+    and the classes are those of all of them. Otherwise the split is drawn by `data.fractions`, stratified by class; where
+    `data.label` is "identity", whole classes are drawn.
 
     Args:
-        data: `config.data`.
+        data: `config.data`; `root`, `fractions` and `label` are read.
         split: "train", "val", "test", or the name of a split folder.
-        seed: draws the split.
-        suffixes: how the names of the files that are read end, in lower case.
-        what: these files are, for messages.
+        seed: seed of the split.
+        suffixes: suffixes of the files that are read, in lower case.
+        what: plural noun for these files, for messages.
+
+    Returns:
+        FileSource whose names are paths relative to the root.
 
     Raises:
-        UserError: see `sources.create`; also a class folder without such files.
+        UserError: see `datasets.create`; also a class folder without such files.
     """
     layout = f"{what} {_LAYOUT}"
     root = checks.root_folder(data.root, "the data set", layout)
@@ -68,7 +72,7 @@ def read(
         labels.extend([label_of[top.name]] * len(images))
     source = np.asarray(labels, np.int32)
     if not given:
-        if data.label == "identity":  # whole classes on one side
+        if data.label == "identity":  # a class is in one split only
             parts = splits.stratified(np.zeros_like(source), data.fractions, seed=seed, groups=source)
         else:
             parts = splits.stratified(source, data.fractions, seed=seed)
@@ -82,20 +86,20 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _holds_classes(path: Path, suffixes: Sequence[str] = checks.IMAGE_SUFFIXES) -> bool:
-    """A folder of folders without images of its own: a class that happens to be named "train" is none."""
+    """Whether a folder has subfolders and no images of its own (a class named "train" has images)."""
     if not path.is_dir():
         return False
     return bool(_folders(path)) and not _files(path, suffixes)
 
 
 def _files(path: Path, suffixes: Sequence[str]) -> list[str]:
-    """Names of the files of that kind right in a folder."""
+    """The names of the files with these suffixes directly in a folder."""
     return sorted(p.name for p in path.iterdir() if _is_one(p.name, suffixes) and p.is_file())
 
 
 def _images(root: Path, top: Path, suffixes: Sequence[str]) -> list[str]:
-    """Paths below a class folder, relative to the root, at any depth."""
-    out = []
+    """The files below a class folder at any depth, as paths relative to the root."""
+    out: list[str] = []
     for folder, _, files in os.walk(root / top):
         relative = Path(folder).relative_to(root)
         out.extend((relative / f).as_posix() for f in files if _is_one(f, suffixes))
@@ -104,3 +108,6 @@ def _images(root: Path, top: Path, suffixes: Sequence[str]) -> list[str]:
 
 def _is_one(name: str, suffixes: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
+
+
+RECORD = DatasetRecord("folder", create, reads=("root", "fractions"))

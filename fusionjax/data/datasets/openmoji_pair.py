@@ -1,26 +1,28 @@
-"""OpenMoji as images of six channels: an emoji's colour drawing, then the black lines of the same drawing.
+"""OpenMoji as images of six channels: the colour drawing of an emoji, then the black lines of the same drawing.
 
-The two stand for two spectral modalities: they show the same thing in the same place, and a match of one with the other can
-be learned and measured without data from elsewhere. Splits are those of `sources.openmoji`: by identity, so that no emoji
-and no drawing of the test set is in training. At fractions 0.7, 0.1, 0.2:
+The two represent two spectral modalities: they show the same object at the same position, so matching one with the other can
+be learned and measured without external data. The splits are those of `datasets.openmoji`: by identity, so that no emoji and
+no drawing of the test set is in training. At fractions 0.7, 0.1, 0.2:
 
-    train 1,328 identities, about 2,600 examples: every skin tone (2,573 at seed 0); "train_base": one an identity
+    train 1,328 identities, about 2,600 examples: every skin tone (2,573 at seed 0); "train_base": one per identity
     val     190 identities, one example each
     test    380 identities, one example each, the base drawing
 
-Many lines are the same: of the 380 at seed 0, 321 differ, for 50 flags have the same empty frame. No encoder finds more than
-321 of 380 (0.845) by identity at rank 1, either way; `data.channels.look_alikes` gives the ids of what looks the same.
+Many line drawings are identical: of the 380 at seed 0, 321 differ, because 50 flags have the same empty frame. No encoder can
+find more than 321 of 380 (0.845) by identity at rank 1, in either direction; `channels.duplicate_groups` gives the duplicate
+groups.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import openmoji
 from fusionjax.data.multispectral.channels import ChannelMap
+from fusionjax.register import DatasetRecord
 
 CHANNELS = ChannelMap(
     ("red", "green", "blue", "line_red", "line_green", "line_blue"),
@@ -35,7 +37,7 @@ class OpenMojiPair:
         channels: `CHANNELS`.
         image_shape: (S, S, 6).
         dtype: uint8.
-        digest: of the files and the size that they are drawn at.
+        digest: of the fingerprints of the files and the size of the drawings.
     """
 
     name = "OpenMoji pairs"
@@ -67,19 +69,21 @@ class OpenMojiPair:
         return np.concatenate([self._both.load(2 * i), self._both.load(2 * i + 1)], axis=-1)
 
 
-def create(data: Any, split: str, *, seed: int) -> OpenMojiPair:
+def create(data: ConfigDict, split: str, *, seed: int) -> OpenMojiPair:
     """One split of OpenMoji as pairs.
 
     Args:
-        data: `config.data`; `resize` is S, `fractions` the shares of the splits. `renderings`, `root`, `channels` and
-            `modalities` are not read: the channels are `CHANNELS`.
+        data: `config.data`; `resize` (S), `fractions` and `check_counts` are read. The channels are always `CHANNELS`.
         split, seed: as for `openmoji.create`.
 
     Returns:
-        OpenMojiPair, an example a drawing, in the order of the emoji's code points.
+        OpenMojiPair, one example per drawing, in the order of the code points.
 
     Raises:
         UserError: a package is missing or incomplete, an unknown split.
     """
     class_names, drawings = openmoji.select(data, split, seed=seed)
     return OpenMojiPair(split, class_names, drawings, data.resize)
+
+
+RECORD = DatasetRecord("openmoji_pair", create, reads=("fractions", "resize"))

@@ -1,34 +1,34 @@
-"""A data set that `python -m fusionjax.prepare` wrote: encoded images in ArrayRecord files, read by index."""
+"""A data set written by `python -m fusionjax.prepare`: encoded images in ArrayRecord files, read by index."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from grain.sources import ArrayRecordDataSource
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.image.decode import DecodeError, decode
 from fusionjax.data.prepared import records
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 _GET = "python -m fusionjax.prepare writes it"
 
 
 class PreparedSource:
-    """A split of a prepared data set; see `Source` for the attributes, which are those of the original's reader.
+    """A split of a prepared data set; see `Source` for the attributes, which equal those of the original reader.
 
     Args:
-        folder: of the data set.
+        folder: folder of the data set.
         content: its index.
-        split: a key of its splits.
-        max_pixels: the limit of `decode`, where images lose rows at the bottom (FGVC-Aircraft).
+        split: a key of `content["splits"]`.
+        max_pixels: the limit of `decode`, used where rows at the bottom are removed (FGVC-Aircraft).
 
     Attributes:
-        digest: sha256 that changes with any byte of the data set, for what is kept of it elsewhere.
+        digest: sha256 that changes with any byte of the data set, for caches of derived values.
     """
 
-    def __init__(self, folder: Path, content: Mapping[str, Any], split: str, *, max_pixels: int):
+    def __init__(self, folder: Path, content: records.Index, split: str, *, max_pixels: int):
         entry = content["splits"][split]
         self.name, self.split, self.digest = entry["name"], split, content["digest"]
         self.class_names = tuple(entry["class_names"])
@@ -43,10 +43,14 @@ class PreparedSource:
         return len(self.names)
 
     def load(self, i: int) -> bytes | np.ndarray:
-        """The bytes of the original file; where its reader removes rows at the bottom, what is left of the image."""
+        """The bytes of the original file; where the original reader removes rows at the bottom, the remaining image.
+
+        Raises:
+            DecodeError: the record is damaged.
+        """
         try:
             encoded = self._store[int(self._records[i])]
-        except Exception as e:  # the library tells damage by several types
+        except Exception as e:  # the library raises several types on damage
             raise DecodeError(
                 " ".join(f"its record is damaged ({type(e).__name__}: {e})".split())[:300]
             ) from e
@@ -54,23 +58,23 @@ class PreparedSource:
             return encoded
         image = decode(encoded, self._max_pixels)
         if len(image) <= self._rows:
-            raise DecodeError(f"{len(image)} rows: there is nothing above the {self._rows} to be removed")
+            raise DecodeError(f"{len(image)} rows: no more than the {self._rows} to be removed at the bottom")
         return image[: -self._rows]
 
 
-def create(data: Any, split: str, *, seed: int) -> PreparedSource:
+def create(data: ConfigDict, split: str, *, seed: int) -> PreparedSource:
     """Opens one split of a prepared data set.
 
-    Sizes and counts are checked, the bytes are not: `python -m fusionjax.prepare --out=… --verify` does that, and a
-    record damaged since is an unreadable image.
+    Sizes and counts are checked, the content is not (`python -m fusionjax.prepare --out=… --verify` does that); a damaged
+    record is an unreadable image.
 
     Args:
         data: `config.data`; `root` is the folder given to prepare as --out.
-        split: one of those that were prepared.
-        seed: unused; where the split was drawn, it was when the data set was prepared.
+        split: one of the prepared splits.
+        seed: unused; a random split was drawn when the data set was prepared.
 
     Raises:
-        UserError: see `sources.create`; also a folder that is no prepared data set, or a damaged one.
+        UserError: see `datasets.create`; also a folder without a prepared data set, or a damaged one.
     """
     folder = checks.root_folder(data.root, "the prepared data set", _GET)
     content = records.read_index(folder, f"config.data.root={data.root!r}")
@@ -78,17 +82,20 @@ def create(data: Any, split: str, *, seed: int) -> PreparedSource:
     return PreparedSource(folder, content, split, max_pixels=data.max_pixels)
 
 
-def _store(folder: Path, content: Mapping[str, Any]) -> Any:
-    """The records of all files, one after the other."""
+def _store(folder: Path, content: records.Index) -> ArrayRecordDataSource:
+    """The records of all files, in the order of the index."""
     paths = [str(folder / file["name"]) for file in content["files"]]
     try:
         store = ArrayRecordDataSource(paths)
     except Exception as e:  # as above
         reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
-        raise UserError(f"{folder} cannot be read: {reason}; prepare it anew with --overwrite") from None
+        raise UserError(f"{folder} cannot be read: {reason}; prepare it again with --overwrite") from None
     expected = sum(file["records"] for file in content["files"])
     if len(store) != expected:
         raise UserError(
-            f"{folder} holds {len(store):,} images instead of {expected:,}; prepare it anew with --overwrite"
+            f"{folder} holds {len(store):,} images instead of {expected:,}; prepare it again with --overwrite"
         )
     return store
+
+
+RECORD = DatasetRecord("prepared", create)

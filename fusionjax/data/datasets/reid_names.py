@@ -1,4 +1,4 @@
-"""What the re-identification layouts share: identity and camera from a file's name, and a source made of them."""
+"""Shared by the re-identification data sets: identity and camera from file names, and the source created from them."""
 
 import dataclasses
 import os
@@ -18,9 +18,9 @@ class DataSet:
     """A re-identification data set as published.
 
     Attributes:
-        name: of the data set.
-        images, identities: split → how many.
-        cameras: how many.
+        name: name of the data set.
+        images, identities: split → published number.
+        cameras: published number.
     """
 
     name: str
@@ -30,7 +30,7 @@ class DataSet:
 
 
 def jpegs(root: Path, folder: str) -> list[str]:
-    """The JPEG files of `root / folder`, as "folder/name", sorted; what else lies there (Thumbs.db) is left out.
+    """The JPEG files of `root / folder`, as "folder/name", sorted; other files (Thumbs.db) are ignored.
 
     Raises:
         UserError: no such folder, or no JPEG in it.
@@ -46,27 +46,27 @@ def jpegs(root: Path, folder: str) -> list[str]:
 
 
 def is_jpeg(name: str) -> bool:
-    """By its suffix; the shadow files of macOS (._name.jpg) are none."""
+    """Whether a file name is that of a JPEG, by its suffix; macOS metadata files (._name.jpg) are not."""
     return name.lower().endswith((".jpg", ".jpeg")) and not name.startswith(".")
 
 
 def parse(pattern: re.Pattern[str], path: str, expected: str, where: str = "") -> tuple[int, int]:
-    """(identity, camera) as a file's name has them.
+    """(identity, camera) from a file name.
 
     Args:
-        pattern: whose first two groups, from the start of the name, are the numbers.
-        path: whose last part is the name.
-        expected: a right name, for the error.
-        where: file and line that list the path, for the error; "" for none.
+        pattern: matches the start of the name; its first two groups are the numbers.
+        path: path whose last part is the name.
+        expected: a valid name, for the message.
+        where: file and line that list the path, for the message; "" for none.
 
     Raises:
-        UserError: the name is another.
+        UserError: the name does not match.
     """
     found = pattern.match(path.rsplit("/", 1)[-1])
     if not found:
         at = f"{where}: " if where else ""
         raise UserError(
-            f"{at}image {path!r} does not tell identity and camera; expected a name like {expected!r}"
+            f"{at}the name of image {path!r} has no identity and camera; expected a name like {expected!r}"
         )
     return int(found[1]), int(found[2])
 
@@ -82,25 +82,25 @@ def build(
     check_counts: bool,
     classes: Sequence[int] | None = None,
 ) -> FileSource:
-    """A source with the columns identity and camera.
+    """Creates a source with the columns identity and camera.
 
     Args:
-        data_set: what was published; `images`, `identities` and `cameras` are compared with it.
+        data_set: the published numbers, which the actual ones are compared with.
         split: a key of `data_set.images`.
-        root: of the names.
+        root: folder that the names are relative to.
         names: N paths.
         identities: N numbers, as in the data set.
         cameras: N numbers, as in the data set, from 1.
         check_counts: `data.check_counts`.
-        classes: identities that the labels count; None for those of this split.
+        classes: the identities that are the classes; None for those of this split.
 
     Returns:
-        FileSource. Column identity, int64 (N,): as in the data set. Column camera, int64 (N,): from 0, one less
-        than in the file's name. A label is the position of the identity among the sorted `classes`; the labels
-        of query and gallery are therefore not comparable, their identities are.
+        FileSource. Column identity, (N,) int64: as in the data set. Column camera, (N,) int64: from 0, one less than in the
+        file name. A label is the position of the identity in the sorted `classes`; therefore the identities of query and
+        gallery are comparable, their labels are not.
 
     Raises:
-        UserError: a count other than the published one, or a camera that cannot be.
+        UserError: no images, a number that differs from the published one, or a camera out of range.
     """
     if not names:
         raise UserError(f"split {split!r} of {data_set.name} in {root} has no images")

@@ -1,12 +1,12 @@
-"""What a folder of Tux Paint stamps holds: pictures, captions, sounds, and which stamps must not be parted.
+"""The files of a folder of Tux Paint stamps: images, captions and audio, and the groups of stamps that must not be split.
 
-A stamp is a picture `<name>.png` or `<name>.svg`. Beside it stand, where there are any,
+A stamp is an image `<name>.png` or `<name>.svg`. Optional files beside it are
 
     <name>.txt              its caption: the first line in English, then lines like `de.utf8=Ein Hund.`
     <name>_desc.ogg         the caption spoken in English; <name>_desc_fr.ogg in French
-    <name>.ogg              its sound; <name>_de.ogg that of German (a letter's or a number's name)
+    <name>.ogg              its sound effect; <name>_de.ogg in German (the name of a letter or number)
 
-in .wav in place of .ogg at times. `<name>_mirror.png` is drawn when a painter mirrors the stamp, and is no stamp of its own.
+Some audio files are .wav instead of .ogg. `<name>_mirror.png` is the mirrored image of a stamp, not a stamp of its own.
 """
 
 import dataclasses
@@ -21,16 +21,17 @@ from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
 
 PICTURES = (".png", ".svg")
-"""In order of preference: seven SVG files are letters of a font that a machine may lack, and have a PNG file beside them."""
+"""In order of preference: seven SVG files need a font that may be missing, and have a PNG file beside them."""
 SOUNDS = (".ogg", ".wav")
 SPOKEN = ("en", "be", "bg", "ca", "da", "el", "es", "fr", "ro", "ru")
-"""Languages in which most stamps are described aloud, and English."""
+"""English, and the languages in which most stamps have a spoken caption."""
 _MIRRORED = re.compile(r"_(mirror|flip)(_flip)?$")
 _SERIES = re.compile(r"[-_ ]?\d+[a-z]?$")
 _TAG = re.compile(r"[a-z]{2,3}(_[A-Za-z]{2})?(@[a-z]+)?")
 _LETTERS = "symbols/alphabets/english/{0}/lowercase/{2}_{1} symbols/alphabets/english/{0}/lowercase/{3}_{1}"
-# All pictures were compared, cut to what is drawn, at 32×32, mirrored too. Other pairs as close are two mostly white ones.
-_ALIKE = (
+# Near-duplicates: all images were compared, cropped to their content, at 32×32, also mirrored. Other pairs as close are mostly
+# white images.
+_NEAR_DUPLICATES = (
     *(_LETTERS.format(*style, *pair).split()
       for style in (("filled", "filled"), ("outlined", "outline")) for pair in ("bd", "pq")),
     ("symbols/math/operators/op6_lessthan", "symbols/math/operators/op7_greaterthan"),
@@ -47,11 +48,11 @@ class Stamp:
 
     Attributes:
         name: path below the root, without suffix: "animals/birds/crow".
-        picture: its file.
-        captions: by language; empty where there are none.
-        descriptions: files of the spoken captions, by language.
-        effects: files of its sound, by language; "" for the one of every language.
-        group: the same number for stamps that look or sound alike.
+        picture: the image file.
+        captions: language → caption; may be empty.
+        descriptions: language → file of the spoken caption.
+        effects: language → file of the sound effect; "" for the one of all languages.
+        group: index of the duplicate group.
     """
 
     name: str
@@ -63,16 +64,19 @@ class Stamp:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that it is in, outermost first; the outermost is its class."""
+        """The folders that contain the stamp, outermost first; the outermost is its class."""
         return tuple(self.name.split("/")[:-1])
 
 
 def stamps(root: Path) -> tuple[Stamp, ...]:
-    """Every stamp below a folder, in the order of their names.
+    """All stamps below a folder, sorted by name.
 
-    **Groups**: stamps are one group where, directly or through others, they have the same caption in one of the languages of
-    `SPOKEN` (the same words would be heard in training and test), the same picture or the same recording byte for byte, names
-    in one folder that differ in a number at the end, or pictures that were found to look alike.
+    **Duplicate groups**: stamps are in one group if, directly or through others, they have the same caption in a language of
+    `SPOKEN` (the same words would be spoken in training and test), byte-identical images or audio files, names in one folder
+    that differ only in a final number, or images that were found to be near-duplicates.
+
+    Args:
+        root: folder of the stamps.
 
     Raises:
         UserError: a caption file is not UTF-8.
@@ -101,9 +105,9 @@ def stamps(root: Path) -> tuple[Stamp, ...]:
             descriptions[owner.removesuffix("_desc")][language or "en"] = path
     captions = {name: _captions(root / f"{name}.txt") for name in pictures}
     names = sorted(pictures)
-    heard = {name: [*descriptions[name].values(), *effects[name].values()] for name in names}
+    audio = {name: [*descriptions[name].values(), *effects[name].values()] for name in names}
     place = {name: i for i, name in enumerate(names)}
-    keys = _shared_keys(names, pictures, captions, heard)
+    keys = _shared_keys(names, pictures, captions, audio)
     groups = splits.linked(len(names), ((place[name], key) for name, key in keys)).tolist()
     return tuple(
         Stamp(name, pictures[name], captions[name], descriptions[name], effects[name], group)
@@ -112,18 +116,21 @@ def stamps(root: Path) -> tuple[Stamp, ...]:
 
 
 def counts(found: Sequence[Stamp]) -> dict[str, tuple[int, int, int]]:
-    """Stamps with a caption, a spoken description and a sound, by language; "" for the sound of every language."""
+    """Language → numbers of stamps with a caption, a spoken caption and a sound effect; "" for effects of all languages."""
     languages = {tag for s in found for tag in (*s.captions, *s.descriptions, *s.effects)}
     table = {
-        tag: tuple(sum(tag in kind for kind in kinds) for kinds in zip(
-            *((s.captions, s.descriptions, s.effects) for s in found), strict=True))
+        tag: (
+            sum(tag in s.captions for s in found),
+            sum(tag in s.descriptions for s in found),
+            sum(tag in s.effects for s in found),
+        )
         for tag in languages
-    }  # fmt: skip
+    }
     return dict(sorted(table.items(), key=lambda item: (-item[1][1], -item[1][0], item[0])))
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Paths below the root, with slashes."""
+    """The files below the root, as relative paths with slashes."""
     for folder, folders, files in os.walk(root):
         folders.sort()
         below = Path(folder).relative_to(root).as_posix().removeprefix(".")
@@ -131,7 +138,7 @@ def _files(root: Path) -> Iterator[str]:
 
 
 def _readings(stem: str) -> Iterator[tuple[str, str]]:
-    """What a file's name may be made of, an owner and a language: "a_pt_br" is itself, "a_pt" in br, or "a" in pt_BR."""
+    """The possible (stamp, language) readings of a file name: "a_pt_br" is itself, "a_pt" in br, or "a" in pt_BR."""
     yield stem, ""
     parts = stem.split("_")
     for k in (1, 2):
@@ -165,9 +172,9 @@ def _shared_keys(
     names: Sequence[str],
     pictures: Mapping[str, Path],
     captions: Mapping[str, Mapping[str, str]],
-    heard: Mapping[str, Sequence[Path]],
+    audio: Mapping[str, Sequence[Path]],
 ) -> Iterator[tuple[str, Hashable]]:
-    """(name, what it shares with others of its group)."""
+    """(name, key) pairs; stamps with a common key are in one group."""
     for name in names:
         for language in SPOKEN:
             words = " ".join(re.findall(r"\w+", captions[name].get(language, "").casefold()))
@@ -177,14 +184,14 @@ def _shared_keys(
         series = _SERIES.sub("", last)
         if sum(map(str.isalpha, series)) > 1:
             yield name, ("series", folder, series.casefold())
-    alike = {name: i for i, pair in enumerate(_ALIKE) for name in pair}
+    alike = {name: i for i, pair in enumerate(_NEAR_DUPLICATES) for name in pair}
     yield from ((name, ("alike", alike[name])) for name in names if name in alike)
     yield from _same_bytes((name, pictures[name]) for name in names)
-    yield from _same_bytes((name, path) for name in names for path in heard[name])
+    yield from _same_bytes((name, path) for name in names for path in audio[name])
 
 
 def _same_bytes(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Hashable]]:
-    """(name, digest) of the files that are as long as another one: only these are read."""
+    """(name, key) of the files that have the size of another file; only these are read."""
     by_size: dict[int, list[tuple[str, Path]]] = {}
     for name, path in files:
         by_size.setdefault(path.stat().st_size, []).append((name, path))

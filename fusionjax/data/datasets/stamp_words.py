@@ -1,4 +1,4 @@
-"""What the folders of Tux Paint's stamps say of a stamp, in words, for questions and answers."""
+"""Nouns for the folders of the Tux Paint stamps, for questions and answers."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ NOUNS = {
     "space": "a space item", "sports": "a sports item", "symbols": "a symbol", "town": "a town item",
     "vehicles": "a vehicle",
 }  # fmt: skip
-"""What a stamp of a class is, with its article."""
+"""Class → noun for its stamps, with an article."""
 KINDS = {
     "animals/amphibians": "amphibian", "animals/birds": "bird", "animals/dinosaur": "dinosaur", "animals/fish": "fish",
     "animals/insects": "insect", "animals/lizards": "lizard", "animals/mammals": "mammal", "animals/mammals/apes": "ape",
@@ -33,11 +33,11 @@ KINDS = {
     "vehicles/flight": "aircraft", "vehicles/locomotive": "train", "vehicles/masstransit": "public transport",
     "vehicles/race": "race car", "vehicles/ship": "ship",
 }  # fmt: skip
-"""What a stamp in a folder is; a folder that is not here is as the one around it. Cartoon, toy and outline are styles."""
+"""Folder → noun for its stamps; a folder that is not listed (cartoon, toy, outline) takes the noun of its parent."""
 
 
 def kind(folders: Sequence[str]) -> str:
-    """The most special noun for a stamp in these folders, outermost first; "" where the class is all that they say."""
+    """The most specific noun for a stamp in these folders, outermost first; "" where only the class has one."""
     for depth in range(len(folders), 1, -1):
         found = KINDS.get("/".join(folders[:depth]))
         if found:

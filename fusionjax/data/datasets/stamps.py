@@ -1,31 +1,35 @@
-"""Tux Paint's stamps: a picture, its caption in many languages, the caption spoken, and a sound; the folder is the class.
+"""Tux Paint stamps: an image, its caption in many languages, spoken captions and a sound effect; the folder is the class.
 
-Data that install like any package: Debian's `tuxpaint-stamps-default`. Version 2022.06.04 has 956 stamps in 17 folders; what
-each language has of them is in docs/data_stamps.md. Nothing of them is part of this package.
+The data are in Debian's package `tuxpaint-stamps-default`. Version 2022.06.04 has 956 stamps in 17 folders;
+docs/data_stamps.md lists what exists in each language. No part of them is included in fusionjax.
 
-**Splits** are by stamp, stratified by class, drawn by the seed with `data.fractions`. Stamps that look or sound alike stay on
-one side (`stamp_files.stamps` says which): 694 groups.
+**Splits** are by stamp, stratified by class, drawn by the seed with `data.fractions`. Duplicate groups (see
+`stamp_files.stamps`) are never split; there are 694.
 
-**What tells the class.** A caption names what the picture shows, so text and speech are strong clues, as captions are; nothing
-is looked up by the class. But whether a stamp has a sound effect at all depends on its class (animals mostly have one), and a
-model may learn that. Spoken descriptions in French, Russian, Romanian, Catalan, Bulgarian and Spanish lack for a few only.
+**Information about the class.** A caption names the content of the image, so text and speech are strong clues, as captions
+are; nothing is selected by the class. But whether a stamp has a sound effect depends on its class (most animals have one), and
+a model may learn that. Only few stamps lack a spoken caption in French, Russian, Romanian, Catalan, Bulgarian or Spanish.
 """
 
 import functools
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
+from fusionjax.config import require_one_of
 from fusionjax.data.datasets import checks
 from fusionjax.data.datasets.stamp_files import Stamp, stamps
 from fusionjax.data.datasets.stamp_words import NOUNS, kind
 from fusionjax.data.image import transforms
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import DecodeError, decode, decode_png
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 ROOT = "/usr/share/tuxpaint/stamps"
 STAMPS = 956
@@ -37,20 +41,20 @@ _DPI = 96
 class StampsSource:
     """A split of the stamps; see `Source`.
 
-    Columns, of text unless said otherwise:
-        group: int64, stamps that must stay together.
+    Columns, of text unless noted otherwise:
+        group: int64, the duplicate group.
         folder: all folders below the class, "mammals/dogs", or "".
         subfolder: the first of them.
-        category, kind: what it is, in words, for `data.questions.generate`: "an animal", "bird" or "".
+        category, kind: nouns for `vqa.questions.generate`: "an animal", "bird" or "".
         caption: as `captions`.
-        translations: a line for each different caption in `languages`, the test's first; "" where a stamp lacks that one.
-            `data.text.translations` reads them.
-        audio: paths of sound files relative to `root`, with "|" between, one of each of `audio_languages`; only that of the
-            first, or "", unless the split is "train". `data.sounds.files_of` reads them.
+        translations: one line per different caption in `languages`, the evaluation language first; "" where that caption is
+            missing. Read by `data.text.translations`.
+        audio: paths of audio files relative to `root`, separated by "|", one for each of `audio_languages`; only that of the
+            first language, or "", unless the split is "train". Read by `audio.clips.audio_files`.
 
     Attributes:
-        root: the folder of the stamps.
-        captions: N texts in the test's language, the first of `languages`; "" where there is none.
+        root: folder of the stamps.
+        captions: N texts in the evaluation language, the first of `languages`; "" where there is none.
     """
 
     name = "Tux Paint stamps"
@@ -82,7 +86,7 @@ class StampsSource:
         ]
         below = [s.folders[1:] for s in items]
         tags = audio_languages if split == "train" else audio_languages[:1]
-        heard = [dict.fromkeys(filter(None, (_sound(s, tag, sound) for tag in tags))) for s in items]
+        audio = [dict.fromkeys(filter(None, (_sound(s, tag, sound) for tag in tags))) for s in items]
         self.columns = {
             "group": np.asarray([s.group for s in items], np.int64),
             "folder": np.asarray(["/".join(folders) for folders in below], object),
@@ -92,7 +96,7 @@ class StampsSource:
             "caption": np.asarray(self.captions, object),
             "translations": np.asarray(translations, object),
             "audio": np.asarray(
-                ["|".join(p.relative_to(root).as_posix() for p in own) for own in heard], object
+                ["|".join(p.relative_to(root).as_posix() for p in own) for own in audio], object
             ),
         }
 
@@ -100,32 +104,37 @@ class StampsSource:
         return len(self._items)
 
     def load(self, i: int) -> np.ndarray:
-        """RGB uint8 (size, size, 3): the picture in the middle of a white square. Drawn once, then kept as PNG."""
+        """RGB uint8 (size, size, 3), the image centred on a white square; rendered once, then kept in memory as PNG.
+
+        Raises:
+            DecodeError: the file is damaged or too large.
+        """
         png = self._png.get(i)
         if png is None:
             image = draw(self._items[i].picture, self._size, self._max_pixels)
             done, array = cv2.imencode(".png", image[..., ::-1])
             if not done:
-                raise DecodeError("it cannot be kept as PNG")
+                raise DecodeError("it cannot be encoded as PNG")
             self._png[i] = array.tobytes()
             return image
-        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+        return decode_png(png)
 
     def audio(self, i: int) -> Path | None:
-        """The sound file that the test hears for stamp `i`; None where it has none."""
+        """The audio file that evaluation uses for stamp `i`; None where there is none."""
         first = self.columns["audio"][i].split("|")[0]
         return self.root / first if first else None
 
 
-def create(data: Any, split: str, *, seed: int) -> StampsSource:
+def create(data: ConfigDict, split: str, *, seed: int) -> StampsSource:
     """One split of the stamps.
 
     Args:
-        data: `config.data`. `root`: the folder of the stamps, "" for where the package puts them; `resize`: the size drawn;
-            `fractions`: shares of the splits; `languages`: of the captions, the first is the test's; `audio_languages`:
-            likewise of the spoken descriptions; `sound`: "description", "effect" or "any", the effect where there is one.
+        data: `config.data`; read are `root` (folder of the stamps, "" for that of the package), `resize` (size of the images
+            in pixels), `fractions`, `check_counts`, `max_pixels`, `languages` (of the captions; evaluation uses the first),
+            `audio_languages` (likewise for the spoken captions) and `sound`: "description", "effect", or "any" for the effect
+            where there is one.
         split: "train", "val" or "test".
-        seed: draws the split.
+        seed: seed of the split.
 
     Returns:
         StampsSource in the order of the names.
@@ -138,7 +147,7 @@ def create(data: Any, split: str, *, seed: int) -> StampsSource:
     root = checks.root_folder(data.root or ROOT, "the Tux Paint stamps", INSTALL).resolve()
     found = stamps(root)
     if not found:
-        raise UserError(f"{root} has no stamps, which are pictures in folders of classes: {INSTALL}")
+        raise UserError(f"{root} has no stamps (images in class folders): {INSTALL}")
     if data.check_counts and len(found) < STAMPS:
         raise UserError(
             f"{data.root or ROOT} has {len(found)} of {STAMPS} stamps: {INSTALL} (config.data.check_counts=False accepts it)"
@@ -152,7 +161,7 @@ def create(data: Any, split: str, *, seed: int) -> StampsSource:
         "audio_languages", data.audio_languages, spoken if data.sound == "description" else spoken | effects
     )
     if any(s.picture.suffix.lower() == ".svg" for s in found):
-        _resvg()  # found missing now, not as a picture that cannot be read
+        _resvg()  # a missing package is an error now, not an unreadable image
     class_names = tuple(sorted({s.folders[0] for s in found}))
     labels = np.asarray([class_names.index(s.folders[0]) for s in found])
     parts = splits.stratified(labels, data.fractions, seed=seed, groups=np.asarray([s.group for s in found]))
@@ -163,7 +172,15 @@ def create(data: Any, split: str, *, seed: int) -> StampsSource:
 
 
 def draw(picture: Path, size: int, max_pixels: int) -> np.ndarray:
-    """A PNG or SVG file in the middle of a white square, RGB uint8 (size, size, 3), its longer side as long as the square's.
+    """Renders a PNG or SVG file, centred on a white square that its longer side fills.
+
+    Args:
+        picture: the file.
+        size: rows and columns of the square, in pixels.
+        max_pixels: the limit of `decode`.
+
+    Returns:
+        RGB uint8 (size, size, 3).
 
     Raises:
         DecodeError: the file is damaged or too large.
@@ -190,7 +207,7 @@ def _sound(stamp: Stamp, tag: str, kind: str) -> Path | None:
 
 
 def _local(effects: Mapping[str, Path], tag: str) -> Path | None:
-    """The sound of a language, of a country's variant of it, or of every language."""
+    """The effect in a language, else in a regional variant of it, else that of all languages."""
     variants = sorted(other for other in effects if other.partition("_")[0] == tag)
     return effects.get(tag) or (effects[variants[0]] if variants else effects.get(""))
 
@@ -198,7 +215,7 @@ def _local(effects: Mapping[str, Path], tag: str) -> Path | None:
 def _known(field: str, languages: Sequence[str], known: set[str]) -> None:
     if not languages:
         raise UserError(f"config.data.{field} is empty: name at least one language")
-    for tag in languages if known else ():  # a folder without captions or sounds has none in any language
+    for tag in languages if known else ():  # a folder may have no captions or no audio at all
         if tag not in known:
             raise UserError(
                 f"config.data.{field}: no stamp has {tag!r}; there are {', '.join(sorted(known - {''}))}"
@@ -206,10 +223,22 @@ def _known(field: str, languages: Sequence[str], known: set[str]) -> None:
 
 
 @functools.cache
-def _resvg() -> Any:
+def _resvg() -> ModuleType:
     try:
-        return __import__("resvg_py")
+        return importlib.import_module("resvg_py")
     except ImportError:
         raise UserError(
             "config.data.source='stamps' needs the package resvg_py for SVG: pip install resvg-py"
         ) from None
+
+
+def _check(config: ConfigDict) -> None:
+    require_one_of(config, "data.sound", *SOUNDS)
+
+
+RECORD = DatasetRecord(
+    "stamps",
+    create,
+    reads=("root", "fractions", "resize", "languages", "audio_languages", "sound"),
+    check=_check,
+)

@@ -11,38 +11,57 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import cars as cars_layout
 from fusionjax.data.datasets import checks, cub
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import Source, Subset
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 IMAGES = {"caltech_birds2011": cub.IMAGES, "cars196": cars_layout.IMAGES}
 """Published numbers of images, by builder and split."""
 _INSTALL = 'pip install "fusionjax[prepare]"'
 _VALIDATION = {"val": "validation"}
 
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+    from tensorflow_datasets.core.features import ClassLabel
+
+
+class Record(TypedDict):
+    """What is read of a record; the image is not decoded."""
+
+    image: bytes
+    label: int
+
 
 class TfdsSource:
-    """A split of a TFDS data set; see `Source`. `load` gives the encoded image.
+    """A split of a TFDS data set; see `Source`. `load` returns the encoded image.
 
-    `labels` reads every record once, on first use: TFDS stores them nowhere else. No image is decoded for it. Of ImageNet that
-    is 140 GB, so they are kept in the user's cache, below a name that changes with the prepared files.
+    `labels` reads all records on first use, without decoding an image: TFDS stores labels nowhere else. For ImageNet this
+    reads 140 GB, so the labels are kept in the cache folder of the user, under a name that changes with the prepared files.
 
     Args:
         name, split, class_names: as in `Source`.
         records: by index, with "image" encoded.
-        stamp: tells one version of the prepared files from another; "" keeps no labels.
+        fingerprint: identifies the version of the prepared files; "" to keep no labels.
     """
 
     def __init__(
-        self, name: str, split: str, records: Sequence[dict], class_names: tuple[str, ...], stamp: str = ""
+        self,
+        name: str,
+        split: str,
+        records: Sequence[Record],
+        class_names: tuple[str, ...],
+        fingerprint: str = "",
     ):
-        self.name, self.split, self.class_names, self._stamp = name, split, class_names, stamp
+        self.name, self.split, self.class_names, self._fingerprint = name, split, class_names, fingerprint
         self.names = [f"{name}/{split}[{i}]" for i in range(len(records))]
         self.columns: dict[str, np.ndarray] = {}
         self._records = records
@@ -52,10 +71,10 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        if not self._stamp:
+        if not self._fingerprint:
             return self._read_labels()
-        key = hashlib.sha256(f"{self._stamp} {self.split}".encode()).hexdigest()[:16]
-        return kept_labels(
+        key = hashlib.sha256(f"{self._fingerprint} {self.split}".encode()).hexdigest()[:16]
+        return cached_labels(
             cache_folder() / f"{self.name.replace('/', '_')}-{key}.npy",
             len(self),
             len(self.class_names),
@@ -67,7 +86,7 @@ class TfdsSource:
         for i in range(len(self)):
             try:
                 out[i] = int(self._records[i]["label"])
-            except Exception as e:  # a damaged shard raises what its format likes
+            except Exception as e:  # a damaged shard may raise any type
                 raise UserError(
                     f"{self.names[i]} cannot be read: {_one_line(e)}; prepare the data set again"
                 ) from None
@@ -78,24 +97,25 @@ class TfdsSource:
         return out
 
     def load(self, i: int) -> bytes:
+        """The encoded image of example `i`."""
         return bytes(self._records[i]["image"])
 
 
-def create(data: Any, split: str, *, seed: int) -> Source:
-    """One split of a TFDS data set, which is downloaded and prepared if it is not there yet.
+def create(data: ConfigDict, split: str, *, seed: int) -> Source:
+    """One split of a TFDS data set, which is downloaded and prepared if necessary.
 
-    A data set that has a train split alone is split by `data.fractions`, stratified; "val" also finds
-    "validation"; a TFDS slice such as "train[:10%]" is taken as it is.
+    A data set with a single split is split by `data.fractions`, stratified by class; "val" is also found as "validation"; a
+    TFDS slice such as "train[:10%]" is passed on.
 
     Args:
-        data: `config.data`; `builder` names the data set (and its config: "eurosat/rgb"), `root` is its
-            data_dir, "" for TFDS's own.
-        split: the split.
-        seed: draws the split.
+        data: `config.data`; read are `builder` (name of the data set, with its config: "eurosat/rgb"), `root` (its data_dir,
+            "" for the default of TFDS), `fractions` and `check_counts`.
+        split: name of the split.
+        seed: seed of a drawn split.
 
     Raises:
-        UserError: an unknown builder or split; data that are not prepared and cannot be (no TensorFlow, no
-            network); no image or class label in it; not the published number of images.
+        UserError: an unknown builder or split; the data are not prepared and cannot be (no TensorFlow, no network); the data
+            set has no image or class label, or not the published number of images.
     """
     try:
         import tensorflow_datasets as tfds
@@ -109,7 +129,7 @@ def create(data: Any, split: str, *, seed: int) -> Source:
     stored, drawn = _stored(builder, data.builder, split)
     label = _label(tfds, builder, data.builder)
     records = _open(tfds, builder, stored, data)
-    source = TfdsSource(data.builder, split, records, tuple(label.names), _stamp(builder))
+    source = TfdsSource(data.builder, split, records, tuple(label.names), _fingerprint(builder))
     expected = IMAGES.get(builder.name, {}).get(stored)
     if expected is not None:
         checks.count(f"{data.builder}, images of split {split!r}", len(source), expected, data.check_counts)
@@ -121,17 +141,21 @@ def create(data: Any, split: str, *, seed: int) -> Source:
 
 
 def cache_folder() -> Path:
-    """Where labels are kept: below XDG_CACHE_HOME or the user's own cache folder."""
+    """The folder of cached labels, below XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusionjax" / "labels"
 
 
-def kept_labels(path: Path, size: int, classes: int, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """The labels in `path`, or those of `read`, which are then kept there; a file that does not fit is written anew.
+def cached_labels(path: Path, size: int, classes: int, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """The labels stored in a file, or those of `read`, which are then stored; a file that does not match is replaced.
 
     Args:
         path: .npy file.
-        size, classes: that the labels must have.
-        read: makes them, int32 (N,).
+        size: number of examples N.
+        classes: number of classes.
+        read: returns the labels, (N,) int32.
+
+    Returns:
+        (N,) int32.
     """
     try:
         found = np.load(path, allow_pickle=False)
@@ -154,8 +178,8 @@ def kept_labels(path: Path, size: int, classes: int, read: Callable[[], np.ndarr
     return labels
 
 
-def _stamp(builder: Any) -> str:
-    """Of the prepared files; "" where there are none, as under mock_data."""
+def _fingerprint(builder: "DatasetBuilder") -> str:
+    """The names, sizes and times of the prepared files; "" where there are none, as under mock_data."""
     folder = Path(str(builder.data_dir))
     if _is_mocked(builder) or not folder.is_dir():
         return ""
@@ -163,7 +187,7 @@ def _stamp(builder: Any) -> str:
     return f"{folder} {files}"
 
 
-def _builder(tfds: Any, data: Any) -> Any:
+def _builder(tfds: ModuleType, data: ConfigDict) -> "DatasetBuilder":
     folder = str(Path(data.root).expanduser()) if data.root else None
     try:
         builder = tfds.builder(data.builder, data_dir=folder)
@@ -177,14 +201,14 @@ def _builder(tfds: Any, data: Any) -> Any:
     return builder
 
 
-def _is_mocked(builder: Any) -> bool:
-    """tfds.testing.mock_data serves examples though nothing is prepared; its methods are not TFDS's own."""
+def _is_mocked(builder: "DatasetBuilder") -> bool:
+    """Whether tfds.testing.mock_data provides the examples: nothing is prepared, and the methods are not TFDS's own."""
     return not type(builder).as_data_source.__module__.startswith("tensorflow_datasets.core")
 
 
-def _prepare(builder: Any, data: Any) -> None:
+def _prepare(builder: "DatasetBuilder", data: ConfigDict) -> None:
     where = f"{data.builder} is not prepared in {builder.data_dir}"
-    if importlib.util.find_spec("tensorflow") is None:  # before the download, which may be gigabytes
+    if importlib.util.find_spec("tensorflow") is None:  # before a download of perhaps gigabytes
         raise UserError(f"{where}, and preparing it needs TensorFlow: {_INSTALL}")
     if not _online(builder):
         raise UserError(
@@ -194,12 +218,12 @@ def _prepare(builder: Any, data: Any) -> None:
         builder.download_and_prepare(file_format="array_record")
     except ImportError as e:
         raise UserError(f"{where}, and preparing it needs the package {e.name or e}: {_INSTALL}") from None
-    except Exception as e:  # network, checksum, disk, a download that a person must make
+    except Exception as e:  # network, checksum, disk, a manual download
         raise UserError(f"{where}, and preparing it failed: {_one_line(e)}") from None
 
 
-def _online(builder: Any) -> bool:
-    """Whether anything answers: TFDS itself retries a dead network for minutes."""
+def _online(builder: "DatasetBuilder") -> bool:
+    """Whether a host can be reached: TFDS retries for minutes without a network."""
     if urllib.request.getproxies():
         return True
     home = urllib.parse.urlsplit(builder.info.homepage or "").hostname
@@ -212,7 +236,7 @@ def _online(builder: Any) -> bool:
     return False
 
 
-def _stored(builder: Any, name: str, split: str) -> tuple[str, bool]:
+def _stored(builder: "DatasetBuilder", name: str, split: str) -> tuple[str, bool]:
     """(split to read, whether `split` is drawn from it)."""
     available = list(builder.info.splits)
     if not available or (split.partition("[")[0] in available and (len(available) > 1 or "[" in split)):
@@ -225,8 +249,8 @@ def _stored(builder: Any, name: str, split: str) -> tuple[str, bool]:
     raise UserError(f"{name} has no split {split!r}; it has {', '.join(available)}")
 
 
-def _label(tfds: Any, builder: Any, name: str) -> Any:
-    """The class label's feature, after a look that there is an image too."""
+def _label(tfds: ModuleType, builder: "DatasetBuilder", name: str) -> "ClassLabel":
+    """The feature of the class label; raises UserError where it or an image is missing."""
     features = dict(builder.info.features.items())
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
@@ -234,7 +258,7 @@ def _label(tfds: Any, builder: Any, name: str) -> Any:
     return label
 
 
-def _open(tfds: Any, builder: Any, stored: str, data: Any) -> Sequence[dict]:
+def _open(tfds: ModuleType, builder: "DatasetBuilder", stored: str, data: ConfigDict) -> Sequence[Record]:
     skip = {
         k: tfds.decode.SkipDecoding()
         for k, f in builder.info.features.items()
@@ -255,3 +279,6 @@ def _open(tfds: Any, builder: Any, stored: str, data: Any) -> Sequence[dict]:
 
 def _one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
+
+
+RECORD = DatasetRecord("tfds", create, reads=("root", "builder", "fractions"))

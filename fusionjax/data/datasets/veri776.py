@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
+from fusionjax.register import DatasetRecord
 
 VERI = reid_names.DataSet(
     "VeRi-776",
@@ -21,12 +23,11 @@ _LIKE = "0001_c001_00016450_0.jpg"
 _GET = "VeRi.zip, on request from the authors' page"
 
 
-def create(data: Any, split: str, *, seed: int) -> FileSource:
-    """Reads image_train, image_query or image_test; identity and camera are in the files' names.
+def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
+    """Opens one split: image_train, image_query or image_test; the file names hold identity and camera.
 
-    Where name_train.txt, name_query.txt or name_test.txt is there, it says which images count and in which
-    order; else all of the folder do, by name. The labels in XML are not needed: an image without a label of
-    its viewpoint counts too.
+    If name_train.txt, name_query.txt or name_test.txt exists, it lists the images in their order; otherwise all images of the
+    folder are used, sorted by name. The XML labels are not read: images without a viewpoint label are used too.
 
     Args:
         data: `config.data`; `root` is the folder VeRi or its parent.
@@ -37,7 +38,7 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
         FileSource with the columns identity and camera, see `reid_names.build`.
 
     Raises:
-        UserError: see `sources.create`.
+        UserError: see `datasets.create`.
     """
     checks.split_is_one_of(VERI.name, split, FOLDERS)
     top = checks.root_folder(data.root, VERI.name, _GET)
@@ -57,15 +58,18 @@ def create(data: Any, split: str, *, seed: int) -> FileSource:
 
 
 def _listed(listing: Path, folder: str) -> dict[str, str]:
-    """Path → where the list has it."""
+    """Path → its position in the list."""
     first: dict[str, int] = {}
     for number, name in checks.lines(listing):
         path = f"{folder}/{name}"
         if path in first:
             raise UserError(
-                f"{listing} line {number}: image {name!r} was already given in line {first[path]}"
+                f"{listing} line {number}: image {name!r} is listed twice, first in line {first[path]}"
             )
         first[path] = number
     if not first:
         raise UserError(f"{listing} is empty")
     return {path: f"{listing} line {number}" for path, number in first.items()}
+
+
+RECORD = DatasetRecord("veri776", create)

@@ -1,4 +1,4 @@
-"""The outputs of a frozen trunk, computed once and kept on disk: later epochs cost what is on top of it only."""
+"""The features of a frozen backbone, computed once and kept on disk: later epochs only compute the layers above it."""
 
 import dataclasses
 import hashlib
@@ -6,45 +6,49 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from fusionjax.data.feature_cache.batches import FeatureArray
 from fusionjax.data.loading import pipeline
+from fusionjax.data.loading.stream import HostBatch
 from fusionjax.data.source import ByIdentity, FileSource, Source, Subset
 from fusionjax.data.unreadable import BadImages
+from fusionjax.errors import UserError
+from fusionjax.types import Array, PyTree
 
-Batch = dict[str, np.ndarray]
+FileFingerprint = tuple[int, int] | str | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached:
-    """Features of a split.
+class CachedFeatures:
+    """The features of a split.
 
     Attributes:
-        features: (passes, N, h, w, C) float16, a read-only memory map, or a view of one; pass 0 is not augmented.
+        features: (passes, N, h, w, C) float16, a read-only memory map, or rows of one; pass 0 is not augmented.
         valid: (passes, N) float32, 0 where an image could not be read.
         labels: (N,) int32.
     """
 
-    features: np.ndarray
+    features: FeatureArray
     valid: np.ndarray
     labels: np.ndarray
 
 
-class Taken:
-    """Rows of an array at some indices, taken when they are asked for: nothing is copied before.
+class IndexedRows:
+    """A lazy view of the rows of an array at given indices: rows are copied only when they are read.
 
     Args:
-        array: (passes, M, ...), or (M, ...) as `self[k]` has it.
-        indices: (N,) into M.
-        axis: of M, 1 or 0.
+        array: (passes, M, ...), or (M, ...) for the view `self[k]`.
+        indices: (N,) integers, positions along the axis of size M.
+        axis: the axis of size M, 1 or 0.
     """
 
-    def __init__(self, array: np.ndarray, indices: np.ndarray, axis: int = 1):
+    def __init__(self, array: FeatureArray, indices: np.ndarray, axis: int = 1):
         self._array, self._indices, self._axis = array, indices, axis
         self.shape = (*array.shape[:axis], len(indices), *array.shape[axis + 1 :])
         self.ndim, self.dtype = array.ndim, array.dtype
@@ -52,34 +56,35 @@ class Taken:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: int | slice | np.ndarray | tuple[int, int]) -> "np.ndarray | IndexedRows":
         if not self._axis:
             return self._array[self._indices[key]]
         if isinstance(key, tuple):
             return self._array[key[0], self._indices[key[1]]]
-        return Taken(self._array[key], self._indices, 0)
+        return IndexedRows(self._array[key], self._indices, 0)
 
 
 class FeatureCache:
-    """Computes what is missing, and opens what is there.
+    """Opens the features of a source; computes those that are not on disk.
 
     Args:
-        folder: of the files; each is named by what it depends on, so a stale one is never read.
+        folder: folder of the files. The name of a file holds a digest of everything it depends on, so an outdated one is never
+            read.
         encode: batch of images → (B, h, w, C), compiled by the caller.
-        weights: digest of the trunk's weights.
+        weights: digest of the weights of the backbone.
         data: `config.data`.
-        seed: of the augmentation.
-        bad: takes the names of unreadable images.
-        say: takes a line of progress.
+        seed: seed of the augmentation.
+        bad: record that unreadable images are added to.
+        say: receives one line of progress.
     """
 
     def __init__(
         self,
         folder: Path,
-        encode: Callable[[Batch], Any],
+        encode: Callable[[HostBatch], Array],
         *,
         weights: str,
-        data: Any,
+        data: ConfigDict,
         seed: int,
         bad: BadImages,
         say: Callable[[str], None],
@@ -87,22 +92,26 @@ class FeatureCache:
         self._folder, self._encode, self._weights = Path(folder), encode, weights
         self._data, self._seed, self._bad, self._say = data, seed, bad, say
 
-    def train(self, source: Source) -> Cached:
-        """`data.cache.passes` passes: the plain images, then differently augmented ones."""
+    def train(self, source: Source) -> CachedFeatures:
+        """`data.cache.passes` passes: first the images without augmentation, then with a different augmentation each.
+
+        Raises:
+            UserError: no examples, or more than `data.max_bad_fraction` of the images are unreadable.
+        """
         return self._open(source, self._data.cache.passes)
 
-    def evaluation(self, source: Source) -> Cached:
-        """One pass, the plain images."""
+    def evaluation(self, source: Source) -> CachedFeatures:
+        """One pass, the images without augmentation; raises as `train`."""
         return self._open(source, 1)
 
-    def _open(self, source: Source, passes: int) -> Cached:
+    def _open(self, source: Source, passes: int) -> CachedFeatures:
         if isinstance(source, Subset):
-            # Several questions about a picture: its features are computed once.
+            # Several questions about one image: its features are computed once.
             pictures, at = np.unique(source.indices, return_inverse=True)
             if len(pictures) < len(source):
                 whole = self._open(Subset(source.source, pictures), passes)
-                return Cached(
-                    Taken(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
+                return CachedFeatures(
+                    IndexedRows(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
                 )
         path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
         marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
@@ -112,10 +121,12 @@ class FeatureCache:
             self._bad.record(name, reason)
         self._bad.check(len(source), self._data.max_bad_fraction)
         labels = np.asarray(source.labels, np.int32)
-        return Cached(np.load(path, mmap_mode="r"), np.load(marks), labels)
+        return CachedFeatures(np.load(path, mmap_mode="r"), np.load(marks), labels)
 
     def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
         began = time.perf_counter()
+        if not len(source):
+            raise UserError(f"split {source.split!r} of {source.name} has no examples")
         self._folder.mkdir(parents=True, exist_ok=True)
         # Another run may compute the same, on another machine too: a name of its own.
         handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=self._folder)
@@ -134,7 +145,7 @@ class FeatureCache:
 
     def _fill(self, source: Source, passes: int, part: Path, path: Path, marks: Path, reasons: Path) -> None:
         valid = np.zeros((passes, len(source)), np.float32)
-        out = None
+        out: np.memmap | None = None
         for k in range(passes):
             for batch in self._batches(source, k):
                 rows = batch["index"] >= 0
@@ -144,16 +155,17 @@ class FeatureCache:
                     out = _allocate(part, shape)
                 out[k, batch["index"][rows]] = features
                 valid[k, batch["index"][rows]] = batch["valid"][rows]
+        assert out is not None  # the source has examples
         out.flush()
         del out
         os.replace(part, path)
-        # The small files come last and whole: without them the features are made anew.
+        # The small files are written last: without them the features are computed again.
         np.save(part.with_suffix(".npy"), valid)
         os.replace(part.with_suffix(".npy"), marks)
         part.write_text(json.dumps(self._bad.reasons))
         os.replace(part, reasons)
 
-    def _batches(self, source: Source, k: int) -> Iterable[Batch]:
+    def _batches(self, source: Source, k: int) -> Iterable[HostBatch]:
         size = self._data.cache.batch_size
         if k == 0:
             return pipeline.eval_batches(source, self._data, batch_size=size, bad=self._bad)
@@ -162,7 +174,7 @@ class FeatureCache:
         )
 
     def _key(self, source: Source, passes: int) -> str:
-        """Digest of everything that the features are a function of."""
+        """Digest of everything that the features depend on."""
         data = json.loads(self._data.to_json_best_effort())
         for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits", "languages", "audio_languages",
                       "sound", "questions", "question_types", "answers", "answer_pictures"):  # fmt: skip
@@ -175,37 +187,41 @@ class FeatureCache:
             source.split,
             passes,
             list(source.names),
-            stamps(source),
+            file_fingerprints(source),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A float16 array on disk whose space is really there: a full disk is an OSError now, not a SIGBUS later."""
+    """A float16 array on disk whose space is allocated: a full disk is an OSError now, not a SIGBUS later."""
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return out
 
 
-def stamps(source: Source) -> list[Any]:
-    """What changes where an example's data do, one an example: size and time of its file, so that a mended image is read
-    again; for a source with a digest of its own, that. [] where there is neither."""
+def file_fingerprints(source: Source) -> Sequence[FileFingerprint]:
+    """The fingerprint of the file of each example, which changes when the file does.
+
+    Returns:
+        N entries: (size in bytes, modification time in ns), None for an example without a file; for a source with a digest of
+        its own, that digest. Empty where there is neither.
+    """
     if isinstance(source, ByIdentity):
-        return stamps(source.source)
+        return file_fingerprints(source.source)
     if isinstance(source, Subset):
-        whole = stamps(source.source)
-        return [whole[i] for i in source.indices] if whole else []
+        whole = file_fingerprints(source.source)
+        return [whole[i] for i in source.indices.tolist()] if whole else []
     if hasattr(source, "digest"):
         return [source.digest] * len(source)
     if not isinstance(source, FileSource):
         return []
-    stats = [path and path.stat() for path in map(source.file, range(len(source)))]
-    return [s and (s.st_size, s.st_mtime_ns) for s in stats]
+    stats = [None if path is None else path.stat() for path in map(source.file, range(len(source)))]
+    return [None if s is None else (s.st_size, s.st_mtime_ns) for s in stats]
 
 
-def digest(tree: Any) -> str:
-    """sha256 of a tree of arrays, of their names, shapes and bytes."""
+def digest(tree: PyTree) -> str:
+    """The sha256, in hexadecimal, of the paths, dtypes, shapes and bytes of all arrays of a tree."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         array = np.ascontiguousarray(leaf)

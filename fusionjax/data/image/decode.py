@@ -1,4 +1,4 @@
-"""Encoded image → RGB uint8, with a limit on the pixels and one exception for whatever is wrong with it."""
+"""Encoded image → RGB uint8, with a limit on the number of pixels and one exception for every kind of damage."""
 
 import functools
 import io
@@ -14,25 +14,24 @@ _JPEG = b"\xff\xd8\xff"
 
 
 class DecodeError(Exception):
-    """An image cannot be read; the message is the reason, one line."""
+    """An image or audio file cannot be read; the message is the reason, one line."""
 
 
-def decode(source: bytes | np.ndarray | str | PathLike, max_pixels: int) -> np.ndarray:
+def decode(source: bytes | np.ndarray | str | PathLike[str], max_pixels: int) -> np.ndarray:
     """Decodes one image.
 
-    Grey becomes RGB, transparency is laid on white, 16 bits become 8, of an animation the first frame is
-    taken. An orientation that the file's EXIF block asks for is not applied, as in the reference loaders of
-    the data sets.
+    Greyscale becomes RGB, transparent images are composited on white, 16 bits become 8, and of an animation the first frame
+    is used. The EXIF orientation is not applied, as in the reference loaders of the data sets.
 
     Args:
         source: encoded bytes, a path, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16.
-        max_pixels: h · w above which the image is refused, from its header, before memory is taken for it.
+        max_pixels: the largest h · w; a larger image is refused by its header, before memory is allocated for it.
 
     Returns:
         RGB uint8 (h, w, 3), contiguous.
 
     Raises:
-        DecodeError: whatever is wrong: no such file, not an image, damaged, too large.
+        DecodeError: the file does not exist, is not an image, is damaged or too large.
     """
     try:
         if isinstance(source, np.ndarray):
@@ -51,6 +50,14 @@ def decode(source: bytes | np.ndarray | str | PathLike, max_pixels: int) -> np.n
     except Exception as e:  # the libraries raise many types on damaged data
         raise DecodeError(" ".join(f"{type(e).__name__}: {e}".split())[:300]) from e
     return np.ascontiguousarray(image)
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    """Decodes a PNG image that is known to be valid: RGB uint8 (h, w, 3)."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise DecodeError("it is not a PNG image")
+    return image
 
 
 def _decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
@@ -76,7 +83,7 @@ def _decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
                 if image.shape[:2] != (picture.height, picture.width):
                     raise DecodeError("the header's size is not the image's")
                 return _to_rgb(image if image.ndim == 2 else image[..., _BGR[image.shape[2]]], max_pixels)
-        # Palettes, CMYK, odd depths, and whatever OpenCV refuses. Pillow raises on data that ends early.
+        # Palettes, CMYK, unusual bit depths, and whatever OpenCV refuses. Pillow raises on truncated data.
         return _to_rgb(_pillow_array(picture), max_pixels)
 
 
@@ -84,7 +91,7 @@ _BGR = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """None where Pillow should try: CMYK, or bytes that a strict decoder objects to and others skip."""
+    """None where Pillow should try: CMYK, or errors that a strict decoder reports and others ignore."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(height, width, max_pixels)
@@ -108,7 +115,7 @@ def _to_rgb(image: np.ndarray, max_pixels: int) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in (np.uint8, np.uint16):
         raise DecodeError(f"an array of shape {image.shape} and type {image.dtype} is not an image")
-    _check_size(*image.shape[:2], max_pixels)
+    _check_size(image.shape[0], image.shape[1], max_pixels)
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if image.shape[2] == 1:
@@ -128,5 +135,5 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 
 @functools.cache
 def _silence_opencv() -> None:
-    """OpenCV prints several lines on stderr for a damaged image; the exception says it once."""
+    """OpenCV prints several lines on stderr for a damaged image; the exception reports it once."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

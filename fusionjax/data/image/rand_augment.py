@@ -1,4 +1,4 @@
-"""RandAugment: a few random operations on an image, all of about one strength.
+"""RandAugment: a few random operations on an image, all of about the same strength.
 
 Cubuk et al., NeurIPS 2020, arXiv 1909.13719, in the form that DeiT and CrossViT train with (timm's
 `rand-m9-mstd0.5-inc1`): every operation is applied with probability ½, its magnitude is drawn around `magnitude`, and
@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 Op = Callable[[Image.Image, float, Sequence[int]], Image.Image]
 
 MAX = 10.0
-"""The largest magnitude."""
+"""The maximum magnitude."""
 _APPLY = 0.5
 
 
@@ -26,15 +26,15 @@ def rand_augment(
     magnitude: float = 9.0,
     deviation: float = 0.5,
 ) -> np.ndarray:
-    """Some operations of `OPERATIONS`, drawn with replacement, one after another.
+    """Applies operations of `OPERATIONS`, drawn with replacement, one after another.
 
     Args:
         image: uint8 RGB (h, w, 3).
-        rng: decides everything.
-        colour: fills what a geometric operation uncovers.
-        operations: how many are drawn; each is then applied with probability ½.
-        magnitude: 0 … 10.
-        deviation: σ of the normal that an operation's magnitude is drawn from; it stays within 0 … 10.
+        rng: the source of all randomness.
+        colour: RGB, fills the area that a geometric operation leaves empty.
+        operations: number of operations drawn; each is then applied with probability ½.
+        magnitude: mean strength, 0 … 10.
+        deviation: standard deviation of the normal distribution of the magnitude, which is clipped to 0 … 10.
 
     Returns:
         uint8 (h, w, 3).
@@ -51,14 +51,17 @@ def rand_augment(
 
 
 def apply(picture: Image.Image, name: str, level: float, sign: float, colour: Sequence[int]) -> Image.Image:
-    """One operation.
+    """Applies one operation.
 
     Args:
-        picture: RGB.
-        name: of `OPERATIONS`.
+        picture: RGB image.
+        name: a key of `OPERATIONS`.
         level: strength, 0 … 1.
-        sign: −1 or 1, the direction of those that have two.
-        colour: as in `rand_augment`.
+        sign: −1 or 1, the direction of operations that have two.
+        colour: as for `rand_augment`.
+
+    Returns:
+        RGB image of the same size.
     """
     strength, op = OPERATIONS[name]
     return op(picture, strength(level, sign), colour)
@@ -95,7 +98,7 @@ def _none(level: float, sign: float) -> float:
 
 
 def _factor(level: float, sign: float) -> float:
-    """Of an enhancement: 1 is no change."""
+    """The factor of an enhancement: 1 is no change."""
     return max(0.1, 1 + 0.9 * level * sign)
 
 
@@ -104,7 +107,7 @@ OPERATIONS: Mapping[str, tuple[Callable[[float, float], float], Op]] = {
     "equalize": (_none, lambda picture, *_: ImageOps.equalize(picture)),
     "invert": (_none, lambda picture, *_: ImageOps.invert(picture)),
     "rotate": (lambda level, sign: 30 * level * sign, _rotate),
-    # One bit stays at the highest level: Pillow refuses none, with which timm's operation would end in black.
+    # One bit remains at the highest level: Pillow refuses 0 bits, with which timm's operation would give black.
     "posterize": (
         lambda level, _: max(1, 4 - int(4 * level)),
         lambda picture, bits, _: ImageOps.posterize(picture, int(bits)),
@@ -129,4 +132,4 @@ OPERATIONS: Mapping[str, tuple[Callable[[float, float], float], Op]] = {
         _affine(lambda a, picture: (1, 0, 0, 0, 1, a * picture.height)),
     ),
 }
-"""Name → (level 0 … 1 and sign → the operation's own amount, the operation)."""
+"""Name → ((level 0 … 1, sign) → amount in the unit of the operation, the operation)."""

@@ -1,24 +1,30 @@
 """Image transforms: pure functions on RGB uint8 (h, w, 3), random ones of a NumPy generator. Resizing, cropping, padding and
 flipping take any number of channels and uint16 and float32 too.
 
-What an image does not cover (padding, the corners of a rotation, an erased rectangle) takes one colour, the
-data's mean.
+Areas that the image does not cover (padding, the corners of a rotation, an erased rectangle) are filled with one colour, the
+mean of the data.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.image.rand_augment import rand_augment
 from fusionjax.data.multispectral.channels import channel_map
 
 Colour = Sequence[int] | None
-"""A pixel; None for the nearest pixel of the image, of images that are not RGB."""
+"""The fill, one value per channel; None (images that are not RGB) repeats the nearest pixel of the image."""
 Size = int | Sequence[int]
-"""Rows and columns, or one number for both."""
+"""(rows, columns), or one number for both."""
+Range = tuple[float, float]
+"""(lowest, highest) value of a uniform distribution."""
+Transform = Callable[[np.ndarray], np.ndarray]
+"""Image → image."""
+RandomTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""(image, generator) → image."""
 _LONGEST = 64
 _MOST = 4
 
@@ -39,10 +45,15 @@ def resize(image: np.ndarray, height: int, width: int, *, interpolation: str = "
 
 
 def resize_shorter(image: np.ndarray, size: int, *, interpolation: str = "bilinear") -> np.ndarray:
-    """Shorter side to `size`, aspect kept; the longer side is rounded down as torchvision does.
+    """Resizes the shorter side to `size` and keeps the aspect ratio; the longer side is rounded down as in torchvision.
 
-    Of an image that is more than 64 times as long as wide only the middle is kept: enlarged whole it would
-    fill the memory.
+    An image whose sides differ by more than a factor of 64 is cropped to the centre first: resized as a whole, it could fill
+    the memory.
+
+    Args:
+        image: (h, w, C).
+        size: pixels of the shorter side.
+        interpolation: as for `resize`.
     """
     h, w = image.shape[:2]
     longest = _LONGEST * min(h, w)
@@ -56,12 +67,12 @@ def resize_shorter(image: np.ndarray, size: int, *, interpolation: str = "biline
 
 
 def pad(image: np.ndarray, pixels: int, colour: Colour) -> np.ndarray:
-    """A border of `pixels` on every side."""
+    """Adds a border of `pixels` on every side: (h, w, C) → (h + 2·pixels, w + 2·pixels, C)."""
     return _border(image, pixels, pixels, pixels, pixels, colour) if pixels else image
 
 
 def pad_to(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
-    """Centres the image on a canvas of at least `size`."""
+    """Pads the image on all sides to at least `size`; the image is centred."""
     (h, w), (rows, columns) = image.shape[:2], _sides(size)
     down, right = max(0, rows - h), max(0, columns - w)
     if not down and not right:
@@ -70,14 +81,14 @@ def pad_to(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
 
 
 def centre_crop(image: np.ndarray, size: Size, colour: Colour) -> np.ndarray:
-    """The middle of the image, of `size`; a smaller image is padded."""
+    """The centre crop of `size`; a smaller image is padded."""
     image, (rows, columns) = pad_to(image, size, colour), _sides(size)
     top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
     return image[top : top + rows, left : left + columns]
 
 
 def random_crop(image: np.ndarray, size: Size, rng: np.random.Generator, colour: Colour) -> np.ndarray:
-    """A window of `size` anywhere in the image; a smaller image is padded."""
+    """A crop of `size` at a uniformly random position; a smaller image is padded."""
     image, (rows, columns) = pad_to(image, size, colour), _sides(size)
     top = int(rng.integers(image.shape[0] - rows + 1))
     left = int(rng.integers(image.shape[1] - columns + 1))
@@ -85,12 +96,21 @@ def random_crop(image: np.ndarray, size: Size, rng: np.random.Generator, colour:
 
 
 def random_window(
-    height: int, width: int, rng: np.random.Generator, scale: Sequence[float], ratio: Sequence[float]
+    height: int, width: int, rng: np.random.Generator, scale: Range, ratio: Range
 ) -> tuple[int, int, int, int]:
-    """Window (top, left, rows, columns) of torchvision's RandomResizedCrop.
+    """The window of torchvision's RandomResizedCrop.
 
-    The area is uniform in `scale` times the image's, the aspect width / height log-uniform in `ratio`; after
-    ten draws that do not fit, the largest centred window whose aspect is allowed.
+    The area is uniform in `scale` times that of the image, the aspect ratio width / height log-uniform in `ratio`. After ten
+    draws that do not fit, the largest centred window with an allowed aspect ratio is used.
+
+    Args:
+        height, width: of the image, in pixels.
+        rng: the source of randomness.
+        scale: range of the fraction of the area.
+        ratio: range of the aspect ratio.
+
+    Returns:
+        (top, left, rows, columns), in pixels.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -111,36 +131,48 @@ def random_resized_crop(
     size: Size,
     rng: np.random.Generator,
     *,
-    scale: Sequence[float] = (0.08, 1.0),
-    ratio: Sequence[float] = (3 / 4, 4 / 3),
+    scale: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
     interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """The window of `random_window`, resized to `size`."""
-    top, left, h, w = random_window(*image.shape[:2], rng, scale, ratio)
+    """Crops the window of `random_window` and resizes it to `size`."""
+    top, left, h, w = random_window(image.shape[0], image.shape[1], rng, scale, ratio)
     return resize(image[top : top + h, left : left + w], *_sides(size), interpolation=interpolation)
 
 
 def flip(image: np.ndarray) -> np.ndarray:
-    """Mirrors left and right."""
+    """Mirrors the image horizontally."""
     return np.ascontiguousarray(image[:, ::-1])
 
 
-def rotate(image: np.ndarray, degrees: float, colour: Colour) -> np.ndarray:
-    """Turns about the centre, counter-clockwise; the size stays."""
+def rotate(image: np.ndarray, degrees: float, colour: Sequence[int]) -> np.ndarray:
+    """Rotates the image about its centre, counter-clockwise; the size does not change.
+
+    Args:
+        image: uint8 (h, w, 3).
+        degrees: angle.
+        colour: RGB, fills the corners.
+    """
     h, w = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
     return cv2.warpAffine(image, matrix, (w, h), borderMode=cv2.BORDER_CONSTANT, borderValue=tuple(colour))
 
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation, in random order, each by a factor of 1 ± strength at most."""
+    """Changes brightness, contrast and saturation, in random order.
+
+    Args:
+        image: uint8 RGB (h, w, 3).
+        strength: each factor is uniform in 1 − strength … 1 + strength.
+        rng: the source of randomness.
+    """
     x = image.astype(np.float32)
     factors = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     for kind in rng.permutation(3):
         if kind == 0:
             x = x * factors[0]
         else:
-            grey = x @ np.float32([0.299, 0.587, 0.114])
+            grey = x @ np.asarray([0.299, 0.587, 0.114], np.float32)
             anchor = grey.mean() if kind == 1 else grey[..., None]
             x = anchor + factors[kind] * (x - anchor)
         x = np.clip(x, 0, 255)
@@ -152,19 +184,19 @@ def erase(
     rng: np.random.Generator,
     colour: Colour,
     *,
-    scale: Sequence[float] = (0.02, 0.33),
-    ratio: Sequence[float] = (0.3, 3.3),
+    scale: Range = (0.02, 0.33),
+    ratio: Range = (0.3, 3.3),
     deviation: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Fills one random rectangle (random erasing, Zhong et al. 2017, with torchvision's ranges).
+    """Random erasing: fills one random rectangle (Zhong et al., arXiv 1708.04896, with the ranges of torchvision).
 
     Args:
         image: uint8 (h, w, 3).
-        rng: decides where, how large, and the noise.
-        colour: of the fill.
-        scale, ratio: ranges of the rectangle's share of the area and of its aspect.
-        deviation: σ of normal noise around `colour`, a channel, for timm's "pixel" filling; None for a plain fill. What noise
-            leaves 0 … 255 is cut.
+        rng: the source of position, size and noise.
+        colour: the fill.
+        scale, ratio: ranges of the fraction of the area and of the aspect ratio of the rectangle.
+        deviation: standard deviation per channel of normal noise around `colour`, clipped to 0 … 255 (timm's mode "pixel");
+            None for a plain fill.
     """
     height, width = image.shape[:2]
     for _ in range(10):
@@ -182,8 +214,8 @@ def erase(
     return image
 
 
-def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
-    """The training transform of `config.data`.
+def train_transform(data: ConfigDict) -> RandomTransform:
+    """The training transform of `config.data`: crop, flip and the other augmentations of `data.augment`.
 
     Returns:
         f(image uint8 (h, w, 3), rng) → uint8 (*image_shape(data), 3), contiguous. The result depends on its arguments only.
@@ -193,7 +225,6 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
     scale, ratio, interpolation = tuple(a.scale), tuple(a.ratio), data.interpolation
     p_flip, p_erase, strength = a.flip, a.erase, a.jitter
     deviation = [255 * s for s in data.std] if a.erase_fill == "noise" else None
-    operations = {"operations": a.rand_operations, "magnitude": a.rand_magnitude}
     fit = _fit(data)
 
     def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -204,6 +235,7 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
         else:
             image = fit(image)
         if angle:
+            assert colour is not None  # config validation: for RGB images only
             image = rotate(image, rng.uniform(-angle, angle), colour)
         if crop == "random":
             image = random_crop(pad(image, border, colour), size, rng, colour)
@@ -214,7 +246,8 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
         if strength:
             image = jitter(image, strength, rng)
         if a.rand_operations:
-            image = rand_augment(image, rng, colour, **operations)
+            assert colour is not None  # as above
+            image = rand_augment(image, rng, colour, operations=a.rand_operations, magnitude=a.rand_magnitude)
         if rng.uniform() < p_erase:
             image = erase(image, rng, colour, deviation=deviation)
         return np.ascontiguousarray(image)
@@ -222,8 +255,8 @@ def train_transform(data: Any) -> Callable[[np.ndarray, np.random.Generator], np
     return transform
 
 
-def eval_transform(data: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """The deterministic transform of `config.data`: resize, then the centre.
+def eval_transform(data: ConfigDict) -> Transform:
+    """The evaluation transform of `config.data`: resize, then centre crop.
 
     Returns:
         f(image uint8 (h, w, 3)) → uint8 (*image_shape(data), 3), contiguous.
@@ -232,18 +265,18 @@ def eval_transform(data: Any) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: np.ascontiguousarray(centre_crop(fit(image), size, colour))
 
 
-def image_shape(data: Any) -> tuple[int, int]:
-    """Rows and columns of the model's images: `data.image_shape`, or a square of `data.image_size`."""
+def image_shape(data: ConfigDict) -> tuple[int, int]:
+    """(rows, columns) of the images of the model: `data.image_shape`, or a square of `data.image_size`."""
     return tuple(data.image_shape) or (data.image_size, data.image_size)
 
 
-def channels(data: Any) -> int:
-    """C of the images: 3, or as many as `data.modalities` and `data.channels` speak of."""
+def channels(data: ConfigDict) -> int:
+    """The number of channels C of the images: 3, or that of `data.modalities` and `data.channels`."""
     return channel_map(data.modalities, data.channels).count if data.modalities else 3
 
 
-def mean_colour(data: Any) -> tuple[int, int, int] | None:
-    """`data.mean` as a pixel: what normalisation maps to zero; None for images that are not RGB."""
+def mean_colour(data: ConfigDict) -> tuple[int, int, int] | None:
+    """`data.mean` as an RGB pixel, which normalisation maps to zero; None for images that are not RGB."""
     if data.modalities:
         return None
     r, g, b = (int(np.clip(round(255 * m), 0, 255)) for m in data.mean)
@@ -251,10 +284,12 @@ def mean_colour(data: Any) -> tuple[int, int, int] | None:
 
 
 def picture_of(image: np.ndarray) -> np.ndarray:
-    """Some channels as a picture: three as red, green and blue, of more the first three, one as grey, two as red and green.
+    """An image with any number of channels as RGB, for reports.
+
+    One channel is shown as grey, two as red and green, three as red, green and blue; of more, the first three are shown.
 
     Args:
-        image: (h, w, c); uint8 as it is, other types stretched from the least to the greatest value.
+        image: (h, w, c); uint8 is not changed, other dtypes are scaled from minimum … maximum to 0 … 255.
 
     Returns:
         (h, w, 3) uint8.
@@ -275,7 +310,7 @@ def _sides(size: Size) -> tuple[int, int]:
     return rows, columns
 
 
-def _fit(data: Any) -> Callable[[np.ndarray], np.ndarray]:
+def _fit(data: ConfigDict) -> Transform:
     size, interpolation = data.resize, data.interpolation
     if data.image_shape:
         return lambda image: resize(image, *data.image_shape, interpolation=interpolation)

@@ -1,6 +1,6 @@
-"""What travels beside an image: the words, the sound or the second picture of the same example."""
+"""Auxiliary inputs: the text, audio or second image that belongs to an example beside its image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -8,68 +8,87 @@ import numpy as np
 from fusionjax.data.loading.stream import Example
 
 
-class Extra(Protocol):
-    """Further arrays of an example, joined to its row by the index, in the threads that read.
+class Auxiliary(Protocol):
+    """Auxiliary inputs of the examples of a source, added to each row by the reading threads.
 
     Attributes:
-        padding: what a row that stands for no example has; the names, shapes and dtypes of every `row`.
+        padding_example: the auxiliary inputs of a padding example; every `row` has the same names, shapes and dtypes.
     """
 
-    padding: Example
+    @property
+    def padding_example(self) -> Mapping[str, np.ndarray]: ...
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """Of one example; a function of its arguments.
+        """The auxiliary inputs of one example; a pure function of its arguments.
 
         Args:
-            index: of the example in its source.
-            epoch: of training, from 0; None at test, where nothing is drawn.
-            repeat: how often the epoch had the example before.
+            index: position of the example in its source.
+            epoch: training epoch, from 0; None at evaluation, where nothing is random.
+            repeat: how often the example occurred earlier in the epoch.
 
         Returns:
-            As `padding`. A further "valid" 0 takes the example out of loss and scores.
+            name → array, with the names, shapes and dtypes of `padding_example`. An additional entry "valid" with value 0
+            excludes the example from loss and metrics.
         """
         ...
 
 
-class Rows:
-    """An `Extra` that is a row of some arrays, chosen for each example.
+class RowArray(Protocol):
+    """An array (M, ...) read row by row: `np.ndarray`, a memory map, or `vqa.questions.Scores`."""
+
+    def __getitem__(self, key: int, /) -> np.ndarray: ...
+
+
+class AuxiliaryRows:
+    """An `Auxiliary` that gives each example one row of some arrays.
 
     Args:
-        choose: (index, epoch) → row; epoch None at test.
-        **arrays: (M, ...) each; their names are the batch keys.
+        choose: (index of the example, epoch or None at evaluation) → row, 0 to M − 1.
+        **arrays: batch key → (M, ...).
     """
 
-    def __init__(self, choose: Callable[[int, int | None], int], **arrays: np.ndarray):
+    def __init__(self, choose: Callable[[int, int | None], int], **arrays: RowArray):
         self._choose, self._arrays = choose, arrays
-        self.padding = {name: np.zeros_like(array[0]) for name, array in arrays.items()}
+        self.padding_example = {name: np.zeros_like(array[0]) for name, array in arrays.items()}
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """See `Extra`."""
+        """See `Auxiliary`."""
         i = self._choose(index, epoch)
         return {name: array[i] for name, array in self._arrays.items()}
 
 
-class Both:
-    """Several `Extra`s as one.
+class AuxiliaryGroup:
+    """Several `Auxiliary`s as one.
 
     Args:
-        *parts: with different names.
+        *parts: their names must differ.
     """
 
-    def __init__(self, *parts: Extra):
+    def __init__(self, *parts: Auxiliary):
         self._parts = parts
-        self.padding = {k: v for part in parts for k, v in part.padding.items()}
+        self.padding_example = {k: v for part in parts for k, v in part.padding_example.items()}
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
-        """See `Extra`."""
+        """See `Auxiliary`."""
         return {k: v for part in self._parts for k, v in part.row(index, epoch, repeat).items()}
 
 
-def joined(example: Example, extra: Extra | None, epoch: int | None, repeat: int = 0) -> Example:
-    """The example with what stands beside it."""
-    if extra is None:
+def with_auxiliary(
+    example: Example, auxiliary: Auxiliary | None, epoch: int | None, repeat: int = 0
+) -> Example:
+    """Adds the auxiliary inputs to an example.
+
+    Args:
+        example: a row with `index`, `label` and `valid`; a negative index marks a padding example.
+        auxiliary: the auxiliary inputs; None for none.
+        epoch, repeat: as for `Auxiliary.row`.
+
+    Returns:
+        The row with the further arrays; `valid` and `label` are 0 where the auxiliary inputs are not valid.
+    """
+    if auxiliary is None:
         return example
     index = int(example["index"])
-    found = dict(extra.row(index, epoch, repeat) if index >= 0 else extra.padding)
-    valid = np.float32(example["valid"] * found.pop("valid", 1.0))
+    found = dict(auxiliary.row(index, epoch, repeat) if index >= 0 else auxiliary.padding_example)
+    valid = np.float32(float(example["valid"]) * float(found.pop("valid", 1.0)))
     return example | found | {"valid": valid, "label": np.int32(example["label"] if valid else 0)}

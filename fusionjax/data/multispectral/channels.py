@@ -1,26 +1,25 @@
-"""What the channels of an image are called, and which of them belong to which modality."""
+"""The names of the channels of an image, and the modalities they belong to."""
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from fusionjax.data.image.decode import DecodeError
-from fusionjax.data.source import Source
+from fusionjax.data.source import Source, find_attribute
 from fusionjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelMap:
-    """Names of the channels of images (H, W, C), and the modalities that they form.
+    """The names of the channels of images (H, W, C), and the modalities that they form.
 
-    Hashable. A channel belongs to one modality or to none: a channel in two would show each encoder what the other sees.
+    Hashable. A channel belongs to at most one modality: a shared channel would show each encoder the input of the other.
 
     Attributes:
-        names: C names; position is the channel's index.
-        modalities: (name, indices of its channels) for each modality, one or more.
+        names: C names, in the order of the channels.
+        modalities: (name, indices of its channels) of each modality, at least one.
 
     >>> split = channel_map((("rgb", (0, 1, 2)), ("uv", ("uv_a", 4))), ("red", "green", "blue", "uv_a", "uv_b"))
     >>> split["uv"], split.count, split.modality_names
@@ -32,31 +31,31 @@ class ChannelMap:
 
     @property
     def count(self) -> int:
-        """C."""
+        """The number of channels C."""
         return len(self.names)
 
     @property
     def modality_names(self) -> tuple[str, ...]:
-        """In the order given."""
+        """The names of the modalities, in the given order."""
         return tuple(name for name, _ in self.modalities)
 
     def __getitem__(self, modality: str) -> tuple[int, ...]:
-        """Indices of a modality's channels."""
+        """The indices of the channels of a modality; KeyError for an unknown name."""
         return dict(self.modalities)[modality]
 
 
 def channel_map(
     modalities: Sequence[tuple[str, Sequence[int | str]]], names: Sequence[str] = ()
 ) -> ChannelMap:
-    """The map that a config describes, checked.
+    """The channel map that a config describes, validated.
 
     Args:
-        modalities: `config.data.modalities`, (name, channels) for each; a channel is an index or a name.
-        names: `config.data.channels`, a name for each channel, also for those of no modality; () for "0", "1" … as
-            far as `modalities` goes.
+        modalities: `config.data.modalities`, (name, channels) of each; a channel is an index or a name.
+        names: `config.data.channels`, one name per channel, including channels without a modality; () for the names "0", "1" …
+            up to the largest index in `modalities`.
 
     Raises:
-        UserError: no modality, one without channels, a channel that is none or is named twice; one line.
+        UserError: no modality, a modality without channels, an unknown or repeated channel or name.
     """
     field = "config.data.modalities"
     try:
@@ -79,42 +78,40 @@ def channel_map(
         for c in members:
             if c in owner:
                 raise UserError(
-                    f"{field}: channel {names[c]!r} is in {owner[c]!r} and again in {name!r}; it may be in one"
+                    f"{field}: channel {names[c]!r} is in {owner[c]!r} and again in {name!r}; it may be in one modality only"
                 )
             owner[c] = name
     return ChannelMap(names, resolved)
 
 
-def of(source: Any) -> ChannelMap:
-    """The channel map of a source whose images have named channels, also where it is wrapped (`Subset`, `ByIdentity`).
+def of(source: Source) -> ChannelMap:
+    """The channel map of a source with named channels, or of the source that it wraps (`Subset`, `ByIdentity`).
 
     Raises:
-        UserError: the source has none.
+        UserError: the source has no channel map.
     """
-    inner = source
-    while not isinstance(getattr(inner, "channels", None), ChannelMap):
-        inner = getattr(inner, "source", None)
-        if inner is None:
-            raise UserError(
-                f"{source.name} has no channel map; config.data.source must be multispectral or openmoji_pair"
-            )
-    return inner.channels
+    found = find_attribute(source, "channels")
+    if not isinstance(found, ChannelMap):
+        raise UserError(
+            f"{source.name} has no channel map; config.data.source must be multispectral or openmoji_pair"
+        )
+    return found
 
 
-def look_alikes(source: Source, modalities: Sequence[str] = ()) -> np.ndarray:
-    """Which examples share a picture: pixel for pixel the same in all channels of a modality.
+def duplicate_groups(source: Source, modalities: Sequence[str] = ()) -> np.ndarray:
+    """Groups of examples whose images are identical in all channels of at least one modality.
 
-    Retrieval from one modality to the other cannot tell such examples apart: of 50 flags whose line drawing is the same empty
-    rectangle, at most one is found at rank 1 by its identity, however good the encoders are. As `ids` of
-    `evaluation.retrieval` these numbers ask for any one that looks the same. Reads every example once.
+    Cross-modal retrieval cannot distinguish such examples: of 50 flags whose line drawing is the same empty rectangle, at most
+    one is found at rank 1 by its identity, however good the encoders are. Used as `ids` of `evaluation.retrieval`, the groups
+    count any identical image as correct. Reads every example once.
 
     Args:
-        source: with a channel map, see `of`.
-        modalities: names of those that are compared, as they are retrieved; () for all.
+        source: a source with a channel map, see `of`.
+        modalities: names of the modalities that are compared; () for all.
 
     Returns:
-        int64 (N,): the index of the first example that this one is linked to, by one shared picture or by several one after
-        another. An example that cannot be read stands for itself.
+        (N,) int64, for each example the index of the first example of its group; groups are connected through shared images.
+        An example that cannot be read is a group of its own.
 
     Raises:
         UserError: the source has no channel map.
@@ -135,25 +132,26 @@ def look_alikes(source: Source, modalities: Sequence[str] = ()) -> np.ndarray:
         except (DecodeError, OSError):
             continue
         for name, members in compared:
-            picture = hashlib.sha256(np.ascontiguousarray(image[..., members])).digest()
+            picture = hashlib.sha256(image[..., members].tobytes()).digest()
             a, b = find(i), find(first.setdefault((name, picture), i))
             parent[max(a, b)] = min(a, b)
     return np.asarray([find(i) for i in range(len(source))], np.int64)
 
 
-def _numbered(field: str, groups: Sequence[tuple[str, tuple[Any, ...]]]) -> tuple[str, ...]:
-    members = [c for _, channels in groups for c in channels]
-    if not all(type(c) is int and c >= 0 for c in members):
+def _numbered(field: str, groups: Sequence[tuple[str, tuple[int | str, ...]]]) -> tuple[str, ...]:
+    channels = [c for _, members in groups for c in members]
+    numbers = [c for c in channels if type(c) is int and c >= 0]
+    if len(numbers) < len(channels):
         raise UserError(f"{field} must give channels as numbers from 0 where config.data.channels is empty")
-    return tuple(map(str, range(1 + max(members))))
+    return tuple(map(str, range(1 + max(numbers))))
 
 
-def _index(channel: Any, modality: str, names: Sequence[str]) -> int:
+def _index(channel: int | str, modality: str, names: Sequence[str]) -> int:
     if isinstance(channel, str) and channel in names:
         return names.index(channel)
     if type(channel) is int and 0 <= channel < len(names):
         return channel
     raise UserError(
-        f"config.data.modalities: {modality!r} has channel {channel!r}, which is none of the {len(names)}: "
+        f"config.data.modalities: {modality!r} has channel {channel!r}, which is not one of the {len(names)}: "
         f"0 to {len(names) - 1}, or {', '.join(names)}"
     )

@@ -1,11 +1,10 @@
-"""Images with any number of channels from .npy and multi-band TIFF files: their headers alone, and their pixels.
+"""Reads images with any number of channels from .npy and multi-band TIFF files: only the header, or the pixels.
 
-Nothing is executed: .npy files are read without pickle.
+.npy files are read without pickle, so no code of a file is executed.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,11 +18,11 @@ TYPES = ("uint8", "uint16", "float32")
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What a header says.
+    """Shape and dtype from the header of a file.
 
     Attributes:
-        shape: (H, W, C) where the file is such an image; else the shape as stored.
-        dtype: name of the type, without its byte order.
+        shape: (H, W, C) where the file holds such an image, else the stored shape.
+        dtype: name of the dtype, without byte order.
     """
 
     shape: tuple[int, ...]
@@ -34,11 +33,11 @@ class Format:
 
 
 def header(path: Path, channels: int) -> Format:
-    """The format of a file, from its header: no pixel is read.
+    """Reads the format of a file from its header; no pixel is read.
 
     Args:
         path: ends in one of `SUFFIXES`.
-        channels: C that is expected; tells a TIFF whose pages are bands from one whose pages are rows.
+        channels: expected number of channels C; distinguishes a TIFF whose pages are bands from one whose pages are rows.
 
     Raises:
         DecodeError: the file is damaged.
@@ -49,22 +48,22 @@ def header(path: Path, channels: int) -> Format:
 
 
 def read(path: Path, channels: int) -> np.ndarray:
-    """The pixels.
+    """Reads the pixels of a file.
 
-    Of a TIFF file the first image series; its bands may be samples of a pixel, planes or pages.
+    Of a TIFF file the only image series is read; its bands may be stored as samples of a pixel, planes or pages.
 
     Args:
         path, channels: as for `header`.
 
     Returns:
-        (H, W, C) as stored, in the machine's byte order, contiguous.
+        (H, W, C) in the stored dtype and native byte order, contiguous.
 
     Raises:
-        DecodeError: the file is damaged, is not (H, W, C), or holds NaN or infinite values: where the first one is.
+        DecodeError: the file is damaged, is not (H, W, C), or holds NaN or Inf; the message gives the position of the first.
         OSError, UserError: as for `header`.
     """
     found, image = _open(path, channels, pixels=True)
-    if image.ndim != 3:
+    if image is None or image.ndim != 3:
         raise DecodeError(f"it is {found}, not (H, W, C)")
     image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
     if image.dtype.kind == "f":
@@ -78,7 +77,7 @@ def read(path: Path, channels: int) -> np.ndarray:
     return image
 
 
-def _open(path: Path, channels: int, *, pixels: bool) -> tuple[Format, Any]:
+def _open(path: Path, channels: int, *, pixels: bool) -> tuple[Format, np.ndarray | None]:
     try:
         if path.suffix.lower() == ".npy":
             return _npy(path, pixels)
@@ -89,16 +88,16 @@ def _open(path: Path, channels: int, *, pixels: bool) -> tuple[Format, Any]:
         raise DecodeError(" ".join(f"{type(e).__name__}: {e}".split())[:300]) from e
 
 
-def _npy(path: Path, pixels: bool) -> tuple[Format, Any]:
+def _npy(path: Path, pixels: bool) -> tuple[Format, np.ndarray]:
     with path.open("rb") as file:
         if file.read(len(_NPY)) != _NPY:  # np.load would also take archives and pickles
             raise DecodeError("it is not in NumPy's .npy format")
-    # Mapped, the header is read and the file's length checked; no page is touched.
+    # A memory map reads the header and checks the length of the file, but no pixel.
     image = np.load(path, mmap_mode=None if pixels else "r", allow_pickle=False)
     return Format(image.shape, image.dtype.name), image
 
 
-def _tiff(path: Path, channels: int, pixels: bool) -> tuple[Format, Any]:
+def _tiff(path: Path, channels: int, pixels: bool) -> tuple[Format, np.ndarray | None]:
     try:
         import tifffile
     except ImportError:
@@ -123,10 +122,10 @@ def _tiff(path: Path, channels: int, pixels: bool) -> tuple[Format, Any]:
 
 
 def _band_axis(shape: tuple[int, ...], axes: str, channels: int) -> int:
-    """Which of three axes is the bands': the one that is neither Y nor X.
+    """The axis of the bands among three axes: the one that is neither Y nor X.
 
-    An array (H, W, C) that was written without saying so is stored as H pages of (W, C): where the number of pages is not
-    that of the channels, and the last axis is, it is taken as such.
+    An array (H, W, C) written without axis names is stored as H pages of (W, C). This is assumed where the last axis has the
+    expected number of channels and the axis of the pages does not.
     """
     others = [i for i, name in enumerate(axes) if name not in "YX"]
     band = others[0] if len(others) == 1 else 2

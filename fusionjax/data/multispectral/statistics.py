@@ -1,4 +1,4 @@
-"""Mean, deviation and range of each channel over the pixels of a split, computed once and kept on disk."""
+"""Mean, standard deviation and range of each channel over the pixels of a split, computed once and kept on disk."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,14 +26,14 @@ _VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of each channel, over all pixels of all readable images, in the units that the images are stored in.
+    """Statistics of each channel over all pixels of all readable images, in the units of the stored images.
 
     Attributes:
         mean: C numbers.
-        std: C numbers, of the population (divided by the number of pixels); 0 for a channel that is constant.
+        std: C numbers, the population standard deviation (divided by the number of pixels); 0 for a constant channel.
         minimum, maximum: C numbers.
-        images: that were read.
-        pixels: of all of them together.
+        images: number of images that were read.
+        pixels: number of pixels of all these images.
     """
 
     mean: tuple[float, ...]
@@ -52,35 +52,34 @@ def channel_statistics(
     max_bad_fraction: float = 0.01,
     threads: int = 8,
 ) -> Statistics:
-    """The statistics of a source, from the folder or, the first time, from the images.
+    """The channel statistics of a source, read from a folder or, the first time, computed from the images.
 
-    Sums of squares are of differences from each image's mean and combined by Chan's formula, in float64, in the order of the
-    images: a large mean costs no digits, and the result does not depend on the number of threads. Memory is that of one image
-    a thread.
+    The squared differences from the mean of each image are combined by Chan's formula, in float64 and in the order of the
+    images: a large mean loses no precision, and the result does not depend on the number of threads. One image per thread is
+    in memory.
 
     Args:
-        source: whose `load` gives (h, w, C) arrays; sizes may differ, C may not.
-        folder: of the kept numbers; the file is named by what they depend on: names, sizes and times of the files. A stale
-            or damaged one is never used.
-        bad: takes the names of the images that cannot be read, also when the numbers were kept; None for a new record.
-        max_bad_fraction: share of them above which this fails; `config.data.max_bad_fraction`.
-        threads: that read.
+        source: its `load` returns (h, w, C) arrays; sizes may differ, C may not.
+        folder: folder of the result. The name of the file holds a digest of the names, sizes and times of the images, so an
+            outdated one is never used; a damaged one is computed again.
+        bad: record that unreadable images are added to, also when the result is read from the folder; None for a new one.
+        max_bad_fraction: largest allowed fraction of unreadable images, `config.data.max_bad_fraction`.
+        threads: number of reading threads.
 
     Raises:
-        UserError: too many images cannot be read, or none can; images with different numbers of channels.
+        UserError: too many images are unreadable, or all are; images with different numbers of channels.
 
     Source: Chan, Golub & LeVeque, The American Statistician 37(3), 1983, equation 2.1.
     """
     bad = BadImages() if bad is None else bad
     path = Path(folder) / f"statistics-{source.split}-{_key(source)}.json"
-    kept = _kept(path)
-    if kept is None:
+    statistics, reasons = _stored(path) or (None, {})
+    if statistics is None:
         statistics, errors = _compute(source, threads)
-        kept = statistics, {source.names[i]: _reason(e) for i, e in errors.items()}
-        # An OSError may be the disk's or the network's, and pass.
+        reasons = {source.names[i]: _reason(e) for i, e in errors.items()}
+        # An OSError may be temporary.
         if statistics is not None and not any(isinstance(e, OSError) for e in errors.values()):
-            _keep(path, *kept)
-    statistics, reasons = kept
+            _store(path, statistics, reasons)
     for name, reason in reasons.items():
         bad.record(name, reason)
     bad.check(len(source), max_bad_fraction)
@@ -95,47 +94,63 @@ def channel_statistics(
 
 
 def _compute(source: Source, threads: int) -> tuple[Statistics | None, dict[int, Exception]]:
-    """The statistics, None where no image can be read; and index → what is wrong with an image."""
+    """The statistics, None where no image can be read; and index → error of each unreadable image."""
     errors: dict[int, Exception] = {}
-    count = images = 0
-    mean = squares = low = high = None
+    whole: _Moments | None = None
     for i, part in enumerate(_moments(source, threads)):
         if isinstance(part, Exception):
             errors[i] = part
             continue
-        n, part_mean, part_squares, part_low, part_high = part
-        if mean is None:
-            mean, squares, low, high = np.zeros(len(part_mean)), np.zeros(len(part_mean)), part_low, part_high
-        if len(part_mean) != len(mean):
+        if whole is not None and len(part.mean) != len(whole.mean):
             raise UserError(
-                f"{source.names[i]} has {len(part_mean)} channels, those before it have {len(mean)}"
+                f"{source.names[i]} has {len(part.mean)} channels, those before it have {len(whole.mean)}"
             )
-        delta, total = part_mean - mean, count + n
-        mean = mean + delta * (n / total)
-        squares = squares + part_squares + delta**2 * (count * n / total)
-        low, high = np.minimum(low, part_low), np.maximum(high, part_high)
-        count, images = total, images + 1
-    if mean is None:
+        whole = part if whole is None else _combined(whole, part)
+    if whole is None:
         return None, errors
-    values = (mean, np.sqrt(squares / count), low, high)
-    return Statistics(*(tuple(v.tolist()) for v in values), images, count), errors
+    mean, std, minimum, maximum = (
+        tuple(v.tolist())
+        for v in (whole.mean, np.sqrt(whole.squares / whole.pixels), whole.minimum, whole.maximum)
+    )
+    return Statistics(mean, std, minimum, maximum, len(source) - len(errors), whole.pixels), errors
 
 
-def _moments(source: Source, threads: int) -> Iterator[Any]:
-    """Of each image, in order: pixels, mean, squared differences from it, minimum, maximum; or why it cannot be read."""
+class _Moments(NamedTuple):
+    """Of one or more images: number of pixels; mean, sum of squared differences from it, minimum and maximum, (C,) float64."""
 
-    def one(i: int) -> Any:
+    pixels: int
+    mean: np.ndarray
+    squares: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+
+def _combined(a: _Moments, b: _Moments) -> _Moments:
+    """The moments of two disjoint sets of pixels together."""
+    delta, total = b.mean - a.mean, a.pixels + b.pixels
+    return _Moments(
+        total,
+        a.mean + delta * (b.pixels / total),
+        a.squares + b.squares + delta**2 * (a.pixels * b.pixels / total),
+        np.minimum(a.minimum, b.minimum),
+        np.maximum(a.maximum, b.maximum),
+    )
+
+
+def _moments(source: Source, threads: int) -> Iterator[_Moments | Exception]:
+    """The moments of each image, in order, or the error of one that cannot be read."""
+
+    def one(i: int) -> _Moments | Exception:
         try:
             image = np.asarray(source.load(i))
         except (DecodeError, OSError) as e:
             return e
         if image.ndim != 3:
-            raise UserError(
-                f"statistics of channels need images (h, w, C); {source.names[i]} is {image.shape}"
-            )
+            raise UserError(f"channel statistics need images (h, w, C); {source.names[i]} is {image.shape}")
         pixels = image.reshape(-1, image.shape[-1]).astype(np.float64)
         mean = pixels.mean(axis=0)
-        return len(pixels), mean, np.square(pixels - mean).sum(axis=0), pixels.min(axis=0), pixels.max(axis=0)
+        squares = np.square(pixels - mean).sum(axis=0)
+        return _Moments(len(pixels), mean, squares, pixels.min(axis=0), pixels.max(axis=0))
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(one, range(len(source)))
@@ -147,25 +162,26 @@ def _reason(error: Exception) -> str:
 
 
 def _key(source: Source) -> str:
-    """Digest of what the numbers are a function of."""
-    parts = [_VERSION, source.name, source.split, list(source.names), store.stamps(source)]
+    """Digest of everything that the statistics depend on."""
+    parts = [_VERSION, source.name, source.split, list(source.names), store.file_fingerprints(source)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _keep(path: Path, statistics: Statistics, reasons: dict[str, str]) -> None:
+def _store(path: Path, statistics: Statistics, reasons: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(dataclasses.asdict(statistics) | {"bad": reasons}, indent=1), encoding="utf-8")
     os.replace(part, path)
 
 
-def _kept(path: Path) -> tuple[Statistics, dict[str, str]] | None:
-    """What `_keep` wrote; None where there is nothing, or nothing whole."""
+def _stored(path: Path) -> tuple[Statistics, dict[str, str]] | None:
+    """What `_store` wrote; None where the file is absent or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         reasons = {str(k): str(v) for k, v in content.pop("bad").items()}
         numbers = {name: tuple(map(float, content.pop(name))) for name in _FIELDS}
-        statistics = Statistics(**numbers, **{name: int(content.pop(name)) for name in ("images", "pixels")})
+        mean, std, minimum, maximum = (numbers[name] for name in _FIELDS)
+        images, pixels = int(content.pop("images")), int(content.pop("pixels"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
@@ -174,4 +190,4 @@ def _kept(path: Path) -> tuple[Statistics, dict[str, str]] | None:
     if content or len({len(v) for v in numbers.values()}) != 1 or not np.isfinite([*numbers.values()]).all():
         log.warning("%s is damaged: the statistics are computed again", path)
         return None
-    return statistics, reasons
+    return Statistics(mean, std, minimum, maximum, images, pixels), reasons

@@ -1,8 +1,8 @@
 """A prepared data set on disk: encoded images in ArrayRecord files, and one JSON index that commits them.
 
-The folder is whole when, and only when, it has an index: the files are written first, each under a name that holds its
-digest, and the index replaces an older one in a single step. Files that no index names are remains of an interrupted
-writer, and the next one removes them.
+The folder is complete if and only if it has an index: the files are written first, each under a name with its digest, and the
+index replaces an older one atomically. Files that the index does not name were left by an interrupted writer, and the next
+writer removes them.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -29,24 +29,85 @@ VERSION = 1
 _FORMAT = "fusionjax prepared data set"
 _SUFFIX = ".arrayrecord"
 _OURS = re.compile(r"\.lock|index\.json(\.part)?|[\w-]+\.arrayrecord(\.part)?")
-_ANEW = "prepare it anew with --overwrite"
-# A group a record: random access reads what it needs. Encoded images do not shrink, so nothing is compressed again.
+_ANEW = "prepare it again with --overwrite"
+# One record per group, for random access. Encoded images are not compressed again.
 _OPTIONS = "group_size:1,uncompressed"
 
 
-def read_index(folder: Path, asked: str) -> dict[str, Any]:
-    """The index of a prepared data set, checked: its own digest, and every file's presence and size.
+class Column(TypedDict):
+    """A column of a split; `type` is "int64" or "text"."""
+
+    type: str
+    values: list[int] | list[str]
+
+
+class SplitEntry(TypedDict):
+    """A split; see `Source`. `records` are the positions of its examples among the records of all files."""
+
+    name: str
+    class_names: list[str]
+    names: list[str]
+    labels: list[int]
+    columns: dict[str, Column]
+    records: list[int]
+
+
+class FileEntry(TypedDict):
+    """An ArrayRecord file: its name, size, digest, and number of records."""
+
+    name: str
+    bytes: int
+    sha256: str
+    records: int
+
+
+class Made(TypedDict):
+    """The request that a data set was prepared for: fields of `config.data`, the seed, and the number of files per split."""
+
+    root: str
+    source: str
+    splits: list[str]
+    seed: int
+    fractions: list[float]
+    check_counts: bool
+    shards: NotRequired[int]
+
+
+class Content(TypedDict):
+    """What `commit` writes."""
+
+    made: Made
+    bottom_rows_removed: int
+    unreadable: dict[str, str]
+    files: list[FileEntry]
+    splits: dict[str, SplitEntry]
+
+
+class Index(Content):
+    """The index as `read_index` returns it."""
+
+    format: str
+    version: int
+    versions: dict[str, str]
+    digest: str
+
+
+def read_index(folder: Path, asked: str) -> Index:
+    """Reads the index of a prepared data set, and checks its digest and the presence and size of every file.
 
     Args:
-        folder: that `fusionjax.prepare` wrote.
-        asked: how the user named it, for errors, e.g. "config.data.root='x'".
+        folder: a folder that `fusionjax.prepare` wrote.
+        asked: how the user named it, for messages, e.g. "config.data.root='x'".
+
+    Returns:
+        The index.
 
     Raises:
-        UserError: no index, a damaged one, one of another version, or a file that is missing or of another size.
+        UserError: no index, a damaged one, one of another version, or a file that is missing or has another size.
     """
     path = folder / INDEX
     try:
-        content = json.loads(path.read_text(encoding="ascii"))
+        content: Index = json.loads(path.read_text(encoding="ascii"))
         if content["format"] != _FORMAT:
             raise KeyError("format")
         version = content["version"]
@@ -57,9 +118,8 @@ def read_index(folder: Path, asked: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{path} is damaged ({type(e).__name__}: {e}); {_ANEW}") from None
     if version != VERSION:
-        raise UserError(f"{path} is of version {version}, this fusionjax reads version {VERSION}; {_ANEW}")
-    digest = content.pop("digest", None)
-    if digest != _digest(content):
+        raise UserError(f"{path} has version {version}, this fusionjax reads version {VERSION}; {_ANEW}")
+    if content.get("digest") != _digest({k: v for k, v in content.items() if k != "digest"}):
         raise UserError(f"{path} is damaged: its content does not match its digest; {_ANEW}")
     for file in content["files"]:
         if not _OURS.fullmatch(file["name"]):
@@ -68,46 +128,53 @@ def read_index(folder: Path, asked: str) -> dict[str, Any]:
         if found != file["bytes"]:
             size = "is missing" if found is None else f"has {found:,} bytes instead of {file['bytes']:,}"
             raise UserError(f"{folder / file['name']} {size}; {_ANEW}")
-    return {**content, "digest": digest}
+    return content
 
 
-def verify(folder: Path, content: Mapping[str, Any]) -> None:
-    """Compares the sha256 of every file with the index, which reads all of them.
+def verify(folder: Path, content: Index) -> None:
+    """Reads all files and compares their sha256 with the index.
+
+    Args:
+        folder: folder of the data set.
+        content: its index.
 
     Raises:
-        UserError: the first file that differs.
+        UserError: a file differs; the message names the first one.
     """
     for file in content["files"]:
         if sha256(folder / file["name"]) != file["sha256"]:
-            raise UserError(f"{folder / file['name']} is damaged: its sha256 is not the index's; {_ANEW}")
+            raise UserError(
+                f"{folder / file['name']} is damaged: its sha256 differs from that in the index; {_ANEW}"
+            )
 
 
-def summary(content: Mapping[str, Any]) -> str:
-    """What an index holds, in a few words."""
+def summary(content: Index) -> str:
+    """One line: the data set, the number of images per split and the number of files."""
     counts = ", ".join(f"{len(entry['names']):,} {split}" for split, entry in content["splits"].items())
     return f"{content['made']['source']}, images: {counts}, files: {len(content['files'])}"
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """The sha256 of the content of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps other writers out; takes the remains of an interrupted one away, before and after.
+    """Creates and locks the folder; removes the files of interrupted writers before and after.
+
+    Args:
+        folder: of the data set.
 
     Raises:
-        UserError: the folder is a file, cannot be written, holds files of others, or is being written by another process.
+        UserError: the folder is a file, cannot be written, holds other files, or is being written by another process.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = sorted(p.name for p in folder.iterdir() if not _OURS.fullmatch(p.name))
         if others:
-            raise UserError(
-                f"--out={folder} holds other files ({others[0]}); name an empty folder or one not there yet"
-            )
+            raise UserError(f"--out={folder} holds other files ({others[0]}); name an empty or a new folder")
         lock = (folder / ".lock").open("ab")
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--out={folder} is a file; name a folder") from None
@@ -125,16 +192,16 @@ def writing(folder: Path) -> Iterator[None]:
             _sweep(folder)
 
 
-def write_file(folder: Path, stem: str, records: Iterable[bytes]) -> dict[str, Any]:
+def write_file(folder: Path, stem: str, records: Iterable[bytes]) -> FileEntry:
     """Writes an ArrayRecord file.
 
     Args:
-        folder: that `writing` holds.
-        stem: beginning of its name; the digest follows.
+        folder: a folder locked by `writing`.
+        stem: beginning of the file name; the digest follows.
         records: encoded images.
 
     Returns:
-        The file's entry in the index: name, bytes, sha256, records.
+        The entry of the file in the index.
 
     Raises:
         OSError, RuntimeError: the file cannot be written, e.g. because the disk is full.
@@ -159,14 +226,14 @@ def write_file(folder: Path, stem: str, records: Iterable[bytes]) -> dict[str, A
     }
 
 
-def commit(folder: Path, content: dict[str, Any]) -> None:
-    """Makes what was written the folder's data set, in one step; an older one is gone with it.
+def commit(folder: Path, content: Content) -> None:
+    """Writes the index atomically, which makes the written files the data set of the folder and replaces an older one.
 
     Args:
-        folder: that `writing` holds.
-        content: name, made, bottom_rows_removed, unreadable, files, and splits with an entry as `split_entry` makes it.
+        folder: a folder locked by `writing`.
+        content: the content of the index.
     """
-    content = {
+    index: dict[str, object] = {
         "format": _FORMAT,
         "version": VERSION,
         "versions": {
@@ -176,24 +243,24 @@ def commit(folder: Path, content: dict[str, Any]) -> None:
         },
         **content,
     }
-    content["digest"] = _digest(content)
+    index["digest"] = _digest(index)
     part = folder / f"{INDEX}.part"
-    # ASCII: a file name need not be text, and JSON's escapes carry it all the same.
-    part.write_text(json.dumps(content), encoding="ascii")
+    # ASCII: a file name need not be valid UTF-8, and JSON can escape it.
+    part.write_text(json.dumps(index), encoding="ascii")
     _sync(part)
     os.replace(part, folder / INDEX)
     _sync(folder)
 
 
-def split_entry(source: FileSource, positions: list[int]) -> dict[str, Any]:
-    """What the index holds of a split.
+def split_entry(source: FileSource, positions: list[int]) -> SplitEntry:
+    """The entry of a split in the index.
 
     Args:
         source: the split.
-        positions: of its examples among the records of all files.
+        positions: positions of its examples among the records of all files.
 
     Raises:
-        UserError: a column that is neither of whole numbers nor of text.
+        UserError: a column that holds neither integers nor text.
     """
     return {
         "name": source.name,
@@ -205,12 +272,12 @@ def split_entry(source: FileSource, positions: list[int]) -> dict[str, Any]:
     }
 
 
-def column(entry: Mapping[str, Any]) -> np.ndarray:
-    """A column of an index's split, as its source had it."""
+def column(entry: Column) -> np.ndarray:
+    """A column of a split, (N,) int64 or objects (str), as its source had it."""
     return np.asarray(entry["values"], np.int64 if entry["type"] == "int64" else object)
 
 
-def _column(key: str, values: np.ndarray) -> dict[str, Any]:
+def _column(key: str, values: np.ndarray) -> Column:
     if values.dtype == np.int64:
         return {"type": "int64", "values": values.tolist()}
     if values.dtype == object and all(isinstance(v, str) for v in values):
@@ -218,12 +285,12 @@ def _column(key: str, values: np.ndarray) -> dict[str, Any]:
     raise UserError(f"column {key!r} of type {values.dtype} cannot be prepared: it is neither int64 nor text")
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sweep(folder: Path) -> None:
-    """Removes the files that the index does not name; all of them where there is none."""
+    """Removes the files that the index does not name; all files where there is no index."""
     try:
         kept = {f["name"] for f in json.loads((folder / INDEX).read_text(encoding="ascii"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
@@ -234,7 +301,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """What was written is on the disk before a name says so."""
+    """Flushes a file or folder to the disk, before a rename makes it visible."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

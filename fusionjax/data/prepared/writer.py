@@ -1,14 +1,14 @@
-"""Checks a data set image by image and writes it as ArrayRecord files, once."""
+"""Checks a data set image by image, and writes it as ArrayRecord files."""
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tqdm
+from ml_collections import ConfigDict
 
 from fusionjax.data import datasets
 from fusionjax.data.datasets import folder as folder_source
@@ -32,20 +32,20 @@ SPLITS = {
     "folder": (),
     "manifest": (),
 }
-"""Data sets that can be prepared, with their splits; () for those whose splits depend on what is there."""
+"""Data sets that can be prepared, with their splits; () for those whose splits depend on the files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A split, for the summary; `identities` and `cameras` are None where the data set has none.
+    """The row of a split in the summary.
 
     Attributes:
-        split: its name.
-        images: examples; a manifest may show an image more than once.
-        classes: labels.
-        identities, cameras: different values of the columns.
-        unreadable: images that cannot be decoded.
-        size: bytes of its different images.
+        split: name of the split.
+        images: number of examples; a manifest may list an image more than once.
+        classes: number of classes.
+        identities, cameras: number of different values of these columns; None where the data set has no such column.
+        unreadable: number of images that cannot be decoded.
+        size: bytes of all different images.
     """
 
     split: str
@@ -58,27 +58,28 @@ class Row:
 
 
 class Preparation:
-    """A data set, its lists read and checked, its images not yet.
+    """A data set to be prepared: its lists of files are read and validated, its images are not read yet.
 
     Args:
-        data: `config.data` with `source` and `root`; its `check_counts`, `fractions`, `max_pixels`,
-            `max_bad_fraction` and `threads` are read.
-        seed: draws the splits where there are no official ones.
-        wanted: splits; () for all that there are.
+        data: `config.data`; `source`, `root`, `check_counts`, `fractions`, `max_pixels`, `max_bad_fraction` and `threads` are
+            read, and the fields of the data set.
+        seed: seed of the splits where there are no official ones.
+        wanted: names of the splits; () for all.
 
     Raises:
-        UserError: a data set that cannot be prepared, and whatever its reader objects to.
+        UserError: the data set cannot be prepared, or its reader raises.
     """
 
-    def __init__(self, data: Any, *, seed: int, wanted: Sequence[str] = ()):
+    def __init__(self, data: ConfigDict, *, seed: int, wanted: Sequence[str] = ()):
         if data.source not in SPLITS:
             raise UserError(f"data set {data.source!r} cannot be prepared; allowed are {', '.join(SPLITS)}")
         self.data = data
-        self.sources: dict[str, FileSource] = {
-            split: datasets.create(data, split, seed=seed)
-            for split in tuple(wanted) or SPLITS[data.source] or _found(data)
-        }
-        self.made = {
+        self.sources: dict[str, FileSource] = {}
+        for split in tuple(wanted) or SPLITS[data.source] or _found(data):
+            source = datasets.create(data, split, seed=seed)
+            assert isinstance(source, FileSource)  # of all data sets in SPLITS
+            self.sources[split] = source
+        self.made: records.Made = {
             "root": str(Path(data.root).expanduser().resolve()),
             "source": data.source,
             "splits": list(self.sources),
@@ -90,31 +91,37 @@ class Preparation:
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """name → reason of the images that cannot be decoded, in the order in which they were met."""
+        """name → reason of the images that cannot be decoded, in the order in which they were read."""
         return self._bad.reasons
 
     def check(self) -> list[Row]:
-        """Decodes every image once; those that cannot be are logged, and are in `unreadable`.
+        """Decodes every image once; images that cannot be decoded are logged and added to `unreadable`.
 
         Returns:
-            A row a split.
+            One row per split.
 
         Raises:
-            UserError: a file cannot be read at all; or, after the last image, more than `data.max_bad_fraction` of a
-                split cannot be decoded.
+            UserError: a file cannot be read; or, after the last image, more than `data.max_bad_fraction` of a split cannot be
+                decoded.
         """
         return self._pass(None, 1)
 
     def write(self, folder: Path, *, shards: int = 1) -> list[Row]:
-        """As `check`, and writes the data set; bytes are stored as they are, an image of several splits once.
+        """Checks the data set as `check` does, and writes it; files are stored unchanged, an image of several splits once.
 
         Args:
-            folder: see `records.writing`; what it held is replaced in one step, or kept if this fails.
-            shards: files a split.
+            folder: see `records.writing`; its data set is replaced atomically, or kept if this fails.
+            shards: number of files per split.
+
+        Returns:
+            One row per split.
+
+        Raises:
+            UserError: as `check` and `records.writing`.
         """
         if self.data.source == "folder" and folder.resolve().is_relative_to(Path(self.data.root).resolve()):
             raise UserError(
-                f"--out={folder} lies within --root, where it would be taken for a class; name another"
+                f"--out={folder} lies within --root, where it would be read as a class; name another folder"
             )
         with records.writing(folder):
             return self._pass(folder, shards)
@@ -122,7 +129,7 @@ class Preparation:
     def _pass(self, folder: Path | None, shards: int) -> list[Row]:
         where: dict[str, int] = {}  # name → record
         sizes: dict[str, int] = {}
-        files: list[dict[str, Any]] = []
+        files: list[records.FileEntry] = []
         rows: list[Row] = []
         for split, source in self.sources.items():
             new = {name: i for i, name in enumerate(source.names) if name not in where}
@@ -157,10 +164,11 @@ class Preparation:
         return rows
 
     def _read(
-        self, source: FileSource, indices: Sequence[int], sizes: dict[str, int], progress: Any
+        self, source: FileSource, indices: Sequence[int], sizes: dict[str, int], progress: tqdm.tqdm
     ) -> Iterator[bytes]:
-        """The bytes of the images, in order; each is decoded, and noted where it cannot be."""
-        threads, ahead = self.data.threads, deque()
+        """The encoded images, in order; each is decoded, and recorded where that fails."""
+        threads = self.data.threads
+        ahead: deque[tuple[int, Future[tuple[bytes, str]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for i in indices:
@@ -176,10 +184,11 @@ class Preparation:
 
     def _one(self, source: FileSource, i: int) -> tuple[bytes, str]:
         try:
-            encoded = FileSource.load(source, i)  # the file, also where the source gives a part of the image
+            # The whole file, also where `load` of the source returns a part of the image.
+            encoded = (source.root / source.names[i]).read_bytes()
         except OSError as e:
             raise UserError(
-                f"image {source.root / source.names[i]} cannot be read: {e.strerror or e}; mend or remove it"
+                f"image {source.root / source.names[i]} cannot be read: {e.strerror or e}; fix or remove it"
             ) from None
         try:
             decode(encoded, self.data.max_pixels)
@@ -187,7 +196,9 @@ class Preparation:
             return encoded, str(e)
         return encoded, ""
 
-    def _note(self, source: FileSource, sizes: dict[str, int], i: int, future: Any) -> bytes:
+    def _note(
+        self, source: FileSource, sizes: dict[str, int], i: int, future: Future[tuple[bytes, str]]
+    ) -> bytes:
         encoded, reason = future.result()
         sizes[source.names[i]] = len(encoded)
         if reason:
@@ -212,12 +223,12 @@ class Preparation:
             raise UserError(
                 f"{row.unreadable} of {row.images} images of split {row.split!r} are unreadable, more than "
                 f"config.data.max_bad_fraction={self.data.max_bad_fraction:g} allows: {'; '.join(shown)}"
-                f"{' …' if row.unreadable > len(shown) else ''}; mend or remove them"
+                f"{' …' if row.unreadable > len(shown) else ''}; fix or remove them"
             )
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The summary, a line a split."""
+    """The summary as text, one line per split."""
     head = ("split", "images", "classes", "identities", "cameras", "unreadable", "MiB")
     cells = [
         (r.split, *("–" if v is None else f"{v:,}" for v in (r.images, r.classes, r.identities, r.cameras, r.unreadable)),
@@ -231,24 +242,25 @@ def table(rows: Sequence[Row]) -> str:
     )  # fmt: skip
 
 
-def same_request(folder: Path, content: dict[str, Any], made: dict[str, Any]) -> None:
-    """Raises a UserError where a finished output is not what is asked for now.
+def same_request(folder: Path, content: records.Index, made: Mapping[str, object]) -> None:
+    """Raises UserError where a finished output was prepared for another request.
 
     Args:
-        folder: of the output.
+        folder: folder of the output.
         content: its index.
-        made: what is asked for, by the names of the index's `made`.
+        made: what the present request specifies, with the keys of `records.Made`.
     """
+    earlier: dict[str, object] = dict(content["made"])
     for key, value in made.items():
-        if content["made"].get(key) != value:
+        if earlier.get(key) != value:
             raise UserError(
-                f"--out={folder} was prepared with {key}={content['made'].get(key)!r}, and asked is {value!r}; name another "
-                "folder, or add --overwrite"
+                f"--out={folder} was prepared with {key}={earlier.get(key)!r}, not {value!r}; name another folder, or add "
+                "--overwrite"
             )
 
 
-def _found(data: Any) -> tuple[str, ...]:
-    """The splits of a folder or a manifest: those that are there, else those that are drawn."""
+def _found(data: ConfigDict) -> tuple[str, ...]:
+    """The splits of a folder or a manifest: the given ones, else those that are drawn."""
     drawn = tuple(s for s, share in zip(splits.SPLITS, data.fractions, strict=True) if share > 0)
     root = Path(data.root).expanduser()
     if data.source == "folder" and root.is_dir():
@@ -256,7 +268,7 @@ def _found(data: Any) -> tuple[str, ...]:
     if data.source == "manifest" and root.is_file():
         given = dict.fromkeys(manifest._read(root)[1].get("split", ()))
         return tuple(sorted(given, key=lambda s: (s not in splits.SPLITS, *_rank(s)))) or drawn
-    return drawn  # the reader says what is wrong
+    return drawn  # the reader reports what is wrong
 
 
 def _rank(split: str) -> tuple[int, str]:

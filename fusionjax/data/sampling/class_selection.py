@@ -1,4 +1,4 @@
-"""Some classes of a data set, chosen by name."""
+"""A subset of the classes of a data set, selected by name."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from fusionjax.errors import UserError
 
 
 class SelectedClasses(Subset):
-    """The examples of some classes, in the source's order; the classes are numbered as they are listed.
+    """The examples of the selected classes, in the source's order; labels follow the order of `class_names`.
 
     Args:
-        source: with all the classes, as `source` afterwards: its `class_names` tell which were left out.
-        class_names: K ≥ 2 of the source's, spelt as there; the position is the new label.
+        source: with all classes; kept as the attribute `source`, whose `class_names` include those left out.
+        class_names: K ≥ 2 names of classes of the source; the position is the new label.
 
     Raises:
-        UserError: fewer than two classes, a name twice, a name that the source does not have, or a split without any
-            example of them.
+        UserError: fewer than two classes, a repeated name, a name that the source does not have, or a split without an
+            example of these classes.
 
     Example:
         >>> part = SelectedClasses(source, ("Tomato___Late_blight", "Tomato___healthy"))
@@ -33,22 +33,20 @@ class SelectedClasses(Subset):
         unknown = [name for name in chosen if name not in source.class_names]
         if unknown:
             raise UserError(
-                f"{source.name} has no class {names_lib.listed(unknown, source.class_names)}; spell the classes to keep as "
-                f"the data set does"
+                f"{source.name} has no class {names_lib.listed(unknown, source.class_names)}; write the names "
+                f"as in the data set"
             )
         twice = [name for i, name in enumerate(chosen) if name in chosen[:i]]
         if twice:
             raise UserError(
-                f"class {names_lib.listed(twice)} is listed twice among the classes to keep: list it once"
+                f"class {names_lib.listed(twice)} is listed twice among the selected classes: list it once"
             )
         if len(chosen) < 2:
-            raise UserError(
-                f"two or more classes of {source.name} must be kept to tell apart, {len(chosen)} listed"
-            )
+            raise UserError(f"two or more classes of {source.name} must be selected, {len(chosen)} listed")
         repeated = [name for name in chosen if source.class_names.count(name) > 1]
         if repeated:
             raise UserError(
-                f"{source.name} has several classes of the name {names_lib.listed(repeated)}: they cannot be chosen by name"
+                f"{source.name} has several classes named {names_lib.listed(repeated)}: they cannot be selected by name"
             )
         new = np.full(len(source.class_names), -1, np.int32)
         new[[source.class_names.index(name) for name in chosen]] = np.arange(len(chosen))

@@ -1,8 +1,8 @@
-"""P×K batches: P identities with K images each, as metric learning needs them."""
+"""P×K batches for metric learning: P identities with K images each."""
 
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -13,35 +13,36 @@ _KEPT = 3  # epochs; see `order.Order`
 
 
 class IdentityOrder:
-    """An endless sequence of epochs whose every P·K consecutive positions are P identities with K images each.
+    """An endless sequence of epochs in which every P·K consecutive positions hold P identities with K images each.
 
-    Positions are those of `order.Order`: they count on across epochs, and what stands where is a function of
-    (seed, epoch, position) and of nothing else. An epoch is a whole number of batches, the same every epoch.
-    A batch is P different identities, one after the other, K images each. In an epoch
+    Positions count on across epochs, as in `order.Order`; the example at a position is a function of (seed, epoch, position)
+    alone. All epochs have the same whole number of batches. A batch holds P different identities, one after the other, K
+    images each. In an epoch
 
-    - an identity with n images gives max(1, ⌊n / K⌋) groups of K, drawn anew; the n mod K images left over wait
-      for another epoch (so Luo et al., "Bag of Tricks", 2019, and TransReID draw them);
-    - an identity with fewer than K images shows all of them, then some again, drawn with replacement;
-    - there are as many batches as can be made with fewer than P further groups, for which identities come once
-      more, as evenly as possible. An identity with more groups than there are batches leaves groups out. Where the
-      reference implementations end an epoch as soon as fewer than P identities are left, and drop those, here
-      **every identity is seen every epoch**.
+    - an identity with n images gives max(1, ⌊n / K⌋) groups of K, drawn again in each epoch; the remaining n mod K images are
+    not used in
+      this epoch (as in Luo et al., "Bag of Tricks", 2019, and TransReID);
+    - an identity with fewer than K images gives all of them, and repeats some, drawn with replacement;
+    - the number of batches is the largest that needs fewer than P additional groups. These come from identities that are
+      used once more, as evenly as possible; an identity with more groups than there are batches omits the rest. The
+      reference implementations end an epoch when fewer than P identities are left and drop those; here **every identity
+      occurs in every epoch**.
 
-    Safe to use from many threads.
+    Thread-safe.
 
     Args:
-        labels: (N,), the identity of every example, any integers.
-        identities: P.
-        per_identity: K.
-        seed: of the draws.
+        labels: (N,) integers, the identity of every example.
+        identities: P, identities per batch.
+        per_identity: K, images per identity.
+        seed: seed of the sampling.
 
     Attributes:
-        size: positions an epoch, a multiple of P·K and in general not N: `order.steps_per_epoch(size, P * K)`.
-        batches: batches an epoch.
-        parameters: what the order is a function of, by name, for a checkpoint.
+        size: positions per epoch, a multiple of P·K, in general not N.
+        batches: batches per epoch.
+        parameters: name → value of everything that the order depends on, for a checkpoint.
 
     Raises:
-        UserError: P or K below 1, or fewer than P identities.
+        UserError: P or K is below 1, or there are fewer than P identities.
 
     Example:
         >>> IdentityOrder(np.array([7, 7, 7, 8, 9, 9]), identities=2, per_identity=2, seed=0).size
@@ -53,7 +54,7 @@ class IdentityOrder:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise UserError(
                     f"a batch of P = {identities} identities with K = {per_identity} images each is not possible: "
-                    f"{letter} must be a whole number, at least 1"
+                    f"{letter} must be an integer, at least 1"
                 )
         labels = np.asarray(labels)
         known, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -75,22 +76,22 @@ class IdentityOrder:
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def at(self, position: int) -> tuple[int, int]:
-        """Position 0, 1, … → (epoch, index)."""
+        """Position 0, 1, … → (epoch, index of the example)."""
         epoch, offset = divmod(position, self.size)
         return epoch, int(self._epoch(epoch)[0][offset])
 
     def repeat(self, position: int) -> int:
-        """How often the epoch had the example of this position before: 0 the first time."""
+        """How often the example at this position occurred earlier in its epoch: 0 the first time."""
         epoch, offset = divmod(position, self.size)
         return int(self._epoch(epoch)[1][offset])
 
     def check(self, *, examples: int, batch_size: int, local: int) -> None:
-        """Raises a UserError where batches of this size would not be P×K.
+        """Raises UserError where batches of this size would not be P×K.
 
         Args:
-            examples: N of the data set.
-            batch_size: of all processes together.
-            local: a process's share of it.
+            examples: number of examples N of the data set.
+            batch_size: B, over all processes; must be P·K.
+            local: rows of a batch per process; must be a multiple of K.
         """
         if examples != self._examples:
             raise UserError(
@@ -102,8 +103,8 @@ class IdentityOrder:
             )
         if local % self._k:
             raise UserError(
-                f"a process's share of {local} rows is not a multiple of K = {self._k}, so that an identity's images "
-                "would part; use a number of processes that divides P"
+                f"{local} rows per process is not a multiple of K = {self._k}, so the images of an identity would be "
+                "split; use a number of processes that divides P"
             )
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +127,7 @@ class IdentityOrder:
         return out.reshape(-1)
 
     def _further(self, rng: np.random.Generator) -> np.ndarray:
-        """How many groups more each identity gives, so that all batches are full."""
+        """(identities,) the number of additional groups of each identity that fill all batches."""
         further = np.zeros(len(self._times), np.int64)
         missing = self.batches * self._p - int(self._times.sum())
         while missing:
@@ -137,9 +138,9 @@ class IdentityOrder:
 
 
 def _batches(groups: np.ndarray, p: int) -> int:
-    """The most batches that lack fewer than P groups, when an identity comes at most once a batch.
+    """The largest number of batches that needs fewer than P additional groups, with each identity at most once per batch.
 
-    With M batches Σ min(groups, M) groups can be placed; M·P minus that is convex in M and starts at 0.
+    In M batches Σ min(groups, M) groups fit; M·P minus this sum is convex in M and starts at 0.
     """
     longest = max(int(groups.max()), -(-int(groups.sum()) // p))
     at_least = np.cumsum(np.bincount(groups, minlength=longest + 1)[::-1])[::-1]  # identities with ≥ m groups
@@ -148,12 +149,12 @@ def _batches(groups: np.ndarray, p: int) -> int:
     return int(m[m * p - placed < p].max())
 
 
-def _places(times: np.ndarray, batches: int, rng: np.random.Generator):
+def _places(times: np.ndarray, batches: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
     """(identity, its batches) for all identities: different batches for one identity, P identities for each batch.
 
-    The batches are dealt out in rounds, each a fresh permutation; an identity takes the next ones. Where a round
-    ends within an identity, the next begins with batches that it does not have yet. As no identity comes more often
-    than there are batches, and all together come P · batches times, P rounds are dealt out exactly.
+    Each identity takes the next batches of a permutation. When a permutation is used up within an identity, a new one is drawn
+    that starts with batches which the identity does not have yet. No identity occurs more often than there are batches, and
+    all of them together occur P · batches times, so exactly P permutations are used.
     """
     pool = np.zeros(0, np.int64)
     for identity in rng.permutation(len(times)):
@@ -168,7 +169,7 @@ def _places(times: np.ndarray, batches: int, rng: np.random.Generator):
 
 
 def _groups(members: np.ndarray, count: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` groups of K of an identity's images, (count, K); different ones where there are K of them."""
+    """(count, K) images of an identity, in groups of K; distinct within a group if the identity has K images."""
     out = np.empty((count, k), members.dtype)
     rest = rng.permutation(members)
     for group in out:
@@ -177,7 +178,7 @@ def _groups(members: np.ndarray, count: int, k: int, rng: np.random.Generator) -
             group[:] = np.concatenate([rng.permutation(members), members[again]])
             continue
         head, rest = rest[:k], rest[k:]
-        if len(head) < k:  # the images that are left over, and others that differ from them
+        if len(head) < k:  # the remaining images, and others that differ from them
             others = rng.permutation(members)
             others = others[~np.isin(others, head)]
             missing = k - len(head)
@@ -187,7 +188,7 @@ def _groups(members: np.ndarray, count: int, k: int, rng: np.random.Generator) -
 
 
 def _earlier(values: np.ndarray) -> np.ndarray:
-    """For each value, how many equal ones stand before it."""
+    """For each value, the number of equal values before it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

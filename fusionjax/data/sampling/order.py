@@ -1,4 +1,4 @@
-"""Which example comes when: a function of the seed and the position, and of nothing else."""
+"""The order of the examples: a function of the seed and the position alone."""
 
 import threading
 
@@ -7,19 +7,21 @@ import numpy as np
 from fusionjax.errors import UserError
 
 _STREAM = 0x0D3  # keeps these draws apart from others that start from the same seed
-_KEPT = 3  # prefetching threads are at most in two epochs at a time, save where an epoch is tiny
+_KEPT = 3  # epochs; prefetching threads are in at most two at a time, unless an epoch is tiny
 
 
 class Order:
     """An endless sequence of epochs, each a fresh permutation of all N examples.
 
-    Positions count on across epochs, so that a batch may end one epoch and begin the next: every example
-    comes exactly once an epoch, none is dropped, and a data set may be smaller than a batch. Safe to use
-    from many threads.
+    Positions count on across epochs, so a batch may end one epoch and begin the next: every example occurs exactly once per
+    epoch, none is dropped, and a data set may be smaller than a batch. Thread-safe.
 
     Args:
-        size: N.
-        seed: of the permutations.
+        size: number of examples N.
+        seed: seed of the permutations.
+
+    Raises:
+        UserError: no examples.
     """
 
     def __init__(self, size: int, seed: int):
@@ -31,7 +33,7 @@ class Order:
         self._permutations: dict[int, np.ndarray] = {}
 
     def at(self, position: int) -> tuple[int, int]:
-        """Position 0, 1, … → (epoch, index)."""
+        """Position 0, 1, … → (epoch, index of the example)."""
         epoch, offset = divmod(position, self.size)
         with self._lock:
             permutation = self._permutations.get(epoch)
@@ -44,21 +46,23 @@ class Order:
 
 
 def steps_per_epoch(size: int, batch_size: int) -> float:
-    """Batches that hold one epoch's examples, N / B; often no whole number, for batches straddle epochs."""
+    """The number of batches per epoch, N / B; in general not an integer, because batches cross the boundary of epochs."""
     return size / batch_size
 
 
 def total_steps(size: int, batch_size: int, epochs: float) -> int:
-    """Whole batches in a number of epochs, rounded to the nearest, at least 1."""
+    """The number of whole batches in `epochs` epochs, rounded to the nearest integer, at least 1."""
     return max(1, round(epochs * size / batch_size))
 
 
 def local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
-    """A process's share of a batch. Raises UserError where the processes cannot share it evenly."""
+    """The rows of a batch per process, B / process_count.
+
+    Raises:
+        UserError: B is not a multiple of the number of processes, or the index is out of range.
+    """
     if process_count < 1 or not 0 <= process_index < process_count:
         raise UserError(f"process {process_index} of {process_count} is not possible")
     if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch size {batch_size} is not a multiple of the {process_count} processes that share it"
-        )
+        raise UserError(f"batch size {batch_size} is not a multiple of the {process_count} processes")
     return batch_size // process_count

@@ -1,4 +1,4 @@
-"""Seeded splits, stratified by class, for data without an official one."""
+"""Seeded splits, stratified by class, for data sets without official splits."""
 
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -13,27 +13,27 @@ _STREAM = 0x5711  # keeps these draws apart from others that start from the same
 def stratified(
     labels: np.ndarray, fractions: Sequence[float], *, seed: int, groups: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Splits examples into train, val and test with the same share of every class.
+    """Splits examples into train, val and test with the same fraction of every class.
 
-    val and test are within one example (with groups: one group) of the exact share, per class and in total,
-    except that a class keeps at least one group for training. The result depends on the arguments only.
+    The sizes of val and test differ from the exact fraction by at most one example (with groups: one group), per class and in
+    total, except that at least one group of each class is kept for training. The result depends on the arguments only.
 
     Args:
-        labels: integers (N,), the class of every example.
-        fractions: shares of train, val and test, which add up to 1.
-        seed: of the draw.
-        groups: (N,), e.g. identities; examples of one group never part. A group belongs to the class of its
-            first example. None: every example is its own group.
+        labels: (N,) integers, the class of every example.
+        fractions: fractions of train, val and test, which sum to 1.
+        seed: seed of the split.
+        groups: (N,), e.g. identities; the examples of a group are never separated. A group belongs to the class of its first
+            example. None: every example is its own group.
 
     Returns:
-        "train", "val", "test" → int64 indices, ascending. Disjoint, together 0 … N − 1.
+        "train", "val", "test" → int64 indices, ascending; disjoint, and together 0 … N − 1.
     """
     labels = np.asarray(labels)
     members = _members(np.arange(len(labels)) if groups is None else np.asarray(groups))
     of_class = labels[[m[0] for m in members]] if members else labels[:0]
     rng = np.random.default_rng([_STREAM, seed])
     chosen: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
-    owed = np.zeros(2)  # val and test: what rounding left over in the classes before
+    owed = np.zeros(2)  # val and test: the rounding remainder of the classes before
     for c in np.unique(of_class):
         mine = [members[i] for i in rng.permutation(np.flatnonzero(of_class == c))]
         owed += np.asarray(fractions[1:], float) * sum(map(len, mine))
@@ -49,13 +49,21 @@ def stratified(
             mine = rest
         owed = np.minimum(
             owed, max(map(len, members)) / 2
-        )  # what a small class cannot give is not taken from the next
+        )  # what a small class lacks is not taken from the next
         chosen["train"].extend(mine)
     return {k: np.sort(np.concatenate(v)) if v else np.zeros(0, np.int64) for k, v in chosen.items()}
 
 
 def pick(name: str, parts: dict[str, np.ndarray], split: str) -> np.ndarray:
     """The indices of one part of `stratified`.
+
+    Args:
+        name: name of the data set, for messages.
+        parts: result of `stratified`.
+        split: "train", "val" or "test".
+
+    Returns:
+        (M,) int64 indices, ascending.
 
     Raises:
         UserError: the split is not one of the three, or it is empty.
@@ -66,20 +74,20 @@ def pick(name: str, parts: dict[str, np.ndarray], split: str) -> np.ndarray:
         )
     if not len(parts[split]):
         raise UserError(
-            f"split {split!r} of {name} is empty: give it a larger share in data.fractions, or more images"
+            f"split {split!r} of {name} is empty: increase its fraction in data.fractions, or add images"
         )
     return parts[split]
 
 
 def linked(count: int, shared: Iterable[tuple[int, Hashable]]) -> np.ndarray:
-    """Groups of examples that have something in common, directly or through others: `groups` of `stratified`.
+    """Connected groups of examples that share a key, directly or through others; the argument `groups` of `stratified`.
 
     Args:
-        count: examples N.
-        shared: pairs of an example, 0 to N − 1, and something that it has.
+        count: number of examples N.
+        shared: (example, 0 to N − 1; key of the example) pairs.
 
     Returns:
-        int64 (N,), of each example the first one of its group.
+        (N,) int64, for each example the first example of its group.
 
     >>> linked(4, [(0, "a"), (2, "a"), (2, "b"), (3, "b")]).tolist()
     [0, 1, 0, 0]
@@ -99,7 +107,7 @@ def linked(count: int, shared: Iterable[tuple[int, Hashable]]) -> np.ndarray:
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:
-    """Indices of every group, groups in order of their first example."""
+    """The indices of every group, in the order of the first examples."""
     if not len(groups):
         return []
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)

@@ -1,6 +1,8 @@
-"""The text side of image–text classification: what text a sample gets, and as which tokens.
+"""The text inputs of image–text classification: the text of each example, and its tokens.
 
-METHODS.md section 2, "The label must not leak through the text". A task opens a tokenizer (`pretrained.hub`), makes a
+See docs/methods/image_text_fusion.md, "The label must not leak through the text".
+
+A task opens a tokenizer (`pretrained.hub`), makes a
 `Tokenise` of it, and asks for the `Texts` of each split:
 
     folder = hub.files(source)

@@ -6,27 +6,27 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fusionjax.data import class_names as names_lib
 from fusionjax.data.text.tokens import check_text
 from fusionjax.errors import UserError
 
 BUILT_IN = ("openmoji", "plant_village")
-"""Files that come with the package, by name."""
+"""Names of the files that come with the package."""
 MAX_BYTES = 16 * 2**20
+"""Largest size of a file."""
 _FOLDER = Path(__file__).parent.parent / "descriptions"
 _FORM = '{"class name": ["description", …], …}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Descriptions:
-    """What the classes of a data set look like, in words.
+    """Descriptions of the appearance of the classes of a data set.
 
     Attributes:
         class_names: C names, in the order of the labels.
-        texts: of each class, one or more descriptions.
-        notes: a line for each thing to know before trusting a score, such as classes that share a description.
+        texts: one or more descriptions for each class.
+        notes: lines for the report that qualify the score, such as classes that share a description.
     """
 
     class_names: tuple[str, ...]
@@ -40,7 +40,7 @@ def load(source: str | Path, class_names: Sequence[str], *, also: Sequence[str] 
     Args:
         source: a .json file, or one of `BUILT_IN`.
         class_names: C names, in the order of the labels; the file must describe every one.
-        also: further names that the file may describe, such as classes of the data set that were left out; not used.
+        also: further names that the file may describe, such as classes that were not selected; they are ignored.
 
     Returns:
         Descriptions of `class_names` alone.
@@ -52,17 +52,17 @@ def load(source: str | Path, class_names: Sequence[str], *, also: Sequence[str] 
 
 
 def read(source: str | Path) -> dict[str, tuple[str, ...]]:
-    """The content of a file of descriptions.
+    """Reads a file of descriptions.
 
     Args:
         source: a .json file, UTF-8, or one of `BUILT_IN`.
 
     Returns:
-        class name → descriptions, without white space around them.
+        class name → descriptions, without surrounding white space.
 
     Raises:
-        UserError: no such file, too large, not UTF-8, not JSON, not of the form; a class twice or without a description; an
-            empty description or one twice within its class. One line, with the class's name.
+        UserError: the file does not exist, is too large, is not UTF-8, not JSON or not of the form; a repeated class, a class
+            without a description, an empty description or one repeated within its class.
     """
     path = _path(source)
     try:
@@ -89,7 +89,7 @@ def read(source: str | Path) -> dict[str, tuple[str, ...]]:
     for name, texts in found:
         check_text(name, f"{source}: the name of class {name!r}")
         if name in out:
-            raise UserError(f"{source}: class {name!r} is there twice: put its descriptions into one list")
+            raise UserError(f"{source}: class {name!r} is listed twice: put its descriptions into one list")
         out[name] = _checked(texts, f"{source}: class {name!r}")
     return out
 
@@ -97,20 +97,23 @@ def read(source: str | Path) -> dict[str, tuple[str, ...]]:
 def match(
     found: Mapping[str, Sequence[str]], class_names: Sequence[str], *, also: Sequence[str] = (), shown: str
 ) -> Descriptions:
-    """Descriptions by the classes of a data set.
+    """Matches descriptions with the classes of a data set.
 
-    A name matches as it is; a class that is left over matches a name that is the same but for its separators
-    (`names.readable`: "Tomato: Late blight" is "Tomato___Late_blight").
+    Equal names match first; a remaining class matches a name that differs in its separators only (`class_names.readable`:
+    "Tomato: Late blight" matches "Tomato___Late_blight").
 
     Args:
         found: class name → descriptions.
         class_names: C names, in the order of the labels.
-        also: names that may be described and are not used.
-        shown: what errors call `found`.
+        also: names that may be described and are ignored.
+        shown: the name of `found` in messages.
+
+    Returns:
+        Descriptions in the order of `class_names`.
 
     Raises:
-        UserError: a class without descriptions, or descriptions of no class; the first few, each with the name that may
-            be meant. Two names that would describe one class.
+        UserError: a class without descriptions, descriptions of an unknown class, or two names that match one class; the
+            message suggests close names.
     """
     known = tuple(dict.fromkeys((*class_names, *also)))
     key_of = {name: name for name in known if name in found}
@@ -122,7 +125,7 @@ def match(
     for name in known:
         form = names_lib.readable(name)
         keys = by_form.get(form, [])
-        # Of two classes that differ in their separators alone, a name must be exact.
+        # Of two classes that differ in their separators only, the name must be exact.
         if name in key_of or not keys or forms[form] > 1:
             continue
         if len(keys) > 1:
@@ -139,7 +142,7 @@ def match(
     if unknown:
         raise UserError(
             f"{shown}: describes {_classes(unknown)} {names_lib.listed(unknown, known)}, which the data set does not have: "
-            f"remove what is not its own"
+            f"remove them"
         )
     texts = tuple(tuple(found[key_of[name]]) for name in class_names)
     return Descriptions(tuple(class_names), texts, _shared(class_names, texts, shown))
@@ -161,11 +164,11 @@ def _path(source: str | Path) -> Path:
     return path
 
 
-class _Pairs(list):
-    """A JSON object as it stands, repeated keys included: a dict would keep the last one and say nothing."""
+class _Pairs(list[tuple[str, object]]):
+    """A JSON object as (key, value) pairs, so that repeated keys are detected; a dict would keep only the last."""
 
 
-def _checked(texts: Any, where: str) -> tuple[str, ...]:
+def _checked(texts: object, where: str) -> tuple[str, ...]:
     if isinstance(texts, _Pairs) or not isinstance(texts, list):
         raise UserError(f'{where}: a list of descriptions was expected: ["description", …]')
     if not texts:
@@ -182,9 +185,9 @@ def _checked(texts: Any, where: str) -> tuple[str, ...]:
 
 
 def _shared(class_names: Sequence[str], texts: Sequence[Sequence[str]], shown: str) -> tuple[str, ...]:
-    """A line for classes that nothing tells apart, and one for classes that have some description in common.
+    """A line for classes with identical descriptions, and one for classes that share some description.
 
-    No error: a user may mean it, and the image still tells them apart.
+    This is not an error: it may be intended, and the images still distinguish the classes.
     """
     owner: dict[str, int] = {}
     whole: dict[frozenset[str], int] = {}
@@ -200,7 +203,7 @@ def _shared(class_names: Sequence[str], texts: Sequence[Sequence[str]], shown: s
     lines = []
     if same:
         lines.append(
-            f"{shown}: no text tells these classes apart, their descriptions are the same: {_few(same)}"
+            f"{shown}: the text does not distinguish these classes, their descriptions are the same: {_few(same)}"
         )
     if some:
         lines.append(f"{shown}: a description is shared by {_few(some)}")

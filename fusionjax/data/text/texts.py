@@ -1,6 +1,6 @@
-"""What text a sample gets: its own, the descriptions of all classes, or those of its true class, which leak the label.
+"""The text of each example: its caption, the descriptions of all classes, or those of its true class (which leak the label).
 
-METHODS.md section 2: "The label must not leak through the text".
+See docs/methods/image_text_fusion.md, "The label must not leak through the text".
 """
 
 import dataclasses
@@ -16,35 +16,36 @@ from fusionjax.errors import UserError
 KINDS = ("instance", "bank", "class")
 LEAK = (
     "This score is not a measurement: every image's text is the description of its true class (text kind 'class', "
-    "allow_label_leak=True), so the text alone tells the label."
+    "allow_label_leak=True), so the text alone determines the label."
 )
 _REFUSED = (
     "text kind 'class' gives each image the description of its true class, so a score would measure nothing: choose "
     "'bank' or 'instance', or set allow_label_leak=True for a score that the report marks as no measurement"
 )
 SHARED_BY = 10
-"""Captions that so many images share on average, and no two classes do, are descriptions of classes."""
+"""Captions shared by this many images on average, and by no two classes, are taken for descriptions of classes."""
 _STREAM = 0x7E87  # keeps these draws apart from others that start from the same seed
 
 Tokeniser = Callable[[Sequence[str]], Tokens]
+"""M texts → their tokens, e.g. `tokens.Tokenise`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Texts:
-    """The texts of a split of N examples. Made by `instance_texts`, `bank_texts` or `class_texts`.
+    """The texts of a split of N examples, created by `instance_texts`, `bank_texts` or `class_texts`.
 
     Attributes:
         kind: one of `KINDS`.
         tokens: (M, T) int32, M different texts.
         mask: (M, T) bool, False at padding; all False for a text without a word.
-        index: (N,) int32, the row of each example at evaluation; None for the bank, all M rows of which belong to every image.
-        choices: (N,) int32, how many rows from `index` on training draws from; None where there is but one.
+        index: (N,) int32, the row of each example at evaluation; None for the bank, whose M rows all belong to every image.
+        choices: (N,) int32, the number of rows from `index` on that training samples from; None where each has one row.
         classes: (M,) int32, the class that a row describes; None for captions.
-        seed: of the draws.
-        leaks: whether the text is looked up by the label.
-        evaluable: whether evaluation may read it; False for leaking texts that were made for training.
-        warning: what a report must put first; "" for none.
-        notes: further lines for a report: texts that were cut or are empty, classes that share a description.
+        seed: seed of the sampling.
+        leaks: whether the text is selected by the label.
+        evaluable: whether evaluation may read the texts; False for leaking texts that were created for training.
+        warning: first line of the report; "" for none.
+        notes: further lines for the report: truncated or empty texts, classes that share a description.
     """
 
     kind: str
@@ -61,20 +62,20 @@ class Texts:
 
     @property
     def warnings(self) -> list[str]:
-        """All lines for the report, `warning` first."""
+        """All lines for the report, starting with `warning`."""
         return [*([self.warning] if self.warning else []), *self.notes]
 
     def row(self, epoch: int | None, index: int) -> int:
-        """The row of `tokens` that example `index` gets.
+        """The row of `tokens` for one example.
 
         Args:
-            epoch: of training, from 0: one of a class's descriptions is drawn from (seed, epoch, index). None for evaluation:
-                the first.
-            index: of the example, 0 to N − 1; −1, the index of padding in a batch, gets row 0.
+            epoch: training epoch, from 0: one of the rows of the example is drawn by (seed, epoch, index). None for
+                evaluation: the first row.
+            index: position of the example, 0 to N − 1; −1, the index of a padding example, gives row 0.
 
         Raises:
-            UserError: evaluation of leaking texts that were not allowed for it.
-            ValueError: the bank, which is the same for every example.
+            UserError: evaluation of leaking texts that does not allow it.
+            ValueError: the texts are a bank, which is the same for every example.
         """
         if self.index is None:
             raise ValueError("the bank has no row of an example: every image gets all of them")
@@ -89,31 +90,31 @@ class Texts:
         return first + int(draw.integers(self.choices[index]))
 
     def rows(self, epoch: int | None, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """`row` of B examples, (B,) int32."""
+        """`row` for each of B indices, (B,) int32."""
         return np.asarray([self.row(epoch, int(i)) for i in indices], np.int32)
 
 
 def captions(source: Source) -> Sequence[str]:
-    """The column caption of a source.
+    """The column `caption` of a source, N texts.
 
     Raises:
-        UserError: it has none.
+        UserError: the source has no such column.
     """
     if "caption" not in source.columns:
         raise UserError(
             f"text kind 'instance' needs a text of each image, but {source.name} has no column caption; its columns are "
             f"{', '.join(source.columns) or 'none'}: add one (a manifest can have it), or choose 'bank'"
         )
-    return source.columns["caption"]
+    return list(source.columns["caption"])
 
 
 def translations(source: Source) -> list[tuple[str, ...]]:
-    """The captions of each example in several languages, the test's first: the column translations, one a line.
+    """The captions of each example in several languages; the first is used at evaluation.
 
-    Where there is no such column, the column caption.
+    They are the lines of the column `translations`; without this column, the column `caption`.
 
     Raises:
-        UserError: it has neither.
+        UserError: the source has neither column.
     """
     if "translations" in source.columns:
         return [tuple(text.split("\n")) for text in source.columns["translations"]]
@@ -129,35 +130,35 @@ def instance_texts(
     allow_empty: bool = False,
     seed: int = 0,
 ) -> Texts:
-    """Kind "instance": a text that belongs to the example. Equal texts share a row.
+    """Texts of kind "instance": each example has its own text. Equal texts share a row.
 
     Args:
-        captions: N texts, see `captions`; or N times one or more that say the same, see `translations`: training draws one of
-            them an epoch, evaluation reads the first.
-        names: of the N examples, for messages.
+        captions: N texts, see `captions`; or N sequences of equivalent texts, see `translations`: training draws one of them
+            per epoch, evaluation reads the first.
+        names: names of the N examples, for messages.
         tokenise: M texts → `Tokens`.
-        labels: (N,), only looked at: captions that are descriptions of classes in disguise give a warning.
-        allow_empty: take an example without a text as one whose tokens are all masked.
-        seed: of the draws.
+        labels: (N,), used only to warn of captions that are in fact descriptions of classes; None for no check.
+        allow_empty: accept an example without a text; all its tokens are masked.
+        seed: seed of the sampling.
 
     Raises:
-        UserError: a caption that is no text, or has no word in it while `allow_empty` is False; with the example's name.
+        UserError: a caption is not a text, or has no word while `allow_empty` is False; the message names the example.
     """
     if len(captions) != len(names):
         raise ValueError(f"{len(captions)} captions of {len(names)} examples")
     place: dict[tuple[str, ...], int] = {}
     rows: list[str] = []
-    index, choices = np.zeros((2, len(names)), np.int32)
+    index, choices = np.zeros(len(names), np.int32), np.zeros(len(names), np.int32)
     for i, (given, name) in enumerate(zip(captions, names, strict=True)):
         given = given if isinstance(given, list | tuple) and given else (given,)
         alike = tuple(str(check_text(text, f"the caption of {name}")).strip() for text in given)
-        # The first stands for the test's language, even if it is empty; another one that is empty says nothing.
+        # The first is in the language of evaluation, even if it is empty; others that are empty are dropped.
         alike = (alike[0], *filter(None, alike[1:])) if alike[0] else ("",)
         index[i], choices[i] = place.setdefault(alike, len(rows)), len(alike)
         if index[i] == len(rows):
             rows.extend(alike)
     found = tokenise(rows)
-    worded = found.mask.any(1)[index]
+    worded = np.any(found.mask, axis=1)[index]
     empty = np.flatnonzero(~worded)
     if len(empty) and not allow_empty:
         more = f", nor have {len(empty) - 1} others" if len(empty) > 1 else ""
@@ -173,17 +174,17 @@ def instance_texts(
     if len(cut):
         notes.append(_cut(len(cut), len(names), "captions", f"that of {names[cut[0]]}", found))
     warning = "" if labels is None else _disguised(index[worded], np.asarray(labels)[worded])
-    drawn = choices if (choices > 1).any() else None
+    drawn = choices if bool((choices > 1).any()) else None
     return Texts(
         "instance", found.tokens, found.mask, index, drawn, seed=seed, warning=warning, notes=tuple(notes)
     )
 
 
 def bank_texts(descriptions: Descriptions, tokenise: Tokeniser) -> Texts:
-    """Kind "bank": the descriptions of all classes, class by class, the same for every image, whatever its label.
+    """Texts of kind "bank": the descriptions of all classes, class by class, the same for every image whatever its label.
 
     Args:
-        descriptions: of the classes, in the order of the labels.
+        descriptions: descriptions of the classes, in the order of the labels.
         tokenise: M texts → `Tokens`.
 
     Raises:
@@ -202,17 +203,17 @@ def class_texts(
     training: bool = False,
     allow_label_leak: bool = False,
 ) -> Texts:
-    """Kind "class": the description of the true class, which tells the label.
+    """Texts of kind "class": the description of the true class, which leaks the label.
 
-    Training may use it; for evaluation it is refused unless allowed, and then `warning` is not empty.
+    Training may use them; evaluation must be allowed explicitly, and then `warning` is not empty.
 
     Args:
-        descriptions: of the classes, in the order of the labels.
-        labels: (N,) whole numbers, the true classes.
+        descriptions: descriptions of the classes, in the order of the labels.
+        labels: (N,) integers, the true classes.
         tokenise: M texts → `Tokens`.
-        seed: of the choice among a class's descriptions, see `Texts.row`.
-        training: the texts are not for evaluation; reading them for it is an error.
-        allow_label_leak: let evaluation read them.
+        seed: seed of the choice among the descriptions of a class, see `Texts.row`.
+        training: the texts are for training only; reading them for evaluation raises.
+        allow_label_leak: evaluation may read the texts.
 
     Raises:
         UserError: neither `training` nor `allow_label_leak`; a description without a word.
@@ -231,14 +232,17 @@ def class_texts(
 
 
 def permuted(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A permutation of labels that gives as many examples as possible another class, and none its own if it can.
+    """A random permutation of labels that changes the class of as many examples as possible.
 
     Args:
-        labels: (N,) whole numbers.
-        seed: of the permutation.
+        labels: (N,) integers.
+        seed: seed of the permutation.
+
+    Returns:
+        (N,), of the same dtype.
 
     Raises:
-        UserError: all labels are the same, so that no permutation changes one.
+        UserError: all labels are equal, so no permutation changes one.
     """
     labels = np.asarray(labels)
     _, counts = np.unique(labels, return_counts=True)
@@ -247,24 +251,26 @@ def permuted(labels: np.ndarray, seed: int) -> np.ndarray:
     shuffled = np.random.default_rng([_STREAM, seed]).permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     out = np.empty_like(labels)
-    # Sorted by class, a shift by the largest class's size leaves no class where it was, unless it has over half of all.
+    # Sorted by class, a shift by the size of the largest class changes every label, unless it has over half of the examples.
     out[order] = np.roll(labels[order], counts.max())
     return out
 
 
 def depends_on_labels(make: Callable[[np.ndarray], Texts], labels: np.ndarray, seed: int) -> bool:
-    """METHODS' label-permutation test: whether the text that an example gets changes when the labels are permuted.
+    """Label-permutation test: whether the texts of the examples change when the labels are permuted.
 
     Args:
-        make: labels (N,) → the texts of the same N examples, all else unchanged.
-        labels: (N,), the true ones.
-        seed: of the permutation.
+        make: labels (N,) → the texts of the same N examples, everything else unchanged.
+        labels: (N,), the true labels.
+        seed: seed of the permutation.
 
     Returns:
-        True for text that is looked up by the label, unless all classes have the same text; False for captions and the bank.
+        True for text that is selected by the label, unless all classes have the same text; False for captions and the bank.
 
     Raises:
-        UserError: all labels are the same.
+        UserError: all labels are equal.
+
+    Source: docs/methods/image_text_fusion.md, "The label must not leak through the text".
     """
     before, after = make(np.asarray(labels)), make(permuted(labels, seed))
     if (before.index is None) != (after.index is None):
@@ -285,7 +291,7 @@ def depends_on_labels(make: Callable[[np.ndarray], Texts], labels: np.ndarray, s
 def _described(
     descriptions: Descriptions, tokenise: Tokeniser
 ) -> tuple[Tokens, np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Tokens of all descriptions, class by class; the class of each row, how many each class has, notes."""
+    """Tokens of all descriptions, class by class; the class of each row; the number of rows of each class; notes."""
     counts = np.asarray([len(own) for own in descriptions.texts], np.int64)
     classes = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     found = tokenise([text for own in descriptions.texts for text in own])
@@ -305,11 +311,11 @@ def _described(
 
 def _cut(count: int, total: int, what: str, first: str, found: Tokens) -> str:
     longest = int(found.mask.sum(1).max())
-    return f"{count} of {total} {what} are longer than {longest} tokens (max_tokens) and were cut there, the first {first}"
+    return f"{count} of {total} {what} are longer than {longest} tokens (max_tokens) and were truncated, the first {first}"
 
 
 def _disguised(rows: np.ndarray, labels: np.ndarray) -> str:
-    """A line where captions are shared by many images of a class and by none of another: a look-up by the label."""
+    """A warning where captions are shared by many images of one class and by no other class: selected by the label."""
     different = len(np.unique(rows))
     pairs = len(np.unique(np.stack([rows, labels], axis=1), axis=0))
     if len(np.unique(labels)) < 2 or pairs > different or len(rows) < SHARED_BY * different:
@@ -321,15 +327,15 @@ def _disguised(rows: np.ndarray, labels: np.ndarray) -> str:
 
 
 def _words(texts: Texts, rows: np.ndarray | None) -> np.ndarray:
-    """Tokens of rows (all if None), −1 where masked."""
+    """The tokens of some rows (None for all), −1 where masked."""
     out = np.where(texts.mask, texts.tokens, -1)
     return out if rows is None else out[rows]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of `_words` hold the same texts, however far they are padded."""
+    """Whether two arrays of `_words` hold the same texts, whatever their padding."""
     if len(a) != len(b):
         return False
     width = max(a.shape[1], b.shape[1])
-    wide = [np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=-1) for x in (a, b)]
-    return np.array_equal(*wide)
+    a, b = (np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=-1) for x in (a, b))
+    return np.array_equal(a, b)

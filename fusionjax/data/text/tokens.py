@@ -1,4 +1,4 @@
-"""Texts → token arrays of one shape, made once and kept on disk."""
+"""Texts → token arrays of one shape, computed once and kept on disk."""
 
 import dataclasses
 import hashlib
@@ -7,32 +7,32 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fusionjax.errors import UserError
 
 SHORTEST, LONGEST = 8, 512
-"""Allowed values of `max_tokens`; 512 is the number of positions of BERT and its kin."""
+"""Allowed values of `max_tokens`; 512 is the number of positions of BERT-like encoders."""
 MULTIPLE = 16
-"""Lengths are rounded up to a multiple of it, so that few different shapes are compiled."""
+"""Lengths are rounded up to a multiple of this, so that few different shapes are compiled."""
 FILES = ("added_tokens.json", "config.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
          "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")  # fmt: skip
-"""What a tokenizer is read from; config.json names its class."""
+"""The files that a tokenizer is read from; config.json names its class."""
 
 _FORMAT = "fusionjax tokens 1"
 _CHUNK = 512
-# Most texts are short, and padding every one to the longest that is allowed costs more than asking again for the few.
+# Most texts are short: padding all to the maximum length costs more than tokenising the few long ones again.
 _PROBES = (32, 128)
 
 
 class Tokenizer(Protocol):
-    """What is needed of `pretrained.hub.Tokenizer`, the one way to a tokenizer.
+    """The interface of `pretrained.hub.Tokenizer` that is used here.
 
     Attributes:
-        vocab: number of words.
-        pad: number of the padding token.
+        vocab: size of the vocabulary.
+        pad: id of the padding token.
     """
 
     vocab: int
@@ -46,8 +46,8 @@ class Tokens(NamedTuple):
 
     Attributes:
         tokens: (M, T) int32; the tokenizer's padding token where `mask` is False.
-        mask: (M, T) bool, True for a text's tokens, which come first; False everywhere for a text without a word.
-        cut: (M,) bool, True where a text was longer than allowed.
+        mask: (M, T) bool, False at padding, which comes last; all False for a text without a word.
+        cut: (M,) bool, True where a text was truncated.
     """
 
     tokens: np.ndarray
@@ -56,13 +56,16 @@ class Tokens(NamedTuple):
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256 of the content of a tokenizer's files, whatever folder they are in.
+    """The sha256 of the names and content of the files of a tokenizer, independent of their folder.
 
     Args:
-        folder: that `pretrained.hub.files` gives.
+        folder: a folder from `pretrained.hub.files`.
+
+    Returns:
+        Hexadecimal digest.
 
     Raises:
-        UserError: none of `FILES` is there, or one cannot be read.
+        UserError: the folder holds no tokenizer, or a file cannot be read.
     """
     total, found = hashlib.sha256(), False
     for name in FILES:
@@ -80,11 +83,15 @@ def fingerprint(folder: str | Path) -> str:
     return total.hexdigest()
 
 
-def check_text(text: Any, what: str) -> str:
-    """The text, if it is one that can be tokenised; `what` names it in the error.
+def check_text(text: object, what: str) -> str:
+    """Returns the text if it can be tokenised.
+
+    Args:
+        text: any value.
+        what: its name in the message.
 
     Raises:
-        UserError: not a text, or not one that UTF-8 can hold (half of a surrogate pair).
+        UserError: the value is not a text, or cannot be encoded as UTF-8 (half of a surrogate pair).
     """
     if not isinstance(text, str):
         raise UserError(f"{what} is not a text but {type(text).__name__}")
@@ -92,24 +99,25 @@ def check_text(text: Any, what: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{what} holds half of a surrogate pair, which is no character: write it as UTF-8"
+            f"{what} holds half of a surrogate pair, which is not a character: save it as UTF-8"
         ) from None
     return text
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenise:
-    """Texts → `Tokens`; the same texts are tokenised once and then read from the cache.
+    """Texts → `Tokens`; a list of texts is tokenised once and then read from the cache.
 
     Attributes:
-        tokenizer: of the text encoder.
-        fingerprint: of the tokenizer's files, see `fingerprint`.
-        max_tokens: longest text, in tokens with the special ones; a longer text is cut, and `Tokens.cut` says so.
-        cache: folder of the files, one for each list of texts; None for no cache. A file is named by what it depends on, a
-            damaged one is made anew, and where none can be written the texts are tokenised the next time again.
+        tokenizer: tokenizer of the text encoder.
+        fingerprint: digest of the files of the tokenizer, see `fingerprint`.
+        max_tokens: maximum length of a text in tokens, including special ones; a longer text is truncated and marked in
+            `Tokens.cut`.
+        cache: folder of the files, one per list of texts; None for no cache. A file name holds a digest of everything that the
+            file depends on; a damaged file is computed again, and a folder that cannot be written is ignored.
 
     Raises:
-        UserError: `max_tokens` is not a whole number from `SHORTEST` to `LONGEST`.
+        UserError: `max_tokens` is not an integer from `SHORTEST` to `LONGEST`.
 
     Example:
         >>> tokenise = Tokenise(hub.tokenizer(folder), fingerprint(folder), max_tokens=64)
@@ -125,13 +133,20 @@ class Tokenise:
     def __post_init__(self) -> None:
         whole = isinstance(self.max_tokens, int) and not isinstance(self.max_tokens, bool)
         if not (whole and SHORTEST <= self.max_tokens <= LONGEST):
-            raise UserError(f"max_tokens={self.max_tokens!r} must be a whole number, {SHORTEST} to {LONGEST}")
+            raise UserError(f"max_tokens={self.max_tokens!r} must be an integer, {SHORTEST} to {LONGEST}")
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokens of M texts; T is the longest one's length rounded up to a multiple of 16, and `max_tokens` at most.
+        """Tokenises M texts.
+
+        Args:
+            texts: M texts.
+
+        Returns:
+            Tokens of width T, the longest length rounded up to a multiple of 16, at most `max_tokens`.
 
         Raises:
             UserError: the tokenizer pads at the start of a text.
+            TypeError: a single str.
         """
         if isinstance(texts, str):
             raise TypeError("texts is one str; pass a list of texts")
@@ -148,7 +163,7 @@ class Tokenise:
         bare = self._encode([""], SHORTEST)[0]
         rows: list[np.ndarray] = [bare] * len(texts)
         pending = list(range(len(texts)))
-        # A text that fills a probe may be longer; one that fills the last probe is longer than allowed.
+        # A text that fills a probe may be longer; one that fills the last probe exceeds max_tokens.
         for length in (*(p for p in _PROBES if p < self.max_tokens), self.max_tokens + 1):
             encoded = self._encode([texts[i] for i in pending], length)
             rows_of = dict(zip(pending, encoded, strict=True))
@@ -157,12 +172,12 @@ class Tokenise:
                 rows[i] = rows_of[i]
         for i, row in zip(pending, self._encode([texts[i] for i in pending], self.max_tokens), strict=True):
             rows[i] = row
-        # Nothing but special tokens: no word to attend to.
+        # Only special tokens: there is no word to attend to.
         rows = [row[:0] if np.array_equal(row, bare) else row for row in rows]
         return self._padded(rows, np.isin(np.arange(len(texts)), pending))
 
     def _encode(self, texts: Sequence[str], length: int) -> list[np.ndarray]:
-        """The tokens of each text, without padding, cut at `length`."""
+        """The tokens of each text without padding, truncated to `length`."""
         out = []
         for start in range(0, len(texts), _CHUNK):
             arrays = self.tokenizer(texts[start : start + _CHUNK], length)
@@ -178,7 +193,7 @@ class Tokenise:
     def _padded(self, rows: Sequence[np.ndarray], cut: np.ndarray) -> Tokens:
         lengths = np.asarray([len(row) for row in rows], np.int64)
         longest = max(int(lengths.max(initial=0)), 1)
-        # Never above max_tokens: an encoder has no positions beyond it.
+        # At most max_tokens: the encoder may have no positions beyond.
         width = min(-(-longest // MULTIPLE) * MULTIPLE, self.max_tokens)
         mask = np.arange(width) < lengths[:, None]
         tokens = np.full(mask.shape, self.tokenizer.pad, np.int32)
@@ -186,7 +201,7 @@ class Tokenise:
         return Tokens(tokens, mask, cut)
 
     def _key(self, texts: Sequence[str]) -> str:
-        """Digest of everything that the tokens are a function of."""
+        """Digest of everything that the tokens depend on."""
         head = [_FORMAT, self.fingerprint, self.max_tokens, MULTIPLE, len(texts)]
         total = hashlib.sha256(json.dumps(head).encode())
         for text in texts:
@@ -195,11 +210,11 @@ class Tokenise:
         return total.hexdigest()
 
     def _open(self, path: Path, size: int) -> Tokens | None:
-        """What the file holds; None if it is not there, or not whole."""
+        """The content of the file; None if it is absent or damaged."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 found = Tokens(*(arrays[name] for name in Tokens._fields))
-        # Whatever a damaged archive makes of it: zipfile, zlib and NumPy each raise their own. It is made anew.
+        # On a damaged archive zipfile, zlib and NumPy raise different types. The tokens are computed again.
         except Exception:
             return None
         tokens, mask, cut = found
@@ -215,7 +230,7 @@ class Tokenise:
 
 
 def _write(path: Path, found: Tokens) -> None:
-    """All or nothing: another process sees the whole file or none."""
+    """Writes the file atomically: another process sees the whole file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -1,4 +1,4 @@
-"""Answers to visual questions in one spelling, as the evaluation of VQA v2 has it (Antol et al., ICCV 2015; visualqa.org).
+"""Normalisation of answers, as in the official evaluation of VQA v2 (Antol et al., ICCV 2015; visualqa.org).
 
 Lower case, number words as digits, no articles, apostrophes in contractions, no punctuation other than apostrophes and colons.
 """
@@ -10,7 +10,7 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _DIGITS = re.compile(r"\d,\d")
 _PERIODS = 32
-"""How many periods are taken out at most: the official code passes a flag where the number goes."""
+"""Maximum number of periods removed: the official code passes a flag in place of this number."""
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(i) for i, word in enumerate(_WORDS)} | {"none": "0"}
 _ARTICLES = ("a", "an", "the")
@@ -29,14 +29,17 @@ def _one_left_out(word: str) -> list[str]:
     return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
 
 
-# A word that lacks one of its apostrophes gets it back. The exception is the official list's own.
+# A word that lacks one of its apostrophes gets it back. The exception is in the official list.
 _CONTRACTIONS = {bad: word for word in _WITH_APOSTROPHE.split() for bad in _one_left_out(word)}
 _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def without_punctuation(text: str) -> str:
-    """Marks become spaces; they vanish where the text has them beside a space, or a comma between digits. So do periods that
-    no digit follows."""
+    """Removes punctuation as the official evaluation does.
+
+    A mark is removed where the text has it beside a space, or where the text has a comma between digits; otherwise it becomes
+    a space. Periods not followed by a digit are removed.
+    """
     numbers = _DIGITS.search(text) is not None
     out = text
     for mark in _MARKS:
@@ -45,9 +48,9 @@ def without_punctuation(text: str) -> str:
     return _PERIOD.sub("", out, count=_PERIODS)
 
 
-@functools.lru_cache(maxsize=2**16)  # VQA v2 writes 6.6 million answers, most of them the same few
+@functools.lru_cache(maxsize=2**16)  # VQA v2 has 6.6 million answers, few of them different
 def normalise(text: str) -> str:
-    """An answer in the spelling in which answers are compared.
+    """An answer in the normalised form in which answers are compared.
 
     >>> normalise("The  Dogs, two of them; dont ask!")
     "dogs 2 of them don't ask"
@@ -58,5 +61,5 @@ def normalise(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Line breaks and tabs as spaces, none around it."""
+    """The text with line breaks and tabs as spaces, and without surrounding white space."""
     return text.replace("\n", " ").replace("\t", " ").strip()

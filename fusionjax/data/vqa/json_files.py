@@ -1,37 +1,39 @@
-"""Questions and answers in the JSON files of VQA v2 (visualqa.org/download.html), read and written.
+"""Reads and writes the JSON files of VQA v2: questions and answers (visualqa.org/download.html).
 
 questions    {"questions": [{"image_id": 7, "question_id": 7000, "question": "What is this?"}, …]}
 annotations  {"annotations": [{"question_id": 7000, "image_id": 7, "question_type": "what is", "answer_type": "other",
               "multiple_choice_answer": "dog",
                   "answers": [{"answer": "dog", "answer_confidence": "yes", "answer_id": 1}, …]}, …]}
-results      [{"question_id": 7000, "answer": "dog"}, …], which the official evaluation takes
+results      [{"question_id": 7000, "answer": "dog"}, …], the input of the official evaluation
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
 
 TYPES = ("yes/no", "number", "other")
+"""Values of `answer_type`."""
+T = TypeVar("T", int, str, list)
 
 
 def read(questions: str | Path, annotations: str | Path | None = None) -> list[Question]:
-    """Questions, with their answers as they are written there.
+    """Reads questions and their answers; answers are not normalised.
 
     Args:
         questions: the file of questions.
-        annotations: that of answers; None for a test without, whose questions then have none, and no types.
+        annotations: the file of answers; None for a test split without answers, whose questions have no answers and no types.
 
     Returns:
-        In the order of the first file.
+        Questions in the order of the first file.
 
     Raises:
-        UserError: a file is missing, damaged or of another layout; a question without an annotation, or about another image
-            than its annotation; an id twice. One line with the file and the entry.
+        UserError: a file is missing, damaged or has another layout; a question has no annotation, or one about another image;
+            a repeated id. The message names the file and the entry.
     """
     answers: dict[int, tuple[int, tuple[str, ...], str, str]] = {}
     if annotations is not None:
@@ -47,39 +49,40 @@ def read(questions: str | Path, annotations: str | Path | None = None) -> list[Q
                 raise UserError(f"{where}: answer_type {kind!r} is not one of {', '.join(TYPES)}")
             key = _field(entry, "question_id", int, where)
             if key in answers:
-                raise UserError(f"{where}: question_id {key} has an annotation already")
+                raise UserError(f"{where}: question_id {key} has two annotations")
             image, question_type = (
                 _field(entry, "image_id", int, where),
                 _field(entry, "question_type", str, where),
             )
             answers[key] = (image, references, question_type, kind)
-    found, seen = [], set()
+    found: list[Question] = []
+    seen: set[int] = set()
     for where, entry in _entries(questions, "questions"):
         key, image = (_field(entry, name, int, where) for name in ("question_id", "image_id"))
         text = _field(entry, "question", str, where)
         if key in seen:
-            raise UserError(f"{where}: question_id {key} is there already")
+            raise UserError(f"{where}: question_id {key} occurs twice")
         seen.add(key)
         if annotations is None:
             found.append(Question(key, image, text, (), "", ""))
             continue
         if key not in answers:
             raise UserError(f"{where}: question_id {key} has no annotation in {annotations}")
-        other, *rest = answers[key]
+        other, references, question_type, kind = answers[key]
         if other != image:
             raise UserError(
                 f"{where}: question_id {key} is about image {image}, its annotation about image {other}"
             )
-        found.append(Question(key, image, text, *rest))
+        found.append(Question(key, image, text, references, question_type, kind))
     return found
 
 
 def write(found: Sequence[Question], questions: str | Path, annotations: str | Path | None = None) -> None:
-    """The two files; without a name for the second, only the questions.
+    """Writes the file of questions, and that of annotations unless it is None.
 
     Args:
-        found: questions; with answers where annotations are written.
-        questions, annotations: files to write.
+        found: questions; they need answers where annotations are written.
+        questions, annotations: paths of the files.
 
     Raises:
         UserError: a question without an answer.
@@ -95,18 +98,27 @@ def write(found: Sequence[Question], questions: str | Path, annotations: str | P
 
 
 def write_results(path: str | Path, found: Sequence[Question], answers: Sequence[str]) -> None:
-    """A model's answers, one a question, as the official evaluation takes them."""
+    """Writes the answers of a model, one per question, as input of the official evaluation.
+
+    Args:
+        path: file to write.
+        found: Q questions.
+        answers: Q answers.
+
+    Raises:
+        ValueError: different numbers of questions and answers.
+    """
     if len(found) != len(answers):
         raise ValueError(f"{len(answers)} answers to {len(found)} questions")
     _dump(path, [{"question_id": q.question_id, "answer": a} for q, a in zip(found, answers, strict=True)])
 
 
 def image_name(subtype: str, image_id: int) -> str:
-    """COCO's file of an image: image_name("val2014", 42) is "COCO_val2014_000000000042.jpg"."""
+    """The file name of an image of COCO: image_name("val2014", 42) is "COCO_val2014_000000000042.jpg"."""
     return f"COCO_{subtype}_{image_id:012d}.jpg"
 
 
-def _annotation(q: Question) -> dict[str, Any]:
+def _annotation(q: Question) -> dict[str, object]:
     given = [{"answer": a, "answer_confidence": "yes", "answer_id": k} for k, a in enumerate(q.answers, 1)]
     return {
         "question_id": q.question_id, "image_id": q.image_id, "question_type": q.question_type,
@@ -114,8 +126,8 @@ def _annotation(q: Question) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _entries(path: str | Path, key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """(where it stands, entry) of a file's list."""
+def _entries(path: str | Path, key: str) -> list[tuple[str, object]]:
+    """(position in the file, entry) of each entry of the list `key`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -128,13 +140,15 @@ def _entries(path: str | Path, key: str) -> list[tuple[str, Mapping[str, Any]]]:
     return [(f"{path} {key}[{i}]", row) for i, row in enumerate(rows)]
 
 
-def _field(entry: Any, name: str, kind: type, where: str) -> Any:
+_KINDS: dict[type, str] = {int: "an integer", str: "a text", list: "a list"}
+
+
+def _field(entry: object, name: str, kind: type[T], where: str) -> T:
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
-        words = {int: "a whole number", str: "a text", list: "a list"}[kind]
-        raise UserError(f"{where}: {name!r} must be {words}")
+        raise UserError(f"{where}: {name!r} must be {_KINDS[kind]}")
     return value
 
 
-def _dump(path: str | Path, content: Any) -> None:
+def _dump(path: str | Path, content: object) -> None:
     Path(path).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

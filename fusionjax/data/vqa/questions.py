@@ -1,15 +1,14 @@
-"""Questions about pictures: made from captions and folders, their answers' vocabulary, and a source that asks them.
+"""Questions about images: generated from captions and folders, the vocabulary of their answers, and a source of questions.
 
-**What a question may know.** Its words are made of class names alone, never of the caption, and no answer to it is among
-them. `Asked` leaves out the columns that would answer it: names and captions. A yes is as frequent as a no for each wording,
-so the words alone do not tell which.
+**No leak of the answer.** The words of a generated question come from class names only, never from the caption, and do not
+contain an answer. `QuestionSource` removes the columns that would answer the question: names and captions. For each wording,
+yes is as frequent as no, so the words alone do not determine the answer.
 """
 
 import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,10 @@ from fusionjax.data.vqa import answers as answers_lib
 from fusionjax.errors import UserError
 
 TYPES = ("category", "is_it", "which", "what")
-"""Types that `generate` makes: "what kind of thing is this?", "is this an animal?", "which animal is it?", "what is this?"."""
+"""Types of question that `generate` creates: "what kind of thing is this?", "is this an animal?", "which animal is it?", "what
+is this?"."""
 REFERENCES = 10
-"""Answers that a question has in VQA v2."""
+"""The number of reference answers per question, as in VQA v2."""
 _STREAM = 0x9A5  # keeps these draws apart from others that start from the same seed
 _ARTICLES = re.compile(r"^(an?|the|some|one|two|three|four|five|six) ")
 _MEASURE = re.compile(
@@ -35,16 +35,15 @@ _END = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question about one picture.
+    """One question about one image.
 
     Attributes:
-        question_id: whole number, unique in its split.
-        image_id: of the picture: the example's index in its source where `generate` or `from_columns` made the question, else
-            what a file says.
-        question: the words.
-        answers: references, in normal spelling where this library made them, as they stand in a file of VQA v2, for its
-            accuracy is of these; ten in VQA v2, empty where unknown.
-        question_type, answer_type: as VQA v2 has them; an answer is "yes/no", "number" or "other".
+        question_id: integer, unique in its split.
+        image_id: the index of the image in its source for `generate` and `from_columns`, else the id in the file.
+        question: the text.
+        answers: reference answers: normalised where this library created them, unchanged from a file of VQA v2, whose accuracy
+            is defined on these; ten in VQA v2, empty where unknown.
+        question_type, answer_type: as in VQA v2; an answer is "yes/no", "number" or "other".
     """
 
     question_id: int
@@ -55,14 +54,14 @@ class Question:
     answer_type: str
 
     @property
-    def spelt(self) -> tuple[str, ...]:
-        """The references in normal spelling: what vocabularies and targets are made of."""
+    def normalised(self) -> tuple[str, ...]:
+        """The normalised reference answers, the basis of vocabularies and targets."""
         return tuple(map(answers_lib.normalise, self.answers))
 
     @property
     def answer(self) -> str:
-        """The most frequent reference in normal spelling, of equally frequent ones the first; "" where none is known."""
-        counts = Counter(self.spelt)
+        """The most frequent normalised reference answer, the first of equally frequent ones; "" where there is none."""
+        counts = Counter(self.normalised)
         return max(counts, key=counts.__getitem__) if counts else ""
 
 
@@ -74,30 +73,30 @@ def generate(
     seed: int,
     types: Sequence[str] = TYPES,
 ) -> list[Question]:
-    """Questions about the examples of one split, a function of its arguments.
+    """Generates questions about the examples of one split; the result depends on the arguments only.
 
     - **category**: "what kind of thing is this?": the category.
-    - **is_it**: "is this an animal?": for each category as many examples that are as ones that are not, the latter drawn from
-      all others. So each wording has as many yes as no.
+    - **is_it**: "is this an animal?": for each category equally many examples inside and outside of it, the latter drawn from
+      all others, so that each wording has as many yes as no.
     - **which**: "which animal is it?": the kind, where there is one.
-    - **what**: "what is this?": the noun of the caption. Where there is a kind too it makes half of the ten references: who
-      sees a rosella and says "bird" is right. Examples without a caption are not asked.
+    - **what**: "what is this?": the noun of the caption. Where there is a kind too, it makes up half of the ten references:
+      "bird" is a correct answer for a rosella. Examples without a caption get no such question.
 
-    A question with an answer among its words is left out ("which vehicle is it?": military vehicle).
+    A question whose words contain an answer is omitted ("which vehicle is it?": military vehicle).
 
     Args:
         categories: N nouns with their article, "an animal", "food".
-        kinds: N nouns of what is within the category, "bird"; "" where there is none.
+        kinds: N nouns within the category, e.g. "bird"; "" where there is none.
         captions: N texts, in English; "" where there is none.
-        seed: draws the examples that are not of a category.
-        types: of `TYPES`, which to make.
+        seed: seed of the draw of the examples outside of a category.
+        types: the types of `TYPES` to create.
 
     Returns:
         Questions in the order of the examples, then of `TYPES`.
 
     Raises:
         UserError: an unknown type.
-        ValueError: not as many of each.
+        ValueError: sequences of different lengths.
     """
     if not len(categories) == len(kinds) == len(captions):
         raise ValueError(f"{len(categories)} categories, {len(kinds)} kinds and {len(captions)} captions")
@@ -108,7 +107,7 @@ def generate(
     found = []
     for i, (category, kind, caption) in enumerate(zip(categories, kinds, captions, strict=True)):
         thing, noun = _ARTICLES.sub("", category), head_noun(caption)
-        rows = [("category", "what kind of thing is this?", (thing,))]
+        rows: list[tuple[str, str, tuple[str, ...]]] = [("category", "what kind of thing is this?", (thing,))]
         yes = category in asked_no
         rows += [("is_it", f"is this {category}?", ("yes",))] if yes and i in asked_no[category][0] else []
         rows += [("is_it", f"is this {c}?", ("no",)) for c, (_, no) in asked_no.items() if i in no]
@@ -120,10 +119,10 @@ def generate(
 
 
 def head_noun(caption: str) -> str:
-    """The noun that an English caption is about, in normal spelling; "" where none is found.
+    """The head noun of an English caption, normalised; "" where none is found.
 
-    A rule of thumb: the last word before the first full stop, comma, preposition or verb of the first sentence; of "a pair of
-    white pants" what comes after "of"; single letters and digits do not count, and a plural becomes a singular.
+    A heuristic: the last word before the first full stop, comma, preposition or verb of the first sentence; in "a pair of
+    white pants" the part after "of" is used; single letters and digits are ignored, and a plural becomes a singular.
 
     >>> head_noun("A great blue heron."), head_noun("A pair of red shoes, new."), head_noun("The letter a with an umlaut.")
     ('heron', 'shoe', 'letter')
@@ -136,47 +135,48 @@ def head_noun(caption: str) -> str:
 
 
 def vocabulary(questions: Iterable[Question], *, most: int = 1000, least: int = 3) -> tuple[str, ...]:
-    """The answers that training has often enough.
+    """The vocabulary: the answers that are frequent enough in training.
 
     Args:
-        questions: of the training split.
-        most: k, answers at most.
-        least: pictures that an answer must belong to.
+        questions: questions of the training split.
+        most: maximum number of answers.
+        least: minimum number of images per answer.
 
     Returns:
-        Answers, the most frequent first, of equally frequent ones in the order of the alphabet.
+        Answers by decreasing frequency; equally frequent ones in alphabetical order.
 
     Raises:
-        UserError: none is frequent enough.
+        UserError: no answer is frequent enough.
     """
     pictures: dict[str, set[int]] = {}
     for q in questions:
-        for answer in set(q.spelt):
+        for answer in set(q.normalised):
             pictures.setdefault(answer, set()).add(q.image_id)
     enough = [a for a, own in pictures.items() if len(own) >= least]
     if not enough or most < 1:
         raise UserError(
-            f"no answer belongs to {least} pictures of training: lower the number, or give more questions (at most {most})"
+            f"no answer belongs to {least} images of the training split: lower config.data.answer_pictures, or add questions "
+            f"(config.data.answers={most})"
         )
     return tuple(sorted(enough, key=lambda a: (-len(pictures[a]), a))[:most])
 
 
 class Scores:
-    """Soft scores of all answers, of which few are not 0: only these are kept, rows are made when they are asked for.
+    """A sparse matrix of soft scores (Q, K): only non-zero scores are stored, rows are created when they are read.
 
     Args:
-        rows: of each question {answer's number: score}.
+        rows: for each of Q questions {index of the answer: score}.
         width: K.
 
     Attributes:
         shape: (Q, K).
-        best: int32 (Q,), the answer of the highest score, of equal ones the first; 0 where a question has none.
+        best: (Q,) int32, the answer with the highest score, the first of equal ones; 0 where a question has none.
     """
 
     def __init__(self, rows: Sequence[Mapping[int, float]], width: int):
         self.shape = (len(rows), width)
         most = max(map(len, rows), default=0)
-        # One column more than there are answers takes what fills up a row.
+        # An additional column K receives the fill of short rows.
         self._places = np.full((len(rows), most), width, np.int32)
         self._values = np.zeros((len(rows), most), np.float32)
         self.best = np.zeros(len(rows), np.int32)
@@ -189,29 +189,29 @@ class Scores:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """float32 (K,) of a number, (M, K) of several or of a slice."""
-        places = self._places[key]
+    def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """(K,) float32 for an index, (M, K) for several indices or a slice."""
+        places = np.asarray(self._places[key])
         out = np.zeros((*places.shape[:-1], self.shape[1] + 1), np.float32)
         np.put_along_axis(out, places, self._values[key], -1)
         return out[..., :-1]
 
 
 def targets(questions: Sequence[Question], vocabulary: Sequence[str]) -> Scores:
-    """Soft scores of the answers: min(1, references that agree / 3), with fewer than three references the share that agrees.
+    """Soft target scores: min(1, equal references / 3); with fewer than three references, the fraction of equal ones.
 
     Args:
-        questions: Q.
+        questions: Q questions.
         vocabulary: K answers.
 
     Returns:
-        (Q, K); a row of 0 for a question none of whose references is in the vocabulary.
+        (Q, K); the row is 0 where no reference is in the vocabulary.
     """
     place = {answer: k for k, answer in enumerate(vocabulary)}
     rows = [
         {
             place[answer]: min(1.0, count / min(3, len(q.answers)))
-            for answer, count in Counter(q.spelt).items()
+            for answer, count in Counter(q.normalised).items()
             if answer in place
         }
         for q in questions
@@ -220,34 +220,44 @@ def targets(questions: Sequence[Question], vocabulary: Sequence[str]) -> Scores:
 
 
 def answerable(questions: Sequence[Question], vocabulary: Sequence[str]) -> dict[str, tuple[int, float]]:
-    """Type of question → (how many, share with a reference in the vocabulary); "" for all types together."""
-    known, found = set(vocabulary), {"": []}
+    """The coverage of a vocabulary.
+
+    Args:
+        questions: questions.
+        vocabulary: K answers.
+
+    Returns:
+        Type of question → (number of questions, fraction with a reference in the vocabulary); "" for all types together.
+    """
+    known = set(vocabulary)
+    found: dict[str, list[bool]] = {"": []}
     for q in questions:
         for kind in ("", q.question_type):
-            found.setdefault(kind, []).append(not known.isdisjoint(q.spelt))
+            found.setdefault(kind, []).append(not known.isdisjoint(q.normalised))
     return {kind: (len(own), float(np.mean(own)) if own else 0.0) for kind, own in found.items()}
 
 
-class Asked(Subset):
-    """A source whose examples are questions about the pictures of another one.
+class QuestionSource(Subset):
+    """A source whose examples are questions about the images of another source.
 
-    Columns: question, question_type, answer_type, answers ("|" between), which are texts, and picture (int64, index in
-    `source`); of the other source's those that are numbers, for its texts would answer.
+    Columns: question, question_type, answer_type, answers (separated by "|"), which are texts, picture (int64, index in
+    `source`), and the integer columns of `source`; its texts are left out, as they would answer the question.
 
     Args:
-        source: of the pictures.
-        questions: Q, `image_id` an index into `source`.
-        vocabulary: the classes. A question's label is the answer of its highest score (`targets`), 0 where it has none.
+        source: the source of the images.
+        questions: Q questions whose `image_id` is an index into `source`.
+        vocabulary: the classes, K answers. The label of a question is the answer with the highest score (`targets`), 0 where
+            there is none.
 
     Attributes:
-        questions: as given.
-        scores: (Q, K), see `targets`; where a row is 0, no class is right.
+        questions: Q questions.
+        scores: (Q, K), see `targets`; where a row is 0, no class is correct.
     """
 
     def __init__(self, source: Source, questions: Sequence[Question], vocabulary: Sequence[str]):
         super().__init__(source, np.asarray([q.image_id for q in questions], np.int64))
         if len(questions) and not 0 <= self.indices.min() <= self.indices.max() < len(source):
-            raise ValueError(f"a question is about a picture that is not among the {len(source)}")
+            raise ValueError(f"a question is about an image that is not among the {len(source)}")
         self.questions, self.class_names = tuple(questions), tuple(vocabulary)
         self.scores = targets(questions, vocabulary)
         self._labels = self.scores.best
@@ -273,24 +283,24 @@ class Asked(Subset):
 
 
 def from_columns(source: Source) -> list[Question]:
-    """The questions of a manifest: its columns question, answers ("|" between) and, where there is one, question_type.
+    """The questions of a manifest: its columns question, answers (separated by "|") and, optionally, question_type.
 
-    Answers come out in normal spelling; a type that is missing is the question's first two words.
+    Answers are normalised; a missing type is replaced by the first two words of the question.
 
     Raises:
-        UserError: the source has no questions.
+        UserError: the source has no such columns, or a question has no answer.
     """
     columns = source.columns
     if "question" not in columns or "answers" not in columns:
         raise UserError(
             f"{source.name} has no columns question and answers; its columns are {', '.join(columns) or 'none'}"
         )
-    kinds = columns.get("question_type", [""] * len(source))
-    found, first = [], {}
+    kinds = list(columns["question_type"]) if "question_type" in columns else [""] * len(source)
+    found: list[Question] = []
+    first: dict[str, int] = {}
     for i, (text, given, kind) in enumerate(zip(columns["question"], columns["answers"], kinds, strict=True)):
-        picture = first.setdefault(
-            source.names[i], i
-        )  # rows of one picture are questions about its first row
+        # Rows with the same image are questions about the first of them.
+        picture = first.setdefault(source.names[i], i)
         references = tuple(answers_lib.normalise(a) for a in given.split("|") if a)
         if not any(references):
             raise UserError(f"{source.names[i]}: the question {text!r} has no answer")
@@ -300,7 +310,7 @@ def from_columns(source: Source) -> list[Question]:
 
 
 def answer_type(references: Sequence[str]) -> str:
-    """ "yes/no", "number" or "other", by the most frequent reference."""
+    """ "yes/no", "number" or "other", by the most frequent of the normalised references (at least one)."""
     counts = Counter(references)
     answer = max(counts, key=counts.__getitem__)
     if answer in ("yes", "no"):
@@ -315,7 +325,7 @@ def _made(question_id: int, image: int, kind: str, text: str, answers: Sequence[
 
 
 def _contrary(categories: Sequence[str], seed: int) -> dict[str, tuple[set[int], set[int]]]:
-    """category → examples that are asked whether they are one: as many that are as that are not."""
+    """category → (examples inside, examples outside) that get the question "is_it", equally many."""
     out = {}
     labels = np.asarray(categories, object)
     for category in sorted(set(categories)):
@@ -329,7 +339,7 @@ def _contrary(categories: Sequence[str], seed: int) -> dict[str, tuple[set[int],
 
 
 def _fair(question: str, answers: Sequence[str]) -> bool:
-    """Whether no answer has a word of the question, the small ones aside."""
+    """Whether no answer shares a word of three or more letters with the question."""
     asked = set(re.findall(r"\w{3,}", question))
     return not any(asked.intersection(re.findall(r"\w{3,}", answer)) for answer in answers)
 

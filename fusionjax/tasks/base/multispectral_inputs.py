@@ -3,7 +3,8 @@
 Their range, mean and deviation are variables of the model, in the collection "pixels", so a checkpoint knows them.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -12,11 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
+from fusionjax.data.image.transforms import channels
 from fusionjax.data.loading import pipeline
 from fusionjax.data.multispectral import channels as channels_lib
 from fusionjax.data.multispectral import statistics
 from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.source import Source
+from fusionjax.types import PyTree
 
 COLLECTION = "pixels"
 Pixels = Mapping[str, jax.Array]
@@ -40,17 +43,12 @@ def channels_of(config: ConfigDict) -> ChannelMap | None:
     return found
 
 
-def check(config: ConfigDict, sources: Mapping[str, Source]) -> None:
-    """A UserError where the sources' channels are not those that the config names.
-
-    Args:
-        config: of the run.
-        sources: by split.
-    """
+def check(config: ConfigDict, sources: Iterable[Source]) -> None:
+    """A UserError where the sources' channels are not those that the config names."""
     named = channels_of(config)
     if named is None:
         return
-    for source in sources.values():
+    for source in sources:
         found = channels_lib.of(source)
         if found.count != named.count or found.modalities != named.modalities:
             raise impossible(
@@ -58,6 +56,32 @@ def check(config: ConfigDict, sources: Mapping[str, Source]) -> None:
                 "data.modalities",
                 f"the channels of {source.name} are {found.modalities} of {found.count}",
             )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PixelStatistics:
+    """Range, mean and deviation of the channels as variables of a run; see `image_model.Collection`.
+
+    Attributes:
+        config: of the whole run, validated.
+    """
+
+    config: ConfigDict
+    name: str = COLLECTION
+
+    def fresh(self) -> dict[str, np.ndarray]:
+        """See `Collection.fresh`."""
+        return unknown(channels(self.config.data))
+
+    def from_params(self, params: PyTree) -> None:
+        """See `Collection.from_params`."""
+        return None
+
+    def from_data(
+        self, source: Source, *, steps: int, folder: Path, say: Callable[[str], None]
+    ) -> dict[str, np.ndarray]:
+        """See `Collection.from_data`."""
+        return measure(self.config, source, folder=folder, say=say)
 
 
 def unknown(count: int) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +9,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
-from fusionjax.data.feature_cache.store import Cached
+from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.source import Source
 from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
 from fusionjax.models.backbones.text import masked_mean
 from fusionjax.pretrained import hub
-from fusionjax.tasks.image_text.text_inputs import TextSide, described, user_cache
+from fusionjax.tasks.base.protocol import Facts
+from fusionjax.tasks.image_text.text_inputs import TextInputs, described, user_cache
+from fusionjax.types import PyTree
 
-PyTree = Any
 _BATCH = 64
 
 
@@ -40,8 +40,8 @@ class FrozenPair:
             tokenizer = hub.tokenizer(folder)
             self._tokenise = Tokenise(tokenizer, fingerprint(folder), max_tokens=longest, cache=user_cache())
         else:
-            self._side = TextSide(config, class_names)
-            self._tokenise = self._side.tokenise
+            self._text = TextInputs(config, Facts(tuple(class_names)))
+            self._tokenise = self._text.tokenise
         self._class_names = class_names
 
     def descriptions(self) -> Texts:
@@ -63,7 +63,7 @@ class FrozenPair:
         """
         if self.config.mvpdr.clip:
             return self._clip_vectors(texts)
-        tokens = self._side.features(texts, self._side.weights(), folder=folder, say=say)
+        tokens = self._text.features(texts, self._text.weights(), folder=folder, say=say)
         parts = [
             np.asarray(
                 masked_mean(jnp.asarray(tokens[i : i + _BATCH]), jnp.asarray(texts.mask[i : i + _BATCH]))
@@ -92,7 +92,7 @@ def image_weights(config: ConfigDict, params: PyTree) -> PyTree:
     return {name: variables["params"][name] for name in params}
 
 
-def pooled(part: Cached, *, rows: np.ndarray | None = None) -> np.ndarray:
+def pooled(part: CachedFeatures, *, rows: np.ndarray | None = None) -> np.ndarray:
     """Cached features without their grid: (passes, n, Di) float32.
 
     Args:

@@ -1,12 +1,12 @@
 """The text of a task's examples: which text each gets, as tokens, and what a frozen encoder makes of it, once."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from fusionjax.config import impossible
 from fusionjax.data import class_names as names
 from fusionjax.data.feature_cache import store
-from fusionjax.data.loading.auxiliary import Rows
+from fusionjax.data.loading.auxiliary import AuxiliaryRows
 from fusionjax.data.source import Source
 from fusionjax.data.text import (
     Texts,
@@ -33,32 +33,34 @@ from fusionjax.data.text import (
 from fusionjax.data.text.features import text_features
 from fusionjax.models.backbones import text as text_models
 from fusionjax.pretrained import hub
+from fusionjax.tasks.base.protocol import Facts, Say, silent
+from fusionjax.types import Array, PyTree
 
 log = logging.getLogger(__name__)
 
-Array = jax.Array
-PyTree = Any
-Say = Callable[[str], None]
 
-
-class TextSide:
-    """Reads `config.text`.
+class TextInputs:
+    """Which text each example has, by `config.text`, and its encoder.
 
     Args:
         config: of the run, validated.
-        class_names: C names, in the order of the labels.
+        facts: of the data; the texts of its splits are made here, once.
+        question: the text of an example is its question, whatever `text.kind` says.
 
     Attributes:
         kind: of text, see `data.text.Texts`.
+        made: split, as `Facts.splits` names it → its texts.
         module: the encoder, without a pooler; its output is "tokens".
         tokenise: texts → tokens.
 
     Raises:
-        UserError: no encoder, one that cannot be read, or texts longer than it has positions.
+        UserError: no encoder, one that cannot be read, texts longer than it has positions, a text that is missing, empty, or
+            leaks the label without leave.
     """
 
-    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.config, self.class_names = config, tuple(class_names)
+    def __init__(self, config: ConfigDict, facts: Facts, *, question: bool = False):
+        self.config, self.class_names = config, facts.class_names
+        self._question, self._splits = question, facts.splits
         c = config.text
         self.kind, self.freeze = c.kind, c.freeze
         if not c.encoder:
@@ -76,8 +78,9 @@ class TextSide:
         self.tokenise = Tokenise(
             self.tokenizer, fingerprint(self.folder), max_tokens=c.max_tokens, cache=user_cache()
         )
-        self._made: dict[int, tuple[Source, Texts]] = {}
-        self._bank: Texts | None = None
+        self.made = {
+            name: self._make(source, np.asarray(source.labels)) for name, source in self._splits.items()
+        }
 
     def weights(self) -> PyTree:
         """The encoder's published parameters, on the host."""
@@ -86,37 +89,32 @@ class TextSide:
 
     # -- texts ------------------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def bank(self) -> Texts:
         """The descriptions of all classes."""
-        if self._bank is None:
-            self._bank = bank_texts(self._descriptions(), self.tokenise)
-        return self._bank
+        return bank_texts(self._descriptions(), self.tokenise)
 
     def texts(self, source: Source) -> Texts:
-        """Those of a split's examples; made once.
+        """Those of a split's examples.
 
         Raises:
             UserError: a text is missing, empty, or leaks the label without leave.
         """
-        found = self._made.get(id(source))
-        if found is None or found[0] is not source:
-            found = self._made[id(source)] = (source, self._make(source, np.asarray(source.labels)))
-        return found[1]
+        for name, known in self._splits.items():
+            if known is source:
+                return self.made[name]
+        return self._make(source, np.asarray(source.labels))
 
-    def made(self) -> list[tuple[Source, Texts]]:
-        """Every split whose texts are made, with them."""
-        return list(self._made.values())
-
-    def facts(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """Digests of the tokenizer's files, and of the texts of every split with who gets which."""
         total = hashlib.sha256()
-        for _, texts in self.made():
+        for texts in self.made.values():
             for array in (texts.tokens, texts.mask, texts.index):
                 total.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return {"tokenizer": self.tokenise.fingerprint[:16], "texts": total.hexdigest()[:16]}
 
-    def given(self, words: Sequence[str]) -> Texts:
-        """Of texts at hand, one an example; an empty one is masked."""
+    def from_user(self, words: Sequence[str]) -> Texts:
+        """Of a user's texts, one per example; an empty one is masked."""
         shown = [f"text {i + 1}" for i in range(len(words))]
         # What a user asks is not kept on disk.
         aside = dataclasses.replace(self.tokenise, cache=None)
@@ -126,7 +124,10 @@ class TextSide:
         return found
 
     def leaks(self, source: Source) -> bool | None:
-        """METHODS' label-permutation test of a split: whether its texts change with permuted labels; None of one class."""
+        """The label-permutation test of docs/methods/image_text_fusion.md: do a split's texts change with permuted labels?
+
+        None for a split of one class.
+        """
         labels = np.asarray(source.labels)
         if len(np.unique(labels)) < 2:
             return None
@@ -142,8 +143,10 @@ class TextSide:
 
     def _make(self, source: Source, labels: np.ndarray) -> Texts:
         c = self.config.text
+        if self._question:
+            return instance_texts(source.columns["question"], source.names, self.tokenise)
         if c.kind == "bank":
-            return self.bank()
+            return self.bank
         if c.kind == "class":
             return class_texts(
                 self._descriptions(),
@@ -167,17 +170,17 @@ class TextSide:
 
     # -- arrays -----------------------------------------------------------------------------------------------------------
 
-    def padding(self, source: Source) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that is no example."""
-        texts = self.texts(source)
-        mask = np.zeros(texts.mask.shape[1], bool)
+    def padding_example(self) -> dict[str, np.ndarray]:
+        """What `rows` adds to a row that stands for no example; as wide as the first split's texts."""
+        widths = (texts.mask.shape[1] for texts in self.made.values())
+        mask = np.zeros(next(widths, self.config.text.max_tokens), bool)
         if self.freeze:
             return {"text": np.zeros((len(mask), self.module.config.width), np.float16), "text_mask": mask}
         return {"tokens": np.zeros(len(mask), np.int32), "text_mask": mask}
 
     def rows(
-        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = lambda text: None
-    ) -> Rows:
+        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent
+    ) -> AuxiliaryRows:
         """Texts as batch keys: "text" (T, C) of a frozen encoder, else "tokens" (T,); and "text_mask" (T,).
 
         Args:
@@ -190,11 +193,13 @@ class TextSide:
             return texts.row(epoch, index)
 
         if not self.freeze:
-            return Rows(choose, tokens=texts.tokens, text_mask=texts.mask)
-        return Rows(choose, text=self.features(texts, params, folder=folder, say=say), text_mask=texts.mask)
+            return AuxiliaryRows(choose, tokens=texts.tokens, text_mask=texts.mask)
+        return AuxiliaryRows(
+            choose, text=self.features(texts, params, folder=folder, say=say), text_mask=texts.mask
+        )
 
     def features(
-        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = lambda text: None
+        self, texts: Texts, params: PyTree, *, folder: Path | None = None, say: Say = silent
     ) -> np.ndarray:
         """(M, T, C) float16, see `data.text.features`."""
         params = jax.device_get(params)
@@ -214,20 +219,20 @@ class TextSide:
 
     def bank_shape(self) -> tuple[int, int, int]:
         """Of `bank_features`."""
-        m, t = self.bank().tokens.shape
+        m, t = self.bank.tokens.shape
         keys = m * t if self.config.text.bank_level == "token" else m
         return 1, keys, self.module.config.width
 
     def bank_mask(self) -> np.ndarray:
         """(1, K) bool, False at padding."""
-        mask = self.bank().mask
+        mask = self.bank.mask
         return mask.reshape(1, -1) if self.config.text.bank_level == "token" else mask.any(1)[None]
 
     def bank_features(self, tokens: Array) -> Array:
         """Token vectors (M, T, C) of the bank as keys (1, K, C): as they are, or each description's mean."""
         if self.config.text.bank_level == "token":
             return tokens.reshape(1, -1, tokens.shape[-1])
-        return text_models.masked_mean(tokens, jnp.asarray(self.bank().mask))[None]
+        return text_models.masked_mean(tokens, jnp.asarray(self.bank.mask))[None]
 
 
 def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.Descriptions:

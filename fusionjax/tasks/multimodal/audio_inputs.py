@@ -1,9 +1,8 @@
-"""The sound of a task's examples: which encoder hears it, and what the encoder takes."""
+"""The sound of a task's examples: its encoder, and what the encoder takes."""
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,31 +21,31 @@ from fusionjax.errors import UserError
 from fusionjax.models import log_mel as mel_lib
 from fusionjax.models.backbones import audio as audio_models
 from fusionjax.models.backbones.mel import MelEncoder
-from fusionjax.types import SAMPLE_RATE
-
-Array = jax.Array
-PyTree = Any
+from fusionjax.tasks.base.protocol import Facts
+from fusionjax.types import SAMPLE_RATE, Array, PyTree
 
 ENCODERS = ("mel", *audio_models.NAMES)
 """Values of `audio.encoder`."""
 
 
-class AudioSide:
-    """Reads `config.audio`.
+class AudioInputs:
+    """Which sound each example has, by `config.audio`, and its encoder.
 
     Args:
         config: of the run, validated.
+        facts: of the data; the sounds of its splits are listed here, once.
 
     Attributes:
         module: the encoder.
         samples: S of a clip.
         frames: (samples) → frames that the encoder's input has, of so many.
+        made: split, as `Facts.splits` names it → its sounds; they count which could not be read.
 
     Raises:
         UserError: sizes that do not go together, or a clip too short for a frame.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, facts: Facts):
         self.config = config
         c, dtype = config.audio, jnp.dtype(config.precision).type
         self.samples = round(c.seconds * SAMPLE_RATE)
@@ -62,32 +61,40 @@ class AudioSide:
             self.frames = functools.partial(audio_models.num_frames, kernels=kernels, strides=strides)
         if self.frames(self.samples) < 1:
             raise impossible(config, "audio.seconds", "a clip must be longer than a frame of 25 ms")
+        self._splits = facts.splits
+        self.made = {name: self._make(source) for name, source in self._splits.items()}
 
     def weights(self) -> PyTree | None:
         """The encoder's published parameters, on the host; None where none are named."""
         c = self.config.audio
         return pretrained.load(c.source, c.encoder)["params"] if c.source else None
 
-    def rows(self, source: Source) -> clips.Sounds:
+    def rows(self, source: Source) -> clips.AudioClips:
         """What travels beside the images of a split.
 
         Raises:
             UserError: the source has no sounds; a split for evaluation may have none, but must have the column.
         """
+        for name, known in self._splits.items():
+            if known is source:
+                return self.made[name]
+        return self._make(source)
+
+    def _make(self, source: Source) -> clips.AudioClips:
         c = self.config
         augment = Augment(gain=c.audio.gain, noise=c.audio.noise, shift=c.audio.shift)
-        files = clips.files_of(source, needed=source.split == c.data.train_split)
-        return clips.Sounds(
+        files = clips.audio_files(source, needed=source.split == c.data.train_split)
+        return clips.AudioClips(
             files, samples=self.samples, frames=self.frames, augment=augment,
             bands=mel_lib.BANDS if self.log_mel else 0, seed=c.seed, hide_frames=c.audio.hide_frames,
             hide_bands=c.audio.hide_bands, memory=c.audio.memory * 2**20, most_bad=c.data.max_bad_fraction,
         )  # fmt: skip
 
-    def given(self, files: Sequence[str | Path | None]) -> clips.Sounds:
-        """What travels beside images at hand.
+    def from_user(self, files: Sequence[str | Path | None]) -> clips.AudioClips:
+        """What travels beside a user's images.
 
         Args:
-            files: of each its sound, None or "" for none. A silent one is named, and taken as none.
+            files: the sound of each, None or "" for none. A silent one is named, and taken as none.
 
         Raises:
             UserError: a file that cannot be read.
@@ -102,21 +109,21 @@ class AudioSide:
                 raise UserError(f"the sound {path} cannot be read: {error}") from None
         return self._sounds(paths)
 
-    def padding(self) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that is no example."""
-        return self._sounds([]).padding
+    def padding_example(self) -> dict[str, np.ndarray]:
+        """What `rows` adds to a row that stands for no example."""
+        return self._sounds([]).padding_example
 
-    def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.Sounds:
+    def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.AudioClips:
         bands = mel_lib.BANDS if self.log_mel else 0
-        return clips.Sounds(files, samples=self.samples, frames=self.frames, bands=bands)
+        return clips.AudioClips(files, samples=self.samples, frames=self.frames, bands=bands)
 
-    def inputs(self, batch: dict[str, Array]) -> dict[str, Array]:
+    def arguments(self, batch: dict[str, Array]) -> dict[str, Array]:
         """What the model takes: "audio", "audio_mask", and "masked_frames" of a Wav2Vec2.
 
         Args:
-            batch: what `rows` gives; a batch without "audio", as of photographs at hand, is one without sound.
+            batch: what `rows` gives; a batch without "audio", as of a user's photographs, has no sound.
         """
-        batch = self._heard(batch)
+        batch = self._with_sound(batch)
         audio, mask = batch["audio"], batch["audio_mask"]
         if not self.log_mel:
             return {"audio": audio, "audio_mask": mask, "masked_frames": batch["hidden_frames"]}
@@ -128,19 +135,19 @@ class AudioSide:
 
     def spectrogram(self, batch: dict[str, Array]) -> tuple[Array, Array]:
         """What is shown of a sound: its log-mel frames (B, T, F), and which are the clip's own, bool (B, T)."""
-        batch = self._heard(batch)
+        batch = self._with_sound(batch)
         return mel_lib.log_mel(batch["audio"], batch["audio_mask"])
 
     def seconds(self, frames: int) -> float:
         """Length of a clip with so many frames in `spectrogram`."""
         return ((frames - 1) * mel_lib.HOP + mel_lib.WINDOW) / SAMPLE_RATE if frames else 0.0
 
-    def _heard(self, batch: dict[str, Array]) -> dict[str, Array]:
+    def _with_sound(self, batch: dict[str, Array]) -> dict[str, Array]:
         """The batch; with sounds that are missing where it has none."""
         if "audio" in batch:
             return batch
         size = len(next(iter(batch.values())))
-        return {k: jnp.zeros((size, *v.shape), v.dtype) for k, v in self.padding().items()}
+        return {k: jnp.zeros((size, *v.shape), v.dtype) for k, v in self.padding_example().items()}
 
 
 def standardised(mel: Array, mask: Array) -> Array:

@@ -1,9 +1,9 @@
-"""One label for an image, a sound and a text, any of which may be missing (METHODS.md section 5)."""
+"""One label for an image, a sound and a text, any of which may be missing; see docs/methods/multimodal.md."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -12,283 +12,337 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets.manifest import HAS_IMAGE
-from fusionjax.data.image.transforms import image_shape
-from fusionjax.data.loading.auxiliary import Both, Extra, Rows
+from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryGroup, AuxiliaryRows
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
 from fusionjax.interpret import maps as maps_lib
 from fusionjax.interpret import modality_maps
 from fusionjax.models.methods.multimodal import subsets
-from fusionjax.tasks.base import model_factory
-from fusionjax.tasks.base.class_task import ClassTask
-from fusionjax.tasks.base.image_task import Array, Batch, Outputs, PyTree, average
-from fusionjax.tasks.image_text.fusion import spread
-from fusionjax.tasks.image_text.text_inputs import TextSide
-from fusionjax.tasks.multimodal.audio_inputs import AudioSide
-from fusionjax.train import losses
+from fusionjax.tasks.base import model_factory, multispectral_inputs
+from fusionjax.tasks.base.class_scorer import ClassScorer
+from fusionjax.tasks.base.explanations import spread
+from fusionjax.tasks.base.image_inputs import ImageInputs
+from fusionjax.tasks.base.image_model import ImageModel
+from fusionjax.tasks.base.objectives import ExampleLoss, class_weights
+from fusionjax.tasks.base.protocol import (
+    Batch,
+    Evaluated,
+    Facts,
+    ReportFields,
+    Say,
+    Shown,
+    Task,
+    Variables,
+    silent,
+)
+from fusionjax.tasks.image_text.fusion import FusionObjective
+from fusionjax.tasks.image_text.text_inputs import TextInputs
+from fusionjax.tasks.multimodal.audio_inputs import AudioInputs
 
 
-class Trimodal(ClassTask):
-    """Classification by up to three modalities. Also scored with every subset of them, the others missing.
+def create(config: ConfigDict, facts: Facts) -> Task:
+    """Classification by up to three modalities, the tasks trimodal and audiovisual. Also scored with every subset of them, the
+    others missing.
 
     Args:
         config: of the whole run, validated.
-        class_names: one a class.
+        facts: of the data.
+
+    Raises:
+        UserError: a model that cannot be built, or texts or sounds that are missing.
+    """
+    modalities = tuple(config.trimodal.modalities)
+    audio = AudioInputs(config, facts) if "audio" in modalities else None
+    text = TextInputs(config, facts) if "text" in modalities else None
+    module = model_factory.trimodal_model(
+        config, len(facts.class_names), audio and audio.module, text and text.module
+    )
+    multispectral_inputs.check(config, facts.splits.values())
+    inputs = MultimodalInputs(ImageInputs(config), modalities, audio, text, _marks_images(facts))
+    model = ImageModel(
+        config,
+        module,
+        inputs.images,
+        arguments=inputs.init_arguments,
+        encoders={
+            name: part.weights for name, part in (("text", text), ("audio", audio)) if part is not None
+        },
+        frozen=_frozen(config, modalities),
+        grid=getattr(module, "grid", None),
+    )
+    chosen = subsets(modalities)
+    branches = (*("_".join(s) for s in chosen[:-1]), "combined")
+    predict = SubsetPredictor(model, inputs, dict(zip(branches, chosen, strict=True)))
+    pairings = tuple(module.fusion.pairings)
+    return Task(
+        config,
+        facts.class_names,
+        model,
+        inputs,
+        FusionObjective(
+            model, inputs, ExampleLoss(config, class_weights(config, facts.class_names, facts.train))
+        ),
+        ClassScorer(config, facts.class_names, predict, branches),
+        (SubsetSection(len(facts.class_names), predict.subsets, pairings), SoundSection(audio)),
+        MultimodalExplanation(model, inputs, pairings),
+    )
+
+
+def _frozen(config: ConfigDict, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of the encoders that do not train."""
+    freeze = {
+        "^trunk/": "image" in modalities and config.model.freeze_trunk,
+        "^audio/": "audio" in modalities and config.audio.freeze,
+        "^text/": "text" in modalities and config.text.freeze,
+    }
+    return tuple(pattern for pattern, frozen in freeze.items() if frozen)
+
+
+def _marks_images(facts: Facts) -> bool:
+    """Whether the data say of each example if it has an image."""
+    return facts.train is not None and HAS_IMAGE in facts.train.columns
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MultimodalInputs:
+    """See `protocol.Inputs`.
 
     Attributes:
+        images: of the task.
         modalities: that the model reads.
+        audio, text: None for a modality that is not read.
+        marks_images: whether the data say of each example if it has an image.
     """
 
-    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.modalities = tuple(config.trimodal.modalities)
-        self.sound = AudioSide(config) if "audio" in self.modalities else None
-        self.side = TextSide(config, class_names) if "text" in self.modalities else None
-        audio, text = (side and side.module for side in (self.sound, self.side))
-        super().__init__(
-            config, class_names, model_factory.trimodal_model(config, len(class_names), audio, text)
-        )
-        self.subsets = subsets(self.modalities)
-        self.branches = (*("_".join(s) for s in self.subsets[:-1]), "combined")
-        self.score_names = (*ClassTask.score_names, *(f"accuracy_{b}" for b in self.branches[:-1]))
-        self.example_keep = (*(f"reads/{p}" for p in self.module.fusion.pairings), "mask/", "sound/")
-        self._sounds: dict[str, Any] = {}
-
-    # -- weights ----------------------------------------------------------------------------------------------------------
-
-    def init(self, key: Array) -> dict[str, PyTree]:
-        """Fresh variables."""
-        images = jnp.zeros((1, *image_shape(self.config.data), 3), jnp.float32)
-        given = {} if self.sound is None else self.sound.inputs({"label": jnp.zeros(1)})
-        if self.side is not None:
-            given |= {"tokens": jnp.zeros((1, 8), jnp.int32), "text_mask": jnp.ones((1, 8), bool)}
-        return self.module.init({"params": key}, images, **given)
-
-    def load_pretrained(
-        self, variables: dict[str, PyTree], weights: PyTree | None = None, log=lambda text: None
-    ) -> dict[str, PyTree]:
-        """As every image task; also the published weights of the encoders of text and sound."""
-        variables = super().load_pretrained(variables, weights, log)
-        found = {
-            "text": self.side and self.side.weights(),
-            "audio": self.sound and self.sound.weights(),
-        }
-        return {
-            **variables,
-            "params": variables["params"] | {k: v for k, v in found.items() if v is not None},
-        }
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Patterns of parameters that must not move, weight decay included."""
-        c = self.config
-        still = {
-            "^trunk/": "image" in self.modalities and c.model.freeze_trunk,
-            "^audio/": self.sound is not None and c.audio.freeze,
-            "^text/": self.side is not None and self.side.freeze,
-        }
-        return tuple(pattern for pattern, frozen in still.items() if frozen)
-
-    # -- data -------------------------------------------------------------------------------------------------------------
-
-    def check(self, sources: Mapping[str, Source]) -> None:
-        """Also makes the texts of every split."""
-        super().check(sources)
-        for source in sources.values():
-            if self.side is not None:
-                self.side.texts(source)
-            if self.sound is not None:
-                self.sound.rows(source)
-
-    def padding(self, sources: Mapping[str, Source]) -> Example:
-        """See `ImageTask`."""
-        source = next(iter(sources.values()))
-        words = {} if self.side is None else self.side.padding(source)
-        sound = {} if self.sound is None else self.sound.padding()
-        seen = "image" in self.modalities and HAS_IMAGE in source.columns
-        return words | sound | ({"image_present": np.zeros((), np.int32)} if seen else {})
-
-    def extras(
-        self,
-        sources: Mapping[str, Source],
-        variables: dict[str, PyTree],
-        *,
-        folder: Path | None = None,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> dict[str, Extra]:
-        """See `ImageTask`."""
-        found: dict[str, Extra] = {}
-        for name, source in sources.items():
-            parts: list[Extra] = []
-            if self.side is not None:
-                texts = self.side.texts(source)
-                parts.append(self.side.rows(texts, variables["params"]["text"], folder=folder, say=say))
-            if self.sound is not None:
-                self._sounds[name] = self.sound.rows(source)
-                parts.append(self._sounds[name])
-            if "image" in self.modalities and HAS_IMAGE in source.columns:
-                there = np.asarray(source.columns[HAS_IMAGE], np.int32)
-                parts.append(Rows(lambda index, epoch: index, image_present=there))
-            if parts:
-                found[name] = Both(*parts)
-        return found
-
-    def given(
-        self,
-        texts: Sequence[str] | None,
-        variables: dict[str, PyTree],
-        sounds: Sequence[str | Path | None] | None = None,
-    ) -> Extra | None:
-        """See `ImageTask`."""
-        parts: list[Extra] = []
-        if self.side is not None and texts is not None:
-            parts.append(self.side.rows(self.side.given(texts), variables["params"]["text"]))
-        if self.sound is not None and sounds is not None:
-            parts.append(self.sound.given(sounds))
-        return Both(*parts) if parts else None
+    images: ImageInputs
+    modalities: tuple[str, ...]
+    audio: AudioInputs | None
+    text: TextInputs | None
+    marks_images: bool
 
     @property
     def reads_text(self) -> bool:
-        """Whether an example has a text of its own."""
-        return self.side is not None
+        """See `Inputs`."""
+        return self.text is not None
 
     @property
     def reads_sound(self) -> bool:
-        """Whether an example may have a sound."""
-        return self.sound is not None
+        """See `Inputs`."""
+        return self.audio is not None
+
+    def init_arguments(self) -> dict[str, Any]:
+        """What `module.init` takes beside the images."""
+        found = {} if self.audio is None else self.audio.arguments({"label": jnp.zeros(1)})
+        if self.text is not None:
+            found |= {"tokens": jnp.zeros((1, 8), jnp.int32), "text_mask": jnp.ones((1, 8), bool)}
+        return found
+
+    def padding_example(self) -> Example:
+        """See `Inputs.padding_example`."""
+        words = {} if self.text is None else self.text.padding_example()
+        sound = {} if self.audio is None else self.audio.padding_example()
+        seen = "image" in self.modalities and self.marks_images
+        return words | sound | ({"image_present": np.zeros((), np.int32)} if seen else {})
+
+    def prepare(
+        self,
+        split: str,
+        source: Source,
+        variables: Variables,
+        *,
+        folder: Path | None = None,
+        say: Say = silent,
+    ) -> Auxiliary | None:
+        """See `Inputs.prepare`."""
+        parts: list[Auxiliary] = []
+        if self.text is not None:
+            texts = self.text.texts(source)
+            parts.append(self.text.rows(texts, variables["params"]["text"], folder=folder, say=say))
+        if self.audio is not None:
+            parts.append(self.audio.rows(source))
+        if "image" in self.modalities and HAS_IMAGE in source.columns:
+            there = np.asarray(source.columns[HAS_IMAGE], np.int32)
+            parts.append(AuxiliaryRows(lambda index, epoch: index, image_present=there))
+        return AuxiliaryGroup(*parts) if parts else None
+
+    def from_user(
+        self,
+        variables: Variables,
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+    ) -> Auxiliary | None:
+        """See `Inputs.from_user`."""
+        parts: list[Auxiliary] = []
+        if self.text is not None and texts is not None:
+            parts.append(self.text.rows(self.text.from_user(texts), variables["params"]["text"]))
+        if self.audio is not None and sounds is not None:
+            parts.append(self.audio.from_user(sounds))
+        return AuxiliaryGroup(*parts) if parts else None
+
+    def arguments(self, batch: Batch, variables: Variables) -> dict[str, Any]:
+        """See `Inputs.arguments`."""
+        found = self.images.arguments(batch, variables) if "image" in self.modalities else {}
+        if "image_present" in batch:
+            found["present"] = {"image": batch["image_present"]}
+        if self.audio is not None:
+            found |= self.audio.arguments(batch)
+        if self.text is not None:
+            found |= {key: batch[key] for key in ("text", "tokens", "text_mask") if key in batch}
+        return found
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Digests of the tokenizer's files and of every text."""
+        return {} if self.text is None else self.text.fingerprint()
 
     def warnings(self) -> list[str]:
         """Sounds that are damaged or silent, and what there is to say of the texts."""
         lines = []
-        for name, rows in self._sounds.items():
+        for name, rows in ({} if self.audio is None else self.audio.made).items():
+            split = name.removeprefix("eval/")
             if not rows.total:
-                lines.append(f"no example of {name.removeprefix('eval/')} has a sound")
+                lines.append(f"no example of {split} has a sound")
             for what, found in (("could not be read", rows.bad), ("are silent", rows.silent)):
                 if found.count:
                     lines.append(
-                        f"{found.count} sounds of {name.removeprefix('eval/')} {what}, their examples were taken as without "
-                        f"sound: {'; '.join(found.messages)}"
+                        f"{found.count} sounds of {split} {what}, their examples were taken as without sound: "
+                        f"{'; '.join(found.messages)}"
                     )
-        made = [] if self.side is None else [texts for _, texts in self.side.made()]
+        made = () if self.text is None else self.text.made.values()
         return [*lines, *dict.fromkeys(line for texts in made for line in texts.warnings)]
 
-    # -- steps ------------------------------------------------------------------------------------------------------------
 
-    def inputs(
-        self, batch: Batch, variables: Mapping[str, PyTree] = MappingProxyType({})
-    ) -> dict[str, Array]:
-        """What the module takes, from what the host sends."""
-        found = super().inputs(batch, variables) if "image" in self.modalities else {}
-        if "image_present" in batch:
-            found["present"] = {"image": batch["image_present"]}
-        if self.sound is not None:
-            found |= self.sound.inputs(batch)
-        if self.side is not None:
-            found |= {key: batch[key] for key in ("text", "tokens", "text_mask") if key in batch}
-        return found
+@dataclasses.dataclass(frozen=True, eq=False)
+class SubsetPredictor:
+    """Class probabilities with every subset of the modalities.
 
-    def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
-        """Loss, metrics and updated collections of one (micro-)batch.
+    Attributes:
+        model, inputs: of the task.
+        subsets: branch → the modalities that it reads.
+    """
 
-        Args:
-            variables: of the model.
-            batch: `image` or `features`; what `extras` adds; `label`, `valid`.
-            key: for dropout and modality dropout.
-            groups: not read.
+    model: ImageModel
+    inputs: MultimodalInputs
+    subsets: Mapping[str, tuple[str, ...]]
+
+    def __call__(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """ "probabilities/<subset>" (B, C), of all modalities "probabilities/combined"; see `protocol.Scorer.predict`."""
+        found = self.model.infer(variables, **self.inputs.arguments(batch, variables), method="by_subset")
+        return {f"probabilities/{name}": jax.nn.softmax(found[own]) for name, own in self.subsets.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MultimodalExplanation:
+    """See `protocol.Explanation`: what the modalities attend to in each other.
+
+    Attributes:
+        model, inputs: of the task.
+        pairings: <to>_from_<of>, of the cross-attention layers.
+    """
+
+    model: ImageModel
+    inputs: MultimodalInputs
+    pairings: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `Explanation`."""
+        return (*(f"reads/{p}" for p in self.pairings), "mask/", "sound/")
+
+    def explain(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """See `Explanation.explain`.
+
+        Returns:
+            The probabilities and, mean of the heads, "reads/<pairing>" (B, N_to, N_of); "mask/<modality>", the tokens that
+            count; of sounds "sound/mel" and "sound/own".
         """
-        mutable = [name for name in variables if name != "params"]
-        (output, _), new = self.module.apply(
-            variables, **self.inputs(batch), train=True, rngs={"dropout": key}, mutable=mutable
-        )
-        valid, label = batch["valid"], batch["label"]
-        loss = losses.masked_mean(self.example_losses(output, label), valid)
-        return loss, ({"accuracy": average(output.argmax(-1) == label, valid)}, new)
-
-    def predict(self, variables: dict[str, PyTree], batch: Batch) -> dict[str, Array]:
-        """What is known of every example: "probabilities/<subset>" (B, C), of all modalities "probabilities/combined"."""
-        found = self.module.apply(variables, **self.inputs(batch), method="by_subset")
-        return {
-            f"probabilities/{name}": jax.nn.softmax(found[subset])
-            for name, subset in zip(self.branches, self.subsets, strict=True)
-        }
-
-    def explain(self, variables: dict[str, PyTree], batch: Batch) -> dict[str, Array]:
-        """The answer and, mean of the heads, "reads/<pairing>" (B, N_to, N_of); "mask/<modality>", the tokens that count."""
-        output, aux = self.module.apply(variables, **self.inputs(batch), train=False, capture=("attention",))
+        arguments = self.inputs.arguments(batch, variables)
+        output, aux = self.model.infer(variables, **arguments, train=False, capture=("attention",))
         out = {"probabilities/combined": jax.nn.softmax(output)}
         out |= {f"reads/{pairing}": maps.mean(1) for pairing, maps in aux["attention"].items()}
         out |= {f"mask/{m}": mask for m, mask in aux["mask"].items()}
-        if self.sound is not None:
-            out["sound/mel"], out["sound/own"] = self.sound.spectrogram(batch)
+        if self.inputs.audio is not None:
+            out["sound/mel"], out["sound/own"] = self.inputs.audio.spectrogram(batch)
         return out
 
-    # -- report -----------------------------------------------------------------------------------------------------------
-
-    def report(
-        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
-    ) -> dict[str, Any]:
-        """Fields of `interpret.report.ReportContent` that are this task's."""
-        rows = []
-        for split, by_branch in results.items():
-            for name, subset in zip(self.branches, self.subsets, strict=True):
-                found: classification.Result = by_branch[name]
-                low, high = found.accuracy_interval
-                rows.append(
-                    (split, " + ".join(subset), found.accuracy, f"{100 * low:.1f} – {100 * high:.1f} %")
-                )
-        pairings = ", ".join(p.replace("_from_", " ← ") for p in self.module.fusion.pairings) or "none"
-        return {
-            "task": f"One of {len(self.class_names)} classes by {', '.join(self.modalities)}. Who reads whom: {pairings}.",
-            "results": results,
-            "tables": [
-                (
-                    "Accuracy by the modalities at test, the others missing",
-                    ("split", "modalities", "accuracy", "95 %"),
-                    rows,
-                ),
-                *self._formats(),
-            ],
-        }
-
-    def _formats(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-        """A table of the sound files that were read, as they are on disk."""
-        rows = [
-            (name.removeprefix("eval/"), f"{rate:,} Hz", f"{channels}", f"{count:,}")
-            for name, sounds in self._sounds.items()
-            for (rate, channels), count in sorted(Counter(sounds.formats.values()).items())
-        ]
-        title = "Sound files that were read; all become 16,000 Hz and the mean of their channels"
-        return [(title, ("split", "rate", "channels", "files"), rows)] if rows else []
-
-    def explanations(
-        self, source: Source, shown: Sequence[tuple[maps_lib.Example, int, Mapping[str, np.ndarray]]]
-    ) -> dict[str, Any]:
-        """A figure of what the modalities read of each other; see `ImageTask`."""
+    def figures(self, source: Source, shown: Sequence[Shown]) -> ReportFields:
+        """See `Explanation.figures`."""
         made = modality_maps.figure([self._explained(source, *one) for one in spread(shown)])
-        title = "Attention between " + ", ".join(self.modalities)
+        title = "Attention between " + ", ".join(self.inputs.modalities)
         return {} if made is None else {"figures": [(title, modality_maps.TEXT, made)]}
 
     def _explained(
         self, source: Source, example: maps_lib.Example, index: int, found: Mapping[str, np.ndarray]
     ) -> modality_maps.ModalityExample:
         words, sound, kept = [], None, {}
-        if self.side is not None:
-            texts = self.side.texts(source)
-            words = self.side.words(texts, texts.row(None, index))
+        if self.inputs.text is not None:
+            texts = self.inputs.text.texts(source)
+            words = self.inputs.text.words(texts, texts.row(None, index))
             kept["text"] = found["mask/text"] > 0
-        if self.sound is not None:
+        if self.inputs.audio is not None:
             kept["audio"], sound = found["mask/audio"] > 0, found["sound/mel"][found["sound/own"] > 0]
         maps = {}
-        for pairing in self.module.fusion.pairings:
+        for pairing in self.pairings:
             map = found[f"reads/{pairing}"]
             to, of = (kept.get(kind, slice(None)) for kind in pairing.split("_from_"))
             maps[pairing] = map[to][:, of]
         return modality_maps.ModalityExample(
             name=example.name, true=example.true, predicted=example.predicted, probability=example.probability,
-            image=example.image if "image" in self.modalities else None, grid=self.grid, words=words, sound=sound,
-            seconds=0.0 if sound is None else self.sound.seconds(len(sound)), maps=maps,
+            image=example.image if "image" in self.inputs.modalities else None, grid=self.model.grid, words=words, sound=sound,
+            seconds=0.0 if sound is None else self.inputs.audio.seconds(len(sound)), maps=maps,
         )  # fmt: skip
 
 
-class AudioVisual(Trimodal):
-    """Classification of what is seen and heard; `Trimodal` without text."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class SubsetSection:
+    """See `protocol.ReportSection`: accuracy by the modalities that are there at test.
+
+    Attributes:
+        classes: C.
+        subsets: branch → the modalities that it reads.
+        pairings: of the cross-attention layers.
+    """
+
+    classes: int
+    subsets: Mapping[str, tuple[str, ...]]
+    pairings: tuple[str, ...]
+
+    def __call__(self, run: Evaluated) -> ReportFields:
+        """Results, and a table."""
+        rows = []
+        for split, by_branch in run.results.items():
+            for name, subset in self.subsets.items():
+                found: classification.Result = by_branch[name]
+                low, high = found.accuracy_interval
+                interval = f"{100 * low:.1f} – {100 * high:.1f} %"
+                rows.append((split, " + ".join(subset), found.accuracy, interval))
+        modalities = ", ".join(self.subsets["combined"])
+        pairings = ", ".join(p.replace("_from_", " ← ") for p in self.pairings) or "none"
+        heads = ("split", "modalities", "accuracy", "95 %")
+        return {
+            "task": f"One of {self.classes} classes by {modalities}. Cross-attention: {pairings}.",
+            "results": run.results,
+            "tables": [("Accuracy by the modalities at test, the others missing", heads, rows)],
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoundSection:
+    """See `protocol.ReportSection`: the sound files that were read, as they are on disk.
+
+    Attributes:
+        audio: None for a model without sound.
+    """
+
+    audio: AudioInputs | None
+
+    def __call__(self, run: Evaluated) -> ReportFields:
+        """A table."""
+        rows = [
+            (name.removeprefix("eval/"), f"{rate:,} Hz", f"{channels}", f"{count:,}")
+            for name, sounds in ({} if self.audio is None else self.audio.made).items()
+            for (rate, channels), count in sorted(Counter(sounds.formats.values()).items())
+        ]
+        title = "Sound files that were read; all become 16,000 Hz and the mean of their channels"
+        return {"tables": [(title, ("split", "rate", "channels", "files"), rows)]} if rows else {}

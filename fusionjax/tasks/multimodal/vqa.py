@@ -1,40 +1,61 @@
-"""Visual question answering: one of the answers that training knows, by an image and a question (METHODS.md section 5).
+"""Visual question answering: one of the answers that training knows, by an image and a question.
 
-The model is that of image–text fusion: the tokens of both attend each other, pooled, and a classifier chooses among the
-answers.
+The model is that of image–text fusion: the tokens of both attend to each other, pooled, and a classifier chooses among the
+answers. Source: docs/methods/multimodal.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fusionjax.config import impossible
-from fusionjax.data.loading.auxiliary import Both, Extra, Rows
+from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryGroup, AuxiliaryRows
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
-from fusionjax.data.text import Texts, instance_texts
 from fusionjax.data.vqa import json_files
-from fusionjax.data.vqa.questions import Question
+from fusionjax.data.vqa.questions import Question, QuestionSource
 from fusionjax.errors import UserError
-from fusionjax.evaluation import per_example, vqa
-from fusionjax.tasks.base.image_task import Array, Batch, Outputs, PyTree, average
-from fusionjax.tasks.image_text.fusion import BASELINES, Fusion
-from fusionjax.tasks.image_text.text_inputs import TextSide
+from fusionjax.evaluation import per_example as per_example_lib
+from fusionjax.evaluation import vqa
+from fusionjax.evaluation.probe import Baseline
+from fusionjax.tasks.base import multispectral_inputs
+from fusionjax.tasks.base.class_scorer import ClassScorer, Predict, headline, readable
+from fusionjax.tasks.base.image_inputs import ImageInputs
+from fusionjax.tasks.base.image_model import ImageModel
+from fusionjax.tasks.base.objectives import ExampleLoss, average, class_weights
+from fusionjax.tasks.base.protocol import (
+    Batch,
+    Evaluated,
+    Facts,
+    Outputs,
+    ReportFields,
+    Say,
+    Task,
+    Variables,
+    silent,
+)
+from fusionjax.tasks.image_text.fusion import (
+    BASELINES,
+    FusionExplanation,
+    FusionInputs,
+    FusionPredictor,
+    fusion_model,
+)
+from fusionjax.tasks.image_text.text_inputs import TextInputs
 from fusionjax.train import losses
+from fusionjax.types import PyTree
+
+VqaResults = Mapping[str, dict[str, vqa.Result]]
+"""Split → "model" and, where the training questions are known, "prior"."""
 
 
-class QuestionSide(TextSide):
-    """The text of an example is its question."""
-
-    def _make(self, source: Source, labels: np.ndarray) -> Texts:
-        return instance_texts(source.columns["question"], source.names, self.tokenise)
-
-
-class VQA(Fusion):
+def create(config: ConfigDict, facts: Facts) -> Task:
     """An answer to each question.
 
     The target is VQA v2's soft score of every answer, divided by their sum; a question none of whose references training knows
@@ -42,90 +63,137 @@ class VQA(Fusion):
 
     Args:
         config: of the whole run, validated.
-        class_names: the answers.
+        facts: of the data; a class is an answer.
+
+    Raises:
+        UserError: a model that cannot be built, or data without questions.
+    """
+    for source in facts.splits.values():
+        if not hasattr(source, "scores"):
+            raise UserError(f"{source.name} has no questions: set config.data.questions")
+    text = None if config.fusion.mode == "image" else TextInputs(config, facts, question=True)
+    inputs = QuestionInputs(ImageInputs(config), text, len(facts.class_names))
+    model = fusion_model(config, facts, inputs)
+    multispectral_inputs.check(config, facts.splits.values())
+    scorer = VqaScorer(
+        config,
+        facts.class_names,
+        FusionPredictor(model, inputs),
+        () if facts.train is None else facts.train.questions,
+    )
+    return Task(
+        config,
+        facts.class_names,
+        model,
+        inputs,
+        VqaObjective(
+            model, inputs, ExampleLoss(config, class_weights(config, facts.class_names, facts.train))
+        ),
+        scorer,
+        (QuestionSection(config, len(facts.class_names)),),
+        FusionExplanation(model, inputs, facts.class_names),
+        AnswerExport(scorer),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuestionInputs(FusionInputs):
+    """Images, the question of each, and the scores of the answers.
+
+    Attributes:
+        answers: C.
     """
 
-    text_side = QuestionSide
-    shown = ("vqa_accuracy",)
-    lower_is_better = ()
+    answers: int
 
-    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        super().__init__(config, class_names)
-        self.score_names = ("vqa_accuracy", "accuracy", "answerable", "prior_vqa_accuracy")
-        self._training: Sequence[Question] = ()
+    def padding_example(self) -> Example:
+        """See `Inputs.padding_example`; also "scores" (C,) float32."""
+        return super().padding_example() | {"scores": np.zeros(self.answers, np.float32)}
 
-    # -- data -------------------------------------------------------------------------------------------------------------
-
-    def check(self, sources: Mapping[str, Source]) -> None:
-        """Also keeps the training questions, for the reference that looks at no image."""
-        for source in sources.values():
-            if not hasattr(source, "scores"):
-                raise UserError(f"{source.name} has no questions: set config.data.questions")
-        super().check(sources)
-        self._training = sources["train"].questions
-        split, _, metric = self.config.train.best_metric.partition("/")
-        if metric and metric not in self.score_names:
-            raise impossible(self.config, "train.best_metric", f"{split} has {', '.join(self.score_names)}")
-
-    def padding(self, sources: Mapping[str, Source]) -> Example:
-        """See `ImageTask`; also "scores" (C,) float32."""
-        return super().padding(sources) | {"scores": np.zeros(len(self.class_names), np.float32)}
-
-    def extras(
+    def prepare(
         self,
-        sources: Mapping[str, Source],
-        variables: dict[str, PyTree],
+        split: str,
+        source: QuestionSource,
+        variables: Variables,
         *,
         folder: Path | None = None,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> dict[str, Extra]:
-        """See `ImageTask`; also the scores of the answers."""
-        found = super().extras(sources, variables, folder=folder, say=say)
-        scores = {name: _scores(source) for name, source in sources.items()}
-        return {name: Both(found[name], own) if name in found else own for name, own in scores.items()}
+        say: Say = silent,
+    ) -> Auxiliary:
+        """See `Inputs.prepare`; also the scores of the answers."""
+        found = super().prepare(split, source, variables, folder=folder, say=say)
+        scores = AuxiliaryRows(lambda index, epoch: index, scores=source.scores)
+        return scores if found is None else AuxiliaryGroup(found, scores)
 
-    # -- steps ------------------------------------------------------------------------------------------------------------
 
-    def loss(self, variables: dict[str, PyTree], batch: Batch, key: Array, *, groups: int):
-        """Loss, metrics and updated collections of one (micro-)batch; see `Fusion.loss`. Reads `scores` (B, C)."""
-        mutable = [name for name in variables if name != "params"]
-        (output, _), new = self._apply(variables, batch, train=True, rngs={"dropout": key}, mutable=mutable)
+@dataclasses.dataclass(frozen=True, eq=False)
+class VqaObjective:
+    """Cross-entropy with the answers' soft scores.
+
+    Attributes:
+        model, inputs: of the task.
+        example_loss: (logits, shares) → (B,).
+    """
+
+    model: ImageModel
+    inputs: QuestionInputs
+    example_loss: ExampleLoss
+
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+        """See `protocol.Objective`; reads "scores" (B, C), not `groups`."""
+        (output, _), new = self.model.train(variables, key, **self.inputs.arguments(batch, variables))
         scores = batch["scores"]
         total = scores.sum(1)
         known = batch["valid"] * (total > 0)
         target = scores / jnp.maximum(total, 1e-6)[:, None]
-        loss = losses.masked_mean(self.example_losses(output, target), known)
+        loss = losses.masked_mean(self.example_loss(output, target), known)
         got = jnp.take_along_axis(scores, output.argmax(-1)[:, None], 1)[:, 0]
         return loss, ({"vqa_accuracy": average(got, batch["valid"])}, new)
 
-    # -- scores -----------------------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
-    ) -> dict[str, dict[str, vqa.Result]]:
-        """Results by split: "model" and, where the training questions are at hand, "prior", the commonest answer to the words.
+@dataclasses.dataclass(frozen=True, eq=False)
+class VqaScorer:
+    """See `protocol.Scorer`.
+
+    Attributes:
+        config: of the whole run, validated.
+        answers: by class index.
+        predict: gives "probabilities/combined" (B, C).
+        training: its questions, for the reference that looks at no image; empty at inference.
+    """
+
+    config: ConfigDict
+    answers: tuple[str, ...]
+    predict: Predict
+    training: Sequence[Question]
+    shown: ClassVar[tuple[str, ...]] = ("vqa_accuracy",)
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    score_names: ClassVar[tuple[str, ...]] = ("vqa_accuracy", "accuracy", "answerable", "prior_vqa_accuracy")
+    output_names: ClassVar[tuple[str, ...]] = ("probabilities/",)
+    closed_set: ClassVar[bool] = True
+
+    def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, QuestionSource]) -> VqaResults:
+        """Results by split: "model" and, where training questions are known, "prior", the most frequent answer to the words.
 
         Args:
-            outputs: by split, `predict`'s of all of it, with "index" and "valid".
-            sources: by split, `data.questions.Asked`.
+            outputs: by split, the predictions of all of it.
+            sources: by split.
         """
-        return {split: self._measured(rows, sources[split]) for split, rows in outputs.items()}
+        return {split: self._evaluate(rows, sources[split]) for split, rows in outputs.items()}
 
-    def _measured(self, rows: Outputs, source: Any) -> dict[str, vqa.Result]:
-        good, predicted = self._answers(rows)
+    def _evaluate(self, rows: Outputs, source: QuestionSource) -> dict[str, vqa.Result]:
+        good, predicted = self.answered(rows)
         asked = [source.questions[i] for i in rows["index"][good]]
-        found = {"model": vqa.evaluate(predicted, asked, self.class_names)}
-        if self._training:
-            found["prior"] = vqa.evaluate(vqa.question_prior(self._training, asked), asked)
+        found = {"model": vqa.evaluate(predicted, asked, self.answers)}
+        if self.training:
+            found["prior"] = vqa.evaluate(vqa.question_prior(self.training, asked), asked)
         return found
 
-    def _answers(self, rows: Outputs) -> tuple[np.ndarray, list[str]]:
-        """Rows of the questions whose image could be read, in order of index, and their answers."""
-        good = np.flatnonzero((rows["valid"] > 0) & (rows["index"] >= 0))
-        good = good[np.argsort(rows["index"][good], kind="stable")]
-        return good, [self.class_names[k] for k in rows["probabilities/combined"][good].argmax(-1)]
+    def answered(self, rows: Outputs) -> tuple[np.ndarray, list[str]]:
+        """AuxiliaryRows of the questions whose image could be read, in the order of their source, and their answers."""
+        good = readable(rows)
+        return good, [self.answers[k] for k in rows["probabilities/combined"][good].argmax(-1)]
 
-    def scalars(self, results: Mapping[str, dict[str, vqa.Result]]) -> dict[str, float]:
+    def scalars(self, results: VqaResults) -> dict[str, float]:
         """Flat names: test/vqa_accuracy is VQA v2's, test/vqa_accuracy_<type> a type of question's, test/accuracy the share of
         questions whose most frequent reference was given."""
         flat = {}
@@ -139,51 +207,90 @@ class VQA(Fusion):
                 flat[f"{split}/prior_vqa_accuracy"] = by_name["prior"].accuracy
         return flat
 
-    def outcomes(
-        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    def per_example(
+        self, results: VqaResults, outputs: Mapping[str, Outputs], sources: Mapping[str, QuestionSource]
     ) -> dict[str, np.ndarray]:
-        """What happened to each question of the split "test", or else of the last one: see `evaluation.per_example`.
+        """See `Scorer.per_example`.
 
         Returns:
             "correct", whether the most frequent reference was given, and "soft_accuracy".
         """
-        split = "test" if "test" in outputs else list(outputs)[-1]
+        split = headline(outputs)
         source = sources[split]
-        good, predicted = self._answers(outputs[split])
+        good, predicted = self.answered(outputs[split])
         index = outputs[split]["index"][good]
         single = [vqa.evaluate([p], [source.questions[i]]) for p, i in zip(predicted, index, strict=True)]
         return {
-            "name": per_example.names_of(source, index),
+            "name": per_example_lib.names_of(source, index),
             "split": np.array(split),
             "read": np.array([split]),
             "correct": np.asarray([r.exact for r in single], np.uint8),
             "soft_accuracy": np.asarray([r.accuracy for r in single], np.float32),
         }
 
-    def leave(
+    def probe(
         self,
-        folder: Path,
-        variables: dict[str, PyTree],
-        outputs: Mapping[str, Outputs],
+        train: np.ndarray,
+        train_labels: np.ndarray,
+        test: np.ndarray,
+        test_rows: np.ndarray,
+        source: Source,
+    ) -> list[Baseline]:
+        """See `Scorer.probe`: as for any classes."""
+        scorer = ClassScorer(self.config, self.answers, self.predict)
+        return scorer.probe(train, train_labels, test, test_rows, source)
+
+    def references(
+        self,
+        weights: PyTree | None,
+        variables: Variables,
+        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
         sources: Mapping[str, Source],
-    ) -> None:
+        mesh: Mesh,
+    ) -> list[Baseline]:
+        """See `Scorer.references`: none."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnswerExport:
+    """See `protocol.Exporter`.
+
+    Attributes:
+        scorer: of the task.
+    """
+
+    scorer: VqaScorer
+
+    def __call__(self, folder: Path, run: Evaluated) -> None:
         """Writes answers/<split>.json, results as VQA v2's evaluation takes them: an answer to every question, "" where the
         picture could not be read."""
-        for split, rows in outputs.items():
-            asked = sources[split].questions
-            good, predicted = self._answers(rows)
+        for split, rows in run.outputs.items():
+            asked = run.sources[split].questions
+            good, predicted = self.scorer.answered(rows)
             answers = [""] * len(asked)
             for i, answer in zip(rows["index"][good], predicted, strict=True):
                 answers[i] = answer
             (Path(folder) / "answers").mkdir(exist_ok=True)
             json_files.write_results(Path(folder) / "answers" / f"{split}.json", asked, answers)
 
-    def report(
-        self, results: Any, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
-    ) -> dict[str, Any]:
-        """Fields of `interpret.report.ReportContent` that are this task's."""
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuestionSection:
+    """See `protocol.ReportSection`: accuracy by type of question, beside the prior.
+
+    Attributes:
+        config: of the whole run.
+        answers: C.
+    """
+
+    config: ConfigDict
+    answers: int
+
+    def __call__(self, run: Evaluated) -> ReportFields:
+        """Headline and a table."""
         headline, rows = [], []
-        for split, by_name in results.items():
+        for split, by_name in run.results.items():
             model, prior = by_name["model"], by_name.get("prior")
             headline.append((f"VQA accuracy, {split}", model.accuracy, None, f"{model.n:,} questions"))
             if prior:
@@ -199,12 +306,8 @@ class VQA(Fusion):
             rows.append((split, "an answer is known", f"{model.n:,}", model.answerable, "–"))
         heads = ("split", "type of question", "questions", "VQA accuracy", "question prior")
         return {
-            "task": f"One of {len(self.class_names):,} answers to a question about an image: "
+            "task": f"One of {self.answers:,} answers to a question about an image: "
             f"{BASELINES[self.config.fusion.mode]}.",
             "headline": headline,
             "tables": [("Accuracy by type of question", heads, rows)],
         }
-
-
-def _scores(source: Any) -> Rows:
-    return Rows(lambda index, epoch: index, scores=source.scores)

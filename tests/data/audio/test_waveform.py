@@ -90,7 +90,7 @@ def test_what_is_wrong_is_named(tmp_path):
     fails("there is no such file", tmp_path / "none.ogg")
     fails("(?i)format", b"\x89PNG" + bytes(500))
     fails("it holds no samples", encoded(np.zeros(0, np.float32)))
-    fails(r"1 s of sound are more than max_seconds=0\.5", encoded(sine(440)), max_seconds=0.5)
+    fails(r"1 s of audio are more than max_seconds=0\.5", encoded(sine(440)), max_seconds=0.5)
     assert len(waveform.read(encoded(sine(440)), longest=800, max_seconds=0.5)) == 800
     broken = sine(440)
     broken[4_000] = np.nan
@@ -128,7 +128,7 @@ def test_a_damaged_page_of_an_ogg_file_is_named(rng):
     data = bytearray(encoded(0.1 * rng.standard_normal(200_000).astype(np.float32), format="OGG"))
     assert not integrity.damage(bytes(data), len(data)) and data.count(b"OggS") > 4
     data[len(data) // 2] ^= 0x10
-    fails("page . of the Ogg stream is damaged: its checksum does not fit", bytes(data))
+    fails("page . of the Ogg stream is damaged: its checksum is wrong", bytes(data))
     second = data.find(b"OggS", 4)
     fails(
         "page 2 of the Ogg stream is damaged: it does not begin", bytes(data[:second] + b"??" + data[second:])

@@ -186,7 +186,7 @@ CUB_DAMAGE = {
     r"images.txt line 2: expected '<image id> <path>', found '2'": lambda t: trees.edit(
         t / "images.txt", 2, "2"
     ),
-    "images.txt line 3: id 1 was already given in line 1": lambda t: trees.edit(
+    "images.txt line 3: id 1 is listed twice, first in line 1": lambda t: trees.edit(
         t / "images.txt", 3, "1 x.jpg"
     ),
     "image_class_labels.txt line 5: class '4' is not one of the 3": lambda t: trees.edit(
@@ -280,7 +280,7 @@ def test_aircraft_damaged(tmp_path):
     fails("images_variant_test.txt line 2: expected", "aircraft", data, "test")
     listing.write_text(whole)
     trees.edit(listing, 6, whole.splitlines()[0])
-    fails("line 6: id 0000013 was already given in line 1", "aircraft", data, "test")
+    fails("line 6: id 0000013 is listed twice, first in line 1", "aircraft", data, "test")
     listing.write_text(whole)
     (data / "images" / "0000013.jpg").unlink()
     fails("0000013.jpg is missing", "aircraft", data, "test")

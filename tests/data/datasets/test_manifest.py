@@ -9,7 +9,7 @@ import pytest
 
 from fusionjax import config
 from fusionjax.data import datasets
-from fusionjax.data.feature_cache.store import stamps
+from fusionjax.data.feature_cache.store import file_fingerprints
 from fusionjax.data.image.decode import decode
 from fusionjax.data.loading import pipeline
 from fusionjax.data.source import Source
@@ -74,7 +74,7 @@ def test_a_row_may_lack_any_modality(tmp_path, suffix):
     assert train.names[4] == ("list.csv line 6" if suffix == ".csv" else "list.parquet row 5")
     assert train.file(4) is None and train.file(1) == tmp_path / "ash/01.jpg"
     assert (decode(train.load(4), 100) == 255).all() and decode(train.load(1), 10_000).shape == (40, 48, 3)
-    assert [s is None for s in stamps(train)] == [True, False, False, False] * 2
+    assert [s is None for s in file_fingerprints(train)] == [True, False, False, False] * 2
 
 
 def test_what_is_missing_travels_with_the_batch(tmp_path):
@@ -103,7 +103,7 @@ def test_a_run_that_needs_images_refuses_a_row_without(tmp_path):
 
 def test_a_missing_sound_is_named(tmp_path):
     rows = [{**r, "audio": "a.ogg|gone.ogg"} if i == 4 else r for i, r in enumerate(ROWS)]
-    fails(r"sound .*gone\.ogg is missing; it is listed in list\.csv, line 6", write(tmp_path, rows))
+    fails(r"audio file .*gone\.ogg is missing; it is listed in list\.csv, line 6", write(tmp_path, rows))
 
 
 def test_rows_with_the_same_image_or_sound_stay_together(tmp_path):
@@ -166,7 +166,7 @@ def test_questions_without_answers(tmp_path):
     )
     listed = [{**r, "answer": ["a|b"]} for r in QUESTIONS]
     fails(
-        r"row 1: 'answers' has a \| within",
+        r"row 1: 'answers' contains \|, which",
         write(tmp_path, [{**r, "answers": r.pop("answer")} for r in listed], ".parquet"),
     )
 
@@ -184,5 +184,5 @@ def test_a_file_in_two_splits_is_warned_of(tmp_path, caplog):
     open_split(path, carry=()), open_split(path, "test", carry=())
     assert caplog.messages == [
         "list.csv: files are in more than one split (1), first ash/02.jpg in test and train:"
-        " what is scored there may have been trained on"
+        " evaluation data may have been trained on"
     ]

@@ -75,7 +75,7 @@ def test_channel_map_by_numbers_and_names():
         (("rgb",), NAMES, "must be .name, channels. for each modality"),
         ((("rgb", (0, 1)), ("uv", (1, 2))), NAMES, "'green' is in 'rgb' and again in 'uv'"),
         ((("rgb", (0, 0)),), NAMES, "'red' is in 'rgb' and again in 'rgb'"),
-        ((("rgb", (0, 6)),), NAMES, "'rgb' has channel 6, which is none of the 6: 0 to 5, or red, green"),
+        ((("rgb", (0, 6)),), NAMES, "'rgb' has channel 6, which is not one of the 6: 0 to 5, or red, green"),
         ((("rgb", (-1,)),), NAMES, "has channel -1"),
         ((("rgb", ("read",)),), NAMES, "has channel 'read'"),
         ((("rgb", (True,)),), NAMES, "has channel True"),
@@ -149,7 +149,7 @@ def test_flat_files_in_split_folders(tmp_path):
 def test_loose_files_beside_class_folders(tmp_path):
     tree(tmp_path)
     np.save(tmp_path / "mean.npy", image(0))
-    fails("holds mean.npy and also folders with images: put every image in a class folder, or none", tmp_path)
+    fails("holds mean.npy and also folders with images: put all images into class folders, or none", tmp_path)
 
 
 def test_nothing_to_read(tmp_path):
@@ -266,7 +266,7 @@ def test_fortran_order_is_read_as_it_stands(tmp_path):
         ),
         (
             image(0, (8, 12, 6)),
-            r"ash.03\.npy is \(8, 12, 6\) uint8, .* is \(8, 10, 6\) uint8: all images must have one",
+            r"ash.03\.npy is \(8, 12, 6\) uint8, .* is \(8, 10, 6\) uint8: all images must have the same size",
         ),
         (image(0, dtype=np.uint16), r"ash.03\.npy is \(8, 10, 6\) uint16, .* is \(8, 10, 6\) uint8"),
         (image(0, (8, 10)), r"ash.03\.npy is \(8, 10\) uint8, not \(H, W, C\)"),
@@ -545,7 +545,7 @@ def test_statistics_of_drawings_depend_on_their_size():
 
 def test_look_alikes_of_openmoji():
     test = pairs("test", 128)
-    ids = channels.look_alikes(test)
+    ids = channels.duplicate_groups(test)
     captions = test.columns["caption"]
     together = [
         ids[np.flatnonzero(captions == name)[0]] for name in ("blue heart", "green heart", "keycap 7")
@@ -562,5 +562,5 @@ def test_look_alikes_are_linked_through_either_modality(tmp_path):
         np.save(root / f"{i}.npy", np.dstack([rgb, uv]))
     (root / "5.npy").write_bytes(b"")
     source = open_split(root, fractions=(1.0, 0.0, 0.0))
-    assert channels.look_alikes(source).tolist() == [0, 0, 0, 3, 4, 5]  # `a` as uv is not `a` as rgb
-    assert channels.look_alikes(source, ("rgb",)).tolist() == [0, 1, 1, 3, 4, 5]
+    assert channels.duplicate_groups(source).tolist() == [0, 0, 0, 3, 4, 5]  # `a` as uv is not `a` as rgb
+    assert channels.duplicate_groups(source, ("rgb",)).tolist() == [0, 1, 1, 3, 4, 5]

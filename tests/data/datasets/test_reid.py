@@ -157,7 +157,7 @@ def test_market_junk_elsewhere(tmp_path, identity, split):
     file = top / trees.MARKET_FOLDERS[split] / f"{identity}_c1s1_000001_00.jpg"
     trees.jpeg(file)
     fails(
-        f"{file} has identity {int(identity)}, which belongs in bounding_box_test only",
+        f"{file} has identity {int(identity)}, which is allowed in bounding_box_test only",
         "market1501",
         top,
         split,
@@ -169,7 +169,7 @@ def test_market_like_damaged(name, tmp_path):
     top = TREES[name](tmp_path)
     for wrong in ("0002.jpg", "x_c1s1_000001_00.jpg", "0002_c001_00016450_0.jpg", "0002_d1.jpg"):
         trees.jpeg(top / "query" / wrong)
-        fails(f"'query/{wrong}' does not tell identity and camera; expected a name like", name, top, "query")
+        fails(f"'query/{wrong}' has no identity and camera; expected a name like", name, top, "query")
         (top / "query" / wrong).unlink()
     trees.jpeg(top / "query" / "._0001_c1s1_000000_01.jpg")  # what macOS leaves
     assert len(open_split(name, top, "query")) == 2
@@ -202,10 +202,12 @@ def test_veri_damaged(tmp_path):
     listing = top / "name_test.txt"
     rows = listing.read_text().splitlines()
     trees.edit(listing, 3, rows[0])
-    fails(f"name_test.txt line 3: image '{rows[0]}' was already given in line 1", "veri776", top, "gallery")
+    fails(
+        f"name_test.txt line 3: image '{rows[0]}' is listed twice, first in line 1", "veri776", top, "gallery"
+    )
     trees.edit(listing, 3, "0004_c05_00000001_0.jpg")
     trees.jpeg(top / "image_test" / "0004_c05_00000001_0.jpg")
-    fails("name_test.txt line 3: image 'image_test/0004_c05_.*does not tell identity and camera", "veri776", top,
+    fails("name_test.txt line 3: the name of image 'image_test/0004_c05_.*has no identity and camera", "veri776", top,
           "gallery")  # fmt: skip
     trees.edit(listing, 3, rows[2])
     (top / "image_test" / rows[4]).unlink()
@@ -265,13 +267,13 @@ MSMT_DAMAGE = {
     r"list_train.txt line 4: expected '<path> <identity>', found '\.\./a_b_01_c.jpg 1'": lambda t: trees.edit(
         t / "list_train.txt", 4, "../a_b_01_c.jpg 1"
     ),
-    "list_train.txt line 4: image '0001/0001_a.jpg' does not tell its camera": lambda t: trees.edit(
+    "list_train.txt line 4: the name of image '0001/0001_a.jpg' has no camera as its third field": lambda t: trees.edit(
         t / "list_train.txt", 4, "0001/0001_a.jpg 1"
     ),
-    "list_train.txt line 4: image '.*' was already given in list_train.txt line 1": lambda t: trees.edit(
+    "list_train.txt line 4: image '.*' is listed twice, first in list_train.txt line 1": lambda t: trees.edit(
         t / "list_train.txt", 4, (t / "list_train.txt").read_text().splitlines()[0]
     ),
-    "list_train.txt: identity 1 is missing, the next is 2; they must count from 0": lambda t: trees.edit(
+    "list_train.txt: identity 1 is missing, the next is 2; they must be consecutive from 0": lambda t: trees.edit(
         t / "list_train.txt", 4, None
     ),
     LINE.replace("000_01", "000_02") + " is missing; it is listed in list_train.txt": lambda t: trees.edit(
@@ -293,7 +295,7 @@ def test_msmt_lists_that_do_not_fit_together(tmp_path):
     whole = (top / "list_val.txt").read_text()
     trees.edit(top / "list_val.txt", 2, (top / "list_train.txt").read_text().splitlines()[1])
     for split in ("val", "trainval"):
-        fails("line 2: image .* was already given in list_(val|train).txt line 2", "msmt17", top, split)
+        fails("line 2: image .* is listed twice, first in list_(val|train).txt line 2", "msmt17", top, split)
     (top / "list_val.txt").write_text(whole.replace(" 2\n", " 7\n"))
     for split in ("val", "trainval"):
         fails("list_val.txt: identity 7 of image .* is not one of list_train.txt", "msmt17", top, split)

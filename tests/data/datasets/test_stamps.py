@@ -101,7 +101,7 @@ def test_questions_about_stamps_never_seen(tree):
     assert {"animal", "vehicle", "dog", "car", "yes", "no"} == set(words)
     share = questions.answerable(asked["test"], words)
     assert share[""][1] == 1 and share["is_it"][0] == 2 * min(np.bincount(parts["test"].labels)) * 2
-    source = questions.Asked(parts["test"], asked["test"], words)
+    source = questions.QuestionSource(parts["test"], asked["test"], words)
     assert "group" in source.columns and "kind" not in source.columns and source.load(0).shape == (32, 32, 3)
 
 
@@ -218,7 +218,7 @@ def test_mistakes(tree, tmp_path, monkeypatch):
         "the stamps are not at .*none: apt-get install tuxpaint-stamps-default, or set config.data.root", ""
     )
     fails("does not exist: it must be the folder of the Tux Paint stamps .apt-get install", tmp_path / "none")
-    fails("has no stamps, which are pictures in folders of classes: apt-get install", tmp_path)
+    fails(r"has no stamps \(images in class folders\): apt-get install", tmp_path)
     fails("has 20 of 956 stamps: apt-get install", tree, check_counts=True)
     fails("no split 'dev'", tree, "dev")
     fails(r"data\.languages: no stamp has 'xx'; there are de, en, fr, zh_CN", tree, languages=("en", "xx"))

@@ -22,7 +22,7 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from tests.support import trees
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def settings(source: str, root: Path, **fields):
@@ -252,7 +252,7 @@ def test_an_interrupted_writer_leaves_what_was_there(finished, tmp_path, monkeyp
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fusionjax.data import preparation, records
+from fusionjax.data.prepared import writer
 from tests.data.prepared.test_prepare import prepare
 
 count = 0
@@ -264,8 +264,8 @@ def killed(*args, at=int(sys.argv[3])):
     return real(*args)
 
 name = sys.argv[4]
-real = getattr(os, name) if name == "replace" else preparation.decode
-setattr(os, name, killed) if name == "replace" else setattr(preparation, "decode", killed)
+real = getattr(os, name) if name == "replace" else writer.decode
+setattr(os if name == "replace" else writer, name, killed)
 prepare("folder", Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -312,7 +312,7 @@ def test_a_full_disk(finished, tmp_path, monkeypatch):
 
 def test_folders_that_cannot_be_written(finished, tmp_path):
     root = tmp_path / "first"
-    fails("holds other files .* name an empty folder", prepare, "folder", root, tmp_path)
+    fails("holds other files .* name an empty or a new folder", prepare, "folder", root, tmp_path)
     fails("is a file; name a folder", prepare, "folder", root, finished / "index.json")
     fails("is a file; name a folder", prepare, "folder", root, finished / "index.json" / "x")
     fails("lies within --root", prepare, "folder", root, root / "out")
@@ -325,7 +325,7 @@ def test_damage_is_named(finished):
     index, content = finished / "index.json", json.loads((finished / "index.json").read_text())
     whole = index.read_text()
     first = finished / content["files"][0]["name"]
-    again = "prepare it anew with --overwrite"
+    again = "prepare it again with --overwrite"
 
     index.write_text(whole.replace('"labels": [0', '"labels": [1', 1))
     assert index.read_text() != whole
@@ -336,7 +336,7 @@ def test_damage_is_named(finished):
         index.write_text(text)
         fails(f"index.json is damaged .*{again}", reopened, finished, "train")
     index.write_text(json.dumps({**content, "version": 99}))
-    fails("is of version 99, this fusionjax reads version 1", reopened, finished, "train")
+    fails("has version 99, this fusionjax reads version 1", reopened, finished, "train")
     files = [{**content["files"][0], "name": "../x.arrayrecord"}]
     changed = {k: v for k, v in {**content, "files": files}.items() if k != "digest"}
     index.write_text(json.dumps({**changed, "digest": records._digest(changed)}))
@@ -366,7 +366,12 @@ def test_a_flipped_bit_is_found(finished):
     whole, wanted = path.read_bytes(), source.load(0)
     at = whole.index(wanted) + len(wanted) // 2
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    fails(f"{path.name} is damaged: its sha256 is not the index's", records.verify, finished, content)
+    fails(
+        f"{path.name} is damaged: its sha256 differs from that in the index",
+        records.verify,
+        finished,
+        content,
+    )
     with pytest.raises(DecodeError, match="its record is damaged"):
         reopened(finished, "train").load(0)
 

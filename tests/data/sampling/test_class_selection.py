@@ -58,7 +58,7 @@ def test_selected_classes_mistakes():
         return SelectedClasses(source or trees_of(), classes)
 
     fails(
-        r"Trees has no class 'aash' \(did you mean 'ash'\?\), 'zelkova'; spell",
+        r"Trees has no class 'aash' \(did you mean 'ash'\?\), 'zelkova'; write",
         select,
         "aash",
         "beech",
@@ -66,14 +66,14 @@ def test_selected_classes_mistakes():
     )
     fails(r"'Cedar' \(did you mean 'cedar'\?\)", select, "ash", "Cedar")
     fails("class 'ash' is listed twice", select, "ash", "beech", "ash")
-    fails("two or more classes of Trees must be kept to tell apart, 1 listed", select, "ash")
+    fails("two or more classes of Trees must be selected, 1 listed", select, "ash")
     fails("two or more .*, 0 listed", select)
     only = Subset(trees_of(), np.flatnonzero(LABELS == 0), split="val")
     fails(
         "split 'val' of Trees has no example of class 'beech', 'cedar'", select, "beech", "cedar", source=only
     )
     twins = FileSource("Trees", "train", ("ash", "ash", "beech"), LABELS, trees_of().names, Path("nowhere"))
-    fails("Trees has several classes of the name 'ash'", select, "ash", "beech", source=twins)
+    fails("Trees has several classes named 'ash'", select, "ash", "beech", source=twins)
     with pytest.raises(TypeError, match="a sequence of names"):
         SelectedClasses(trees_of(), "ash")
 

@@ -163,10 +163,10 @@ def test_repeat_counts_what_the_epoch_had_before():
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"identities": 0}, "P must be a whole number, at least 1"),
-        ({"identities": True}, "P must be a whole number"),
-        ({"per_identity": 0}, "K must be a whole number, at least 1"),
-        ({"per_identity": 2.0}, "K must be a whole number"),
+        ({"identities": 0}, "P must be an integer, at least 1"),
+        ({"identities": True}, "P must be an integer"),
+        ({"per_identity": 0}, "K must be an integer, at least 1"),
+        ({"per_identity": 2.0}, "K must be an integer"),
         ({"identities": 4}, "needs P = 4 different identities, and the data set has 3; lower P"),
     ],
 )
@@ -308,7 +308,7 @@ def test_the_state_of_the_plain_order_is_what_it_was(source):
     ("fields", "match"),
     [
         ({"batch_size": 16}, r"batch size 16 is not P × K = 4 × 2 = 8; set it so"),
-        ({"process_count": 8}, "a process's share of 1 rows is not a multiple of K = 2"),
+        ({"process_count": 8}, "1 rows per process is not a multiple of K = 2"),
         ({"process_count": 3}, "not a multiple of the 3 processes"),
     ],
 )

@@ -51,7 +51,7 @@ def test_descriptions_follow_the_labels(tmp_path):
         ({"ash": ["grey", 3]}, "class 'ash': description 2 is not a text but int"),
         ({"ash": ["grey", ["x"]]}, "class 'ash': description 2 is not a text but list"),
         ({"ash": ["grey", "x", "grey "]}, "class 'ash': description 3 repeats description 1"),
-        ('{"ash": ["grey"], "ash": ["smooth"]}', "class 'ash' is there twice"),
+        ('{"ash": ["grey"], "ash": ["smooth"]}', "class 'ash' is listed twice"),
         (r'{"ash": ["\ud800"]}', "class 'ash': description 1 holds half of a surrogate pair"),
         (r'{"\ud800": ["grey"]}', "name of class .* holds half of a surrogate pair"),
     ],
@@ -126,7 +126,7 @@ def test_shared_descriptions_are_named():
 
     assert notes(("x", "y"), ("z",), ("v", "w")) == ()
     assert notes(("x", "y"), ("z",), ("v", "Y ")) == ("d.json: a description is shared by 'a' and 'c'",)
-    same = "d.json: no text tells these classes apart, their descriptions are the same: "
+    same = "d.json: the text does not distinguish these classes, their descriptions are the same: "
     assert notes(("x", "y"), ("z",), ("Y", "x")) == (same + "'a' = 'c'",)
     assert notes(("x",), ("x",), ("x", "y"), ("x",)) == (
         same + "'a' = 'b'; 'a' = 'd'", "d.json: a description is shared by 'a' and 'c'",

@@ -106,7 +106,7 @@ def test_long_captions_are_counted_by_example():
     long = "word " * 9
     texts = text.instance_texts(["a", long, "b", long], ["p", "q", "r", "s"], plain(max_tokens=10))
     assert texts.notes == (
-        "2 of 4 captions are longer than 10 tokens (max_tokens) and were cut there, the first that of q",
+        "2 of 4 captions are longer than 10 tokens (max_tokens) and were truncated, the first that of q",
     )
     assert texts.warnings == list(texts.notes)
     assert read_back(texts, texts.row(None, 3)) == expected(long, 10)
@@ -194,7 +194,7 @@ def test_descriptions_that_are_cut_or_have_no_word():
     ):
         assert texts.notes == (
             "a note",
-            "1 of 3 descriptions are longer than 10 tokens (max_tokens) and were cut there, the first one of class 'b'",
+            "1 of 3 descriptions are longer than 10 tokens (max_tokens) and were truncated, the first one of class 'b'",
         )
     fails(
         "a description of class 'b' has no word",

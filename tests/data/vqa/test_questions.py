@@ -111,7 +111,7 @@ def test_the_vocabulary_is_of_answers_that_training_has_often():
     assert q.vocabulary(found) == ("pet", "cat", "dog")
     assert q.vocabulary(found, least=1) == ("pet", "cat", "dog", "ant", "bee", "emu")
     assert q.vocabulary(found, least=1, most=2) == ("pet", "cat")
-    with pytest.raises(UserError, match="no answer belongs to 9 pictures of training"):
+    with pytest.raises(UserError, match="no answer belongs to 9 images of the training split"):
         q.vocabulary(found, least=9)
 
 
@@ -166,7 +166,7 @@ def test_a_source_that_asks(tmp_path):
         question(0, "emu"),
         question(3, "dog", "dog", "dog", "cat", "cat"),
     ]
-    asked = q.Asked(inner, found, ("cat", "dog"))
+    asked = q.QuestionSource(inner, found, ("cat", "dog"))
     assert (
         isinstance(asked, Source)
         and len(asked) == 3
@@ -183,7 +183,7 @@ def test_a_source_that_asks(tmp_path):
     assert columns["picture"].tolist() == [3, 0, 3] and columns["group"].tolist() == [7, 4, 7]
     assert columns["answers"][2] == "dog|dog|dog|cat|cat"
     with pytest.raises(ValueError, match="not among the 5"):
-        q.Asked(inner, [question(5, "cat")], ("cat",))
+        q.QuestionSource(inner, [question(5, "cat")], ("cat",))
 
 
 def test_questions_of_a_manifest():

@@ -287,7 +287,7 @@ def test_sources_that_are_not_there(folder, monkeypatch, tmp_path):
         (tmp_path / "nowhere", "no folder with a config.json"),
     ]
     # The network is off in tests (HF_HUB_OFFLINE).
-    cases.append(("hub:nobody/nothing", "cannot be fetched and is not in the cache"))
+    cases.append(("hub:nobody/nothing", "cannot be downloaded and is not in the cache"))
     for source, message in cases:
         with pytest.raises(UserError, match=message) as caught:
             hub.load_text(source)

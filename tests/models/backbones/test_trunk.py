@@ -14,6 +14,7 @@ from fusionjax import config as config_lib
 from fusionjax import models, tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 
 
 @pytest.fixture(autouse=True)
@@ -96,11 +97,11 @@ def test_impossible_trunks(fields, message):
 
 def test_pretrained_weights_land_in_both_parts():
     config = config_lib.validate(quickstart.get_config())
-    task = tasks.create(config, ["a", "b", "c"])
+    task = tasks.create(config, Facts(("a", "b", "c")))
     variables = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0))
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.model.init, jax.random.key(0))
     )
-    merged = task.load_pretrained(variables)
+    merged = task.model.load_pretrained(variables)
     for part in ("trunk", "neck"):
         assert all(np.any(x) for x in jax.tree.leaves(merged["params"][part]))
         assert all(np.any(x) for x in jax.tree.leaves(merged["batch_stats"][part]))
@@ -114,7 +115,7 @@ def test_cached_features_give_the_run_that_images_give(tmp_path):
     files = sorted(p.name for p in (tmp_path / "features").iterdir())
     assert len(files) == 6 and not any("part" in name for name in files)
     run = fusionjax.load(tmp_path)
-    scores = run.task.scalars(run.evaluate())
+    scores = run.task.scorer.scalars(run.evaluate())
     # The cache holds float16.
     assert summary["test/nll"] == pytest.approx(float(scores["test/nll"]), rel=2e-3)
     assert summary["test/accuracy"] == pytest.approx(float(scores["test/accuracy"]), abs=0.011)

@@ -11,6 +11,7 @@ from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import losses, optim, state, step
 from tests.support import tiny
 
@@ -46,43 +47,49 @@ def batch(size=4, side=32, seed=0):
 
 
 def test_crossvit_predicts_classes_and_a_map():
-    task = tasks.create(crossvit(), tiny.CLASSES)
-    variables = task.init(jax.random.key(0))
-    out = jax.jit(task.predict)(variables, batch())
+    task = tasks.create(crossvit(), Facts(tuple(tiny.CLASSES)))
+    variables = task.model.init(jax.random.key(0))
+    out = jax.jit(task.scorer.predict)(variables, batch())
     np.testing.assert_allclose(out["probabilities/combined"].sum(-1), 1, rtol=1e-5)
-    assert task.grid == (2, 2) and out["rollout"].shape == (4, 4) and (out["rollout"] > 0).all()
+    assert task.model.grid == (2, 2) and out["rollout"].shape == (4, 4) and (out["rollout"] > 0).all()
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.8, "cutmix": 1.0}, {"mixup": 0.8}, {"cutmix": 1.0}])
 def test_mixing_trains_towards_the_mixture(mixing):
     c = crossvit(**mixing)
-    task = tasks.create(c, tiny.CLASSES)
-    variables = task.init(jax.random.key(0))
-    loss = jax.jit(functools.partial(task.loss, groups=2))
+    task = tasks.create(c, Facts(tuple(tiny.CLASSES)))
+    variables = task.model.init(jax.random.key(0))
+    loss = jax.jit(functools.partial(task.objective, groups=2))
     value, (metrics, _) = loss(variables, batch(), jax.random.key(1))
-    plain, _ = jax.jit(functools.partial(tasks.create(crossvit(), tiny.CLASSES).loss, groups=2))(
-        variables, batch(), jax.random.key(1)
-    )
+    plain, _ = jax.jit(
+        functools.partial(tasks.create(crossvit(), Facts(tuple(tiny.CLASSES))).loss, groups=2)
+    )(variables, batch(), jax.random.key(1))
     assert np.isfinite(value) and value != plain
     rows = {k: jnp.asarray(v) for k, v in batch().items()}
-    inputs, target = task._mixed(task.inputs(rows), rows, jax.random.fold_in(jax.random.key(1), 2), 2)
+    inputs, target = task.objective.mixed(
+        task.inputs.arguments(rows), rows, jax.random.fold_in(jax.random.key(1), 2), 2
+    )
     assert ((target > 0).sum(-1) > 1).any(), "soft targets"
     dropout, _ = jax.random.split(jax.random.key(1))
-    logits, _ = task.module.apply(variables, **inputs, train=True, rngs={"dropout": dropout})
+    logits, _ = task.model.module.apply(variables, **inputs, train=True, rngs={"dropout": dropout})
     np.testing.assert_allclose(value, losses.cross_entropy(logits, target).mean(), rtol=1e-5)
     assert 0 <= metrics["accuracy"].compute() <= 1
 
 
 def test_an_unreadable_image_has_no_share_in_the_loss():
     """Its pixels and its label may be anything: neither moves the loss of a mixture's targets."""
-    task = tasks.create(crossvit(cutmix=1.0), tiny.CLASSES)
+    task = tasks.create(crossvit(cutmix=1.0), Facts(tuple(tiny.CLASSES)))
     rows = batch()
     rows["valid"][3] = 0
     inputs = {"images": jnp.asarray(rows["image"], jnp.float32)}
     for seed in range(6):
-        _, target = task._mixed(inputs, {k: jnp.asarray(v) for k, v in rows.items()}, jax.random.key(seed), 1)
+        _, target = task.objective.mixed(
+            inputs, {k: jnp.asarray(v) for k, v in rows.items()}, jax.random.key(seed), 1
+        )
         rows["label"][3] = seed % 3
-        _, other = task._mixed(inputs, {k: jnp.asarray(v) for k, v in rows.items()}, jax.random.key(seed), 1)
+        _, other = task.objective.mixed(
+            inputs, {k: jnp.asarray(v) for k, v in rows.items()}, jax.random.key(seed), 1
+        )
         assert np.array_equal(target, other) and (target.sum(-1) <= 1 + 1e-6).all()
         assert np.isfinite(losses.cross_entropy(jnp.zeros_like(target), target)).all()
 
@@ -93,16 +100,18 @@ def test_an_unreadable_image_has_no_share_in_the_loss():
 def test_every_family_trains_as_far_as_shapes_tell(name):
     c = config(name, ablation="sa_only")
     c = config_lib.validate(c)
-    task = tasks.create(c, tiny.CLASSES)
-    variables = jax.eval_shape(task.init, jax.random.key(0))
-    optimizer = optim.create(c.optim, variables["params"], steps=4, steps_per_epoch=1, frozen=task.frozen)
+    task = tasks.create(c, Facts(tuple(tiny.CLASSES)))
+    variables = jax.eval_shape(task.model.init, jax.random.key(0))
+    optimizer = optim.create(
+        c.optim, variables["params"], steps=4, steps_per_epoch=1, frozen=task.model.frozen
+    )
     current = jax.eval_shape(functools.partial(state.create, optimizer=optimizer, ema=False), variables)
-    train = step.make(functools.partial(task.loss, groups=1), optimizer, seed=0)
+    train = step.make(functools.partial(task.objective, groups=1), optimizer, seed=0)
     after, _ = jax.eval_shape(train, current, batch(8))
     assert jax.tree.structure(after) == jax.tree.structure(current)
-    out = jax.eval_shape(task.predict, variables, batch(8))
+    out = jax.eval_shape(task.scorer.predict, variables, batch(8))
     assert out["probabilities/combined"].shape == (8, 3)
-    assert ("rollout" in out) == (task.grid is not None and name.startswith("dcal"))
+    assert ("rollout" in out) == (task.model.grid is not None and name.startswith("dcal"))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,7 @@ def test_every_family_trains_as_far_as_shapes_tell(name):
 )
 def test_what_does_not_go_together(name, fields, message):
     with pytest.raises(UserError, match=message):
-        tasks.create(config_lib.validate(config(name, **fields)), tiny.CLASSES)
+        tasks.create(config_lib.validate(config(name, **fields)), Facts(tuple(tiny.CLASSES)))
 
 
 def test_crossvit_sizes_that_do_not_fit():
@@ -133,11 +142,11 @@ def test_crossvit_sizes_that_do_not_fit():
     with c.unlocked():
         c.model.crossvit.img_size = (16, 32)
     with pytest.raises(UserError, match="the first must be the images"):
-        tasks.create(c, tiny.CLASSES)
+        tasks.create(c, Facts(tuple(tiny.CLASSES)))
     with c.unlocked():
         c.model.crossvit.img_size, c.model.crossvit.embed_dim = (32, 32), (12,)
     with pytest.raises(UserError, match="embed_dim has 1 entries and patch_size has 2"):
-        tasks.create(c, tiny.CLASSES)
+        tasks.create(c, Facts(tuple(tiny.CLASSES)))
 
 
 def test_a_crossvit_run_with_its_recipe(tmp_path, recwarn):
@@ -169,15 +178,17 @@ def test_skipped_parameters_of_a_trunk_in_two_parts():
     c = openmoji_reid.get_config("runlocal")
     with c.unlocked():
         c.pretrained.skip = ("stem/.*",)
-    task = tasks.create(config_lib.validate(c), ["0", "1"])
-    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.init, jax.random.key(0)))
-    merged = task.load_pretrained(fresh, model_factory.read_weights(c))
+    task = tasks.create(config_lib.validate(c), Facts(("0", "1")))
+    fresh = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.model.init, jax.random.key(0))
+    )
+    merged = task.model.load_pretrained(fresh, model_factory.read_weights(c))
     assert not any(np.any(x) for x in jax.tree.leaves(merged["params"]["trunk"]["stem"]))
     assert any(np.any(x) for x in jax.tree.leaves(merged["params"]["neck"]))
     with c.unlocked():
         c.pretrained.skip = ("sttem/.*",)
     with pytest.raises(UserError, match="sttem"):
-        task.load_pretrained(fresh, model_factory.read_weights(c))
+        task.model.load_pretrained(fresh, model_factory.read_weights(c))
 
 
 def test_contradicting_arguments_of_the_small_run():

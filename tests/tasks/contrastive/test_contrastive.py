@@ -15,6 +15,7 @@ import pytest
 
 from fusionjax import config as config_lib
 from fusionjax import tasks
+from fusionjax.data import datasets
 from fusionjax.errors import UserError
 from fusionjax.evaluation import export
 from fusionjax.experiment import inference as run_lib
@@ -22,6 +23,7 @@ from fusionjax.experiment import trainer
 from fusionjax.interpret import embedding_figures
 from fusionjax.studies import comparison
 from fusionjax.tasks.base import multispectral_inputs
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import checkpoint, contrastive, metrics
 from fusionjax.train.augment import multispectral as augmentation
 from tests.support import tiny_spectral
@@ -70,8 +72,8 @@ def batch_of(n, seed=0, valid=None):
 
 
 def made_task(arg="", done=0, **fields):
-    task = tasks.create(config_lib.validate(config("x", arg, **fields)), ["a", "b"])
-    variables = jax.jit(task.init)(jax.random.key(0))
+    task = tasks.create(config_lib.validate(config("x", arg, **fields)), Facts(("a", "b")))
+    variables = jax.jit(task.model.init)(jax.random.key(0))
     low, high = np.zeros(6, np.float32), np.full(6, 255, np.float32)
     variables["pixels"] = {"low": low, "high": high, "mean": low + 0.5, "std": low + 0.25}
     variables["progress"] = {"done": jnp.asarray(done), "of": jnp.asarray(10)}
@@ -83,11 +85,13 @@ def oracle(task, variables, batch, key, w_cross):
     drawn, _ = jax.random.split(key)
     p = variables["pixels"]
     x = np.asarray(batch["image"]) / 255
-    views = jax.jit(lambda x: augmentation.two_views(drawn, x, task.spec))(jnp.asarray(x, jnp.float32))
+    views = jax.jit(lambda x: augmentation.two_views(drawn, x, task.objective.spec))(
+        jnp.asarray(x, jnp.float32)
+    )
     model = {"params": variables["params"]}
     z = []
     for v in views:
-        made, _ = jax.jit(task.module.apply)(model, (v - p["mean"]) / p["std"])
+        made, _ = jax.jit(task.model.module.apply)(model, (v - p["mean"]) / p["std"])
         z.append(
             {m: np.asarray(e, np.float64) / np.linalg.norm(e, axis=1, keepdims=True) for m, e in made.items()}
         )
@@ -118,7 +122,7 @@ def oracle(task, variables, batch, key, w_cross):
 def test_the_loss_is_the_equations():
     task, variables = made_task(",fusion=attention", done=5)
     batch, key = batch_of(4), jax.random.key(3)
-    value, (logged, new) = jax.jit(functools.partial(task.loss, groups=1))(variables, batch, key)
+    value, (logged, new) = jax.jit(functools.partial(task.objective, groups=1))(variables, batch, key)
     # Half-way from 0.2 to 0.8.
     assert float(value) == pytest.approx(oracle(task, variables, batch, key, 0.5), rel=1e-5)
     assert logged["cross_weight"].total == pytest.approx(0.5)
@@ -139,7 +143,7 @@ def test_a_padded_image_changes_neither_loss_nor_gradient():
     other = {**batch, "image": batch["image"].at[3].set(7)}
 
     def of(params, batch):
-        return task.loss({**variables, "params": params}, batch, jax.random.key(3), groups=1)[0]
+        return task.objective({**variables, "params": params}, batch, jax.random.key(3), groups=1)[0]
 
     step = jax.jit(jax.value_and_grad(of))
     a, b = (step(variables["params"], x) for x in (batch, other))
@@ -149,7 +153,7 @@ def test_a_padded_image_changes_neither_loss_nor_gradient():
 def test_a_learned_temperature_is_a_parameter_that_moves():
     task, variables = made_task(spectral__learned_temperature=True, spectral__temperature=0.2)
     assert float(contrastive.clamped_scale(variables["params"]["log_scale"])) == pytest.approx(5)
-    loss = functools.partial(task.loss, groups=1)
+    loss = functools.partial(task.objective, groups=1)
     slope = jax.jit(jax.grad(lambda p: loss({**variables, "params": p}, batch_of(4), jax.random.key(0))[0]))(
         variables["params"]
     )
@@ -159,25 +163,25 @@ def test_a_learned_temperature_is_a_parameter_that_moves():
 def test_one_modality_alone_has_the_loss_within_it():
     task, variables = made_task(",modalities=uv")
     batch = batch_of(4)
-    loss = jax.jit(functools.partial(task.loss, groups=1))
+    loss = jax.jit(functools.partial(task.objective, groups=1))
     value, (logged, _) = loss(variables, batch, jax.random.key(3))
     assert float(value) == pytest.approx(float(logged["intra_uv"].total)) and "cross" not in logged
     other = {**batch, "image": batch["image"].at[..., :3].set(0)}
     assert float(loss(variables, other, jax.random.key(3))[0]) == pytest.approx(float(value))
-    assert task.score_names[:2] == ("knn/uv", "knn/combined")
+    assert task.scorer.score_names[:2] == ("knn/uv", "knn/combined")
 
 
 _SHARDED = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from fusionjax import mesh
-from tests import test_spectral_task as t
+from fusionjax.distributed import mesh
+from tests.tasks.contrastive import test_contrastive as t
 assert jax.device_count() == 8
 for arg in (",fusion=concat",):
     task, variables = t.made_task(arg, spectral__chunk=3 * bool(arg))
     batch = t.batch_of(16, valid=[1] * 15 + [0])
     def of(params, batch):
-        return task.loss({**variables, "params": params}, batch, jax.random.key(3), groups=1)[0]
+        return task.objective({**variables, "params": params}, batch, jax.random.key(3), groups=1)[0]
     step = jax.jit(jax.value_and_grad(of))
     one = step(*jax.device_put((variables["params"], batch), jax.devices()[0]))
     where = mesh.create(16)
@@ -209,8 +213,8 @@ def test_a_run_leaves_everything(trained, data):
     )
     assert 0.05 <= summary["test/alignment_p/rgb_uv"] <= 1 and "train/recall@1/rgb_to_uv" not in summary
     names = {n.removeprefix("test/") for n in summary if n.startswith("test/")}
-    task = tasks.create(config_lib.validate(config(data)), ["a", "b"])
-    assert names == set(task.score_names)
+    task = tasks.create(config_lib.validate(config(data)), Facts(("a", "b")))
+    assert names == set(task.scorer.score_names)
     logged = {k for r in metrics.read(folder) for k in r}
     assert {"train/grad_norm_rgb", "train/grad_norm_uv", "train/cross", "train/intra_uv"} <= logged
     found = export.read(folder / "embeddings" / "test.parquet")
@@ -225,7 +229,7 @@ def test_range_mean_and_deviation_are_those_of_training(trained, data):
     run = run_lib.load(trained[0])
     known = jax.device_get(run.variables["pixels"])
     c = config(data)
-    source = trainer.sources.create(c.data, "train", seed=0)
+    source = datasets.create(c.data, "train", seed=0)
     stack = np.stack([source.load(i) for i in range(len(source))])
     low, high = stack[..., 3:].min(), stack[..., 3:].max()
     np.testing.assert_allclose(known["low"][3:], low, rtol=1e-5)
@@ -241,7 +245,7 @@ def test_range_mean_and_deviation_are_those_of_training(trained, data):
 def test_the_loaded_run_says_the_same(trained):
     folder, summary = trained
     run = run_lib.load(folder)
-    for name, value in run.task.scalars(run.evaluate()).items():
+    for name, value in run.task.scorer.scalars(run.evaluate()).items():
         assert summary[name] == pytest.approx(float(value), abs=1e-6), name
     with pytest.raises(UserError, match="learned no classes"):
         run.predict(["a.npy"])
@@ -315,8 +319,8 @@ def test_another_task_starts_from_an_encoder(trained, data, tmp_path, tower):
     c.data.channels, c.data.modalities = (), (("all", (0, 1, 2, 3, 4, 5)),)
     run = trainer.Experiment(c, tmp_path)
     lines = []
-    run._say = lines.append
-    variables = run._initial_variables()
+    run.say = lines.append
+    variables = run.initial_variables()
     assert any("no head: the model's stays initialised" in line for line in lines)
     assert any("3 input channels adapted to 6" in line for line in lines)
     learned = run_lib.load(trained[0]).variables["params"]["tower_rgb"]
@@ -377,10 +381,10 @@ def test_data_that_do_not_suffice_are_named(tmp_path):
         ({"model__name": "dcal_vit_shallow"}, "model.name.*efficientnet, resnet, vit"),
         ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.depth=1 is not possible.*resnet50"),
         ({"evaluation__probe": True}, "evaluation.probe.*pretrained.source"),
-        ({"task": "classification"}, "spectral.*no such field"),
+        ({"task": "classification"}, "spectral.* is not read by this run: the task 'spectral' reads it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(fields, message):
     with pytest.raises(UserError, match=message) as found:
-        tasks.create(config_lib.validate(config("x", **fields)), ["a", "b"])
+        tasks.create(config_lib.validate(config("x", **fields)), Facts(("a", "b")))
     assert "\n" not in str(found.value)

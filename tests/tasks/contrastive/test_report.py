@@ -4,8 +4,9 @@ import numpy as np
 
 from fusionjax import config as config_lib
 from fusionjax import tasks
+from fusionjax.data import datasets
 from fusionjax.evaluation import cross_modal
-from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.contrastive import report
 from tests.tasks.contrastive.test_contrastive import config
 
@@ -35,19 +36,19 @@ def test_scores_are_named_in_the_order_of_the_modalities(tmp_path):
         "data__eval_splits": ("test",),
     }
     c = config_lib.validate(config(tmp_path / "data", **fields))
-    task, source = tasks.create(c, ["a"]), trainer.sources.create(c.data, "test", seed=0)
+    task, source = tasks.create(c, Facts(("a",))), datasets.create(c.data, "test", seed=0)
     rows = {
         f"{kind}/{m}": rng.normal(size=(8, 4))
         for kind in ("embedding", "features")
         for m in ("combined", "nir", "vis")
     }
     rows |= {"valid": np.ones(8), "index": np.arange(8), "label": np.zeros(8, int)}
-    results = task.evaluate({"test": rows}, {"test": source})
-    assert set(results["test"].scores) == set(task.score_names)
+    results = task.scorer.evaluate({"test": rows}, {"test": source})
+    assert set(results["test"].scores) == set(task.scorer.score_names)
     assert list(results["test"].mantel) == ["vis_nir"]  # as the training's metrics and the report have it
 
 
-def test_modalities_that_do_not_train_make_no_look_alikes(tmp_path):
+def test_modalities_that_do_not_train_make_noduplicate_groups(tmp_path):
     """A third modality, the same everywhere, would make every answer right."""
     rng = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
@@ -61,6 +62,6 @@ def test_modalities_that_do_not_train_make_no_look_alikes(tmp_path):
         "data__eval_splits": ("test",),
     }
     c = config(tmp_path / "data", **fields)
-    task = tasks.create(config_lib.validate(c), ["a"])
-    source = trainer.sources.create(c.data, "test", seed=0)
-    assert task._look_alikes(source).tolist() == list(range(8))
+    task = tasks.create(config_lib.validate(c), Facts(("a",)))
+    source = datasets.create(c.data, "test", seed=0)
+    assert task.scorer.duplicate_groups(source).tolist() == list(range(8))

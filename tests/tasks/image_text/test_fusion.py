@@ -17,6 +17,8 @@ from fusionjax.data.text.texts import LEAK
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
 from fusionjax.models import registry
+from fusionjax.tasks.base import objectives
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text import text_inputs
 from fusionjax.train import losses
 from tests.support import tiny_bert
@@ -64,7 +66,9 @@ def settings(leaves, bert, **fields):
     c.model.name, c.model.ablation, c.model.trunk = "fusion", "sa_only", "vit_shallow"
     c.model.trunk_norm = True
     c.model.width, c.model.depth, c.model.heads, c.model.dropout = 16, 1, 4, 0.1
-    c.text.encoder, c.text.descriptions, c.text.max_tokens = str(bert), str(leaves / "texts.json"), 16
+    c.text.encoder, c.text.max_tokens = str(bert), 16
+    if fields.get("text__kind", "instance") != "instance":
+        c.text.descriptions = str(leaves / "texts.json")
     c.train.batch_size, c.train.steps, c.train.log_every = 8, 6, 3
     c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 3, 1.0, 8
     c.optim.learning_rate, c.report.examples = 3e-3, 2
@@ -78,7 +82,7 @@ def settings(leaves, bert, **fields):
 
 
 def task_of(*args, **fields):
-    return tasks.create(settings(*args, **fields), CLASSES)
+    return tasks.create(settings(*args, **fields), Facts(tuple(CLASSES)))
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ def test_a_run_is_scored_and_reported(finished):
 def test_evaluating_again_gives_the_same(finished):
     folder, summary = finished
     run = fusionjax.load(folder)
-    again = run.task.scalars(run.evaluate(["test"]))
+    again = run.task.scorer.scalars(run.evaluate(["test"]))
     for name, value in again.items():
         assert value == pytest.approx(summary[name], abs=2e-3)  # features were kept as float16
 
@@ -149,7 +153,7 @@ def test_a_bank_needs_no_text_at_prediction(leaves, bert, tmp_path):
     config = settings(leaves, bert, text__kind="bank", train__steps=2, report__examples=1)
     run = trainer.Experiment(config, tmp_path)
     run.train()
-    assert run.task.leaking == {"train": False, "val": False, "test": False}
+    assert run.task.sections[1].leaking == {"train": False, "val": False, "test": False}
     loaded = fusionjax.load(tmp_path)
     assert loaded.predict([leaves / "red0.png"])[0].probabilities.shape == (3,)
     with pytest.raises(UserError, match="leave texts out"):
@@ -162,8 +166,8 @@ def test_class_texts_leak_and_the_report_says_so_first(leaves, bert, tmp_path):
     config = settings(leaves, bert, text__kind="class", text__allow_label_leak=True, train__steps=2)
     run = trainer.Experiment(config, tmp_path)
     run.train()
-    assert run.task.leaking == {"train": True, "val": True, "test": True}
-    assert run.task.warnings()[0] == LEAK
+    assert run.task.sections[1].leaking == {"train": True, "val": True, "test": True}
+    assert run.task.inputs.warnings()[0] == LEAK
     page = (tmp_path / "report" / "index.html").read_text()
     assert page.index("not a measurement") < page.index("accuracy")
 
@@ -195,25 +199,25 @@ def test_frozen_features_equal_the_encoder_in_the_step(leaves, bert, tmp_path):
     """A frozen encoder's rows, kept as float16, and the encoder run on the same tokens give the same logits."""
     frozen = trainer.Experiment(settings(leaves, bert), tmp_path / "a")
     whole = trainer.Experiment(settings(leaves, bert, text__freeze=False), tmp_path / "b")
-    variables = frozen._initial_variables()
+    variables = frozen.initial_variables()
     logits = []
     for run in (frozen, whole):
-        extra = run.task.extras({"test": run.eval_sources["test"]}, variables)["test"]
+        extra = run.task.inputs.prepare("eval/test", run.eval_sources["test"], variables)
         rows = [extra.row(i, None) for i in range(4)]
         words = {k: jnp.stack([r[k] for r in rows]) for k in rows[0]}
         image = jnp.asarray(np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3)), jnp.uint8)
-        predict = jax.jit(run.task.predict)
+        predict = jax.jit(run.task.scorer.predict)
         logits.append(predict(variables, {"image": image, **words})["probabilities/combined"])
     np.testing.assert_allclose(logits[0], logits[1], atol=2e-4)
 
 
 def test_longer_padding_of_a_batch_changes_no_bit(leaves, bert, tmp_path):
     run = trainer.Experiment(settings(leaves, bert), tmp_path)
-    variables = run._initial_variables()
+    variables = run.initial_variables()
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.integers(0, 255, (3, 32, 32, 3)), jnp.uint8)
     text, mask = rng.normal(size=(3, 16, 16)).astype(np.float16), np.arange(16) < np.array([[5], [16], [9]])
-    predict = jax.jit(run.task.predict)
+    predict = jax.jit(run.task.scorer.predict)
     plain = predict(variables, {"image": image, "text": text, "text_mask": mask})
     wide = np.pad(text, ((0, 0), (0, 48), (0, 0)), constant_values=7.0)
     padded = predict(variables, {"image": image, "text": wide, "text_mask": np.pad(mask, ((0, 0), (0, 48)))})
@@ -226,9 +230,9 @@ def test_a_baseline_does_not_see_the_other_side(leaves, bert):
              "text": rng.normal(size=(2, 8, 16)).astype(np.float16)}  # fmt: skip
     for mode, unseen in (("image", "text"), ("text", "image")):
         task = task_of(leaves, bert, fusion__mode=mode)
-        variables = jax.jit(task.init)(jax.random.key(0))
+        variables = jax.jit(task.model.init)(jax.random.key(0))
         other = {**batch, unseen: batch[unseen][::-1]}
-        predict = jax.jit(task.predict)
+        predict = jax.jit(task.scorer.predict)
         a, b = (predict(variables, x)["probabilities/combined"] for x in (batch, other))
         assert np.array_equal(a, b)
 
@@ -253,9 +257,9 @@ def test_losses_of_the_config(leaves, bert, tmp_path):
         columns = {"caption": ["a leaf"] * 8}
         names = [str(i) for i in range(8)]
 
-    balanced = task_of(leaves, bert, loss__balanced=True)
-    balanced.check({"train": Counted()})
-    np.testing.assert_allclose(balanced.class_weights, 8 / (3 * np.array([4, 2, 2])), rtol=1e-6)
+    balanced = settings(leaves, bert, loss__balanced=True)
+    weights = objectives.class_weights(balanced, CLASSES, Counted())
+    np.testing.assert_allclose(weights, 8 / (3 * np.array([4, 2, 2])), rtol=1e-6)
     assert losses.masked_mean(jnp.ones(3), jnp.zeros(3)) == 0
 
 
@@ -263,7 +267,7 @@ def test_classes_chosen_by_name(leaves, bert, tmp_path):
     config = settings(leaves, bert, data__selected_classes=("red", "blue"), text__kind="bank")
     run = trainer.Experiment(config, tmp_path)
     assert run.source.class_names == ("red", "blue") and len(run.source) == 16
-    assert run.task.side.bank().tokens.shape[0] == 4
+    assert run.task.inputs.text.bank.tokens.shape[0] == 4
 
 
 def test_descriptions_of_chosen_classes_may_be_spelt_otherwise(leaves, bert, tmp_path):
@@ -294,7 +298,12 @@ def test_a_vit_gives_tokens_in_its_grid():
         ({"text__max_tokens": 100}, "the encoder has 24 positions"),
         ({"model__name": "vit_shallow"}, "the task fusion builds 'fusion'"),
         (
-            {"model__trunk": "", "data__cache__enabled": False, "model__freeze_trunk": False},
+            {
+                "model__trunk": "",
+                "data__cache__enabled": False,
+                "data__cache__passes": 3,
+                "model__freeze_trunk": False,
+            },
             "name the image encoder",
         ),
         ({"model__stride": 4}, "has no such field"),
@@ -326,21 +335,21 @@ def test_a_run_without_captions_is_refused(leaves, bert, tmp_path):
 def test_kept_text_features_are_those_of_the_weights(leaves, bert, tmp_path):
     """Other weights, other file: a stale one is never read."""
     run = trainer.Experiment(settings(leaves, bert), tmp_path)
-    texts, params = run.task.side.texts(run.source), run.task.side.weights()
-    a = run.task.side.features(texts, params, folder=tmp_path)
-    b = run.task.side.features(texts, jax.tree.map(lambda x: x * 1.5, params), folder=tmp_path)
+    texts, params = run.task.inputs.text.texts(run.source), run.task.inputs.text.weights()
+    a = run.task.inputs.text.features(texts, params, folder=tmp_path)
+    b = run.task.inputs.text.features(texts, jax.tree.map(lambda x: x * 1.5, params), folder=tmp_path)
     assert len(list(tmp_path.glob("text-*.npy"))) == 2 and not np.array_equal(a, b)
-    np.testing.assert_array_equal(a, run.task.side.features(texts, params))
+    np.testing.assert_array_equal(a, run.task.inputs.text.features(texts, params))
     assert (np.asarray(a)[~texts.mask] == 0).all()
     # Other sizes of the same weights are another encoder.
-    run.task.side.module = run.task.side.module.clone(
-        config=dataclasses.replace(run.task.side.module.config, heads=2)
+    run.task.inputs.text.module = run.task.inputs.text.module.clone(
+        config=dataclasses.replace(run.task.inputs.text.module.config, heads=2)
     )
-    c = np.array(run.task.side.features(texts, params, folder=tmp_path))
+    c = np.array(run.task.inputs.text.features(texts, params, folder=tmp_path))
     assert len(list(tmp_path.glob("text-*.npy"))) == 3 and not np.array_equal(a, c)
     file = max(tmp_path.glob("text-*.npy"), key=lambda p: p.stat().st_mtime_ns)
     file.write_bytes(file.read_bytes()[:40])
-    np.testing.assert_array_equal(c, run.task.side.features(texts, params, folder=tmp_path))
+    np.testing.assert_array_equal(c, run.task.inputs.text.features(texts, params, folder=tmp_path))
 
 
 def test_a_run_goes_on_with_its_own_texts_only(leaves, bert, tmp_path):

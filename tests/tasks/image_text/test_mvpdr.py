@@ -21,8 +21,8 @@ from fusionjax.models.backbones import clip
 from fusionjax.models.methods import mvpdr
 from fusionjax.models.methods.prototypes import COUNTS
 from fusionjax.pretrained import hub
-from fusionjax.tasks.image_text import alignment
-from fusionjax.tasks.image_text import mvpdr as task_lib
+from fusionjax.tasks.base.protocol import Evaluated, Facts
+from fusionjax.tasks.image_text import alignment, prototype_start
 from tests.models.backbones import test_clip
 from tests.support import tiny_bert
 
@@ -107,9 +107,12 @@ def config(manifest, bert, **fields):
     c.data.source, c.data.root, c.data.eval_splits = "manifest", str(manifest), ("val", "test")
     c.data.resize, c.data.image_size, c.data.threads, c.data.prefetch = 36, 32, 2, 8
     c.data.cache.enabled, c.data.cache.passes = True, 3
-    c.text.encoder, c.text.descriptions = str(bert), str(manifest.parent / "words.json")
-    c.text.max_tokens = 12
-    c.mvpdr.per_class, c.mvpdr.width, c.mvpdr.align_steps, c.mvpdr.align_batch = 3, 12, 60, 16
+    c.text.max_tokens, c.mvpdr.per_class = 12, 3
+    if not fields.get("mvpdr__clip"):
+        c.text.encoder = str(bert)
+        c.mvpdr.width, c.mvpdr.align_steps, c.mvpdr.align_batch = 12, 60, 16
+    if fields.get("mvpdr__prompts") != "captions":
+        c.text.descriptions = str(manifest.parent / "words.json")
     c.train.batch_size, c.train.epochs, c.evaluation.batch_size, c.report.enabled = 8, 0.0, 8, False
     for key, value in fields.items():
         *path, name = key.split("__")
@@ -223,7 +226,7 @@ def test_the_evaluate_command_gives_the_same_numbers(free, monkeypatch, capsys):
 
 def test_a_training_free_run_started_again_computes_nothing(free, leaves, bert, monkeypatch):
     folder, summary, *_ = free
-    monkeypatch.setattr(task_lib.MVPDR, "start", forbidden)
+    monkeypatch.setattr(prototype_start.PrototypeStart, "__call__", forbidden)
     c = config(leaves[0], bert, report__enabled=True, report__examples=0, evaluation__probe=True)
     again = trainer.Experiment(c, folder).train()
     assert {k: v for k, v in again.items() if k != "seconds"} == {
@@ -250,7 +253,7 @@ def test_it_trains_and_resumes_exactly(leaves, bert, tmp_path, monkeypatch):
     whole = trainer.Experiment(config(leaves[0], bert, **shared), tmp_path / "a").train()
     with pytest.raises(Stopped):
         trainer.Experiment(config(leaves[0], bert, **shared), tmp_path / "b").train(on_scores=stop)
-    monkeypatch.setattr(task_lib.MVPDR, "start", forbidden)
+    monkeypatch.setattr(prototype_start.PrototypeStart, "__call__", forbidden)
     resumed = trainer.Experiment(config(leaves[0], bert, **shared), tmp_path / "b").train()
     assert {k: v for k, v in whole.items() if k != "seconds"} == {
         k: v for k, v in resumed.items() if k != "seconds"
@@ -287,14 +290,15 @@ def test_captions_as_prompts(leaves, bert, tmp_path):
     trained = trainer.Experiment(c, tmp_path)
     task = trained.task
     own = [r["caption"] for r in leaves[1] if r["split"] == "train"]
-    texts, rows = task._texts[0], np.arange(24)
-    chosen = task._prompts(rows, LABELS)
+    start, rows = task.model.starts, np.arange(24)
+    texts = start.texts[0]
+    chosen = start._prompts(rows, LABELS)
     assert [len(part) for part in chosen] == [4, 4, 4], "six different captions of a class, four places"
     for c, part in enumerate(chosen):
         assert set(part) <= {int(texts.index[i]) for i in rows if LABELS[i] == c} and len(set(part)) == 4
     assert len(set(own)) == 18 and len(texts.tokens) == 18
     with pytest.raises(UserError, match=r"no training example of class 'green' has a caption"):
-        task._prompts(rows[LABELS != 1], LABELS[LABELS != 1])
+        start._prompts(rows[LABELS != 1], LABELS[LABELS != 1])
 
 
 def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
@@ -316,7 +320,10 @@ def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
     assert features.shape == (3, 24, 10)
     for got, want in zip(np.asarray(params["visual"]), centres(features[1:], LABELS, 3), strict=True):
         np.testing.assert_allclose((got @ want.T).max(1), 1, atol=1e-4)
-    assert ["common space", f"{clip_folder}, both towers frozen"] in run.task.tables(run.variables)[0][2]
+    seen = Evaluated({}, {}, {}, run.variables)
+    assert ["common space", f"{clip_folder}, both towers frozen"] in run.task.sections[1](seen)["tables"][0][
+        2
+    ]
 
 
 def synthetic(rng, count=40):
@@ -367,8 +374,8 @@ def test_images_of_one_text_are_no_negatives(rng):
     [
         (dict(data__cache__enabled=False), "data.cache.enabled=False is not possible: mvpdr makes its prototypes"),
         (dict(text__freeze=False), "text.freeze=False is not possible: mvpdr works on frozen"),
-        (dict(loss__label_smoothing=0.1), "loss.label_smoothing=0.1 is not possible"),
-        (dict(loss__balanced=True), "balanced are of classification and fusion"),
+        (dict(loss__label_smoothing=0.1), "loss.label_smoothing=0.1 is not read by this run"),
+        (dict(loss__balanced=True), "loss.balanced=True is not read by this run: one of the tasks classification, fusion"),
         (dict(mvpdr__prompts="titles"), "allowed are descriptions, captions"),
         (dict(mvpdr__per_class=0), r"mvpdr.per_class=0 is not possible: allowed is \[1"),
         (dict(mvpdr__clip="x"), "mvpdr.clip brings its own image encoder"),
@@ -377,12 +384,12 @@ def test_images_of_one_text_are_no_negatives(rng):
         (dict(model__trunk="", model__freeze_trunk=False, data__cache__enabled=True), "only the outputs of a frozen"),
         (dict(model__trunk_norm=True), "'mvpdr' has no such field"),
         (dict(model__name="vit_shallow"), "the task mvpdr builds 'mvpdr'"),
-        (dict(task="classification", train__epochs=1.0), "set task='mvpdr'"),
+        (dict(task="classification", train__epochs=1.0), "not read by this run: the task 'mvpdr' reads it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(leaves, bert, fields, message):
     with pytest.raises(UserError, match=message) as caught:
-        tasks.create(config_lib.validate(config(leaves[0], bert, **fields)), CLASSES)
+        tasks.create(config_lib.validate(config(leaves[0], bert, **fields)), Facts(tuple(CLASSES)))
     assert "\n" not in str(caught.value)
 
 
@@ -397,6 +404,6 @@ def test_what_the_data_lack_is_one_line(leaves, bert, clip_folder, tmp_path):
         trainer.Experiment(c, tmp_path)
     # Without captions the images are aligned with descriptions of their classes.
     made = trainer.Experiment(config(bare, bert), tmp_path).task
-    pairs = made._pairs(np.arange(24), LABELS)
+    pairs = made.model.starts._pairs(np.arange(24), LABELS)
     assert pairs.first.tolist() == [0] * 8 + [2] * 8 + [3] * 8
     assert pairs.choices.tolist() == [2] * 8 + [1] * 8 + [3] * 8

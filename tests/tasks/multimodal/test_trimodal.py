@@ -13,6 +13,7 @@ from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 from tests.support import modality_tree, tiny_bert
 from tests.support.modality_tree import CLASSES
 
@@ -91,7 +92,7 @@ def test_a_run_learns_scores_every_subset_and_reports_it(trained):
 def test_the_loaded_run_gives_the_same_scores_and_predicts_what_it_is_given(trained, things):
     folder, summary = trained
     run = fusionjax.load(folder)
-    for name, value in run.task.scalars(run.evaluate()).items():
+    for name, value in run.task.scorer.scalars(run.evaluate()).items():
         assert summary[name] == pytest.approx(value, abs=1e-3), name
     image = things.parent / "green9.png"
     for text in ("a thing of colour green", ""):
@@ -118,11 +119,11 @@ def test_the_loaded_run_hears_what_it_is_given(trained, things, caplog):
             run.predict([image], texts=texts, sounds=files)
 
 
-def batch_of(task, sources, size=6, seed=0):
+def batch_of(task, variables, source, size=6, seed=0):
     """Rows of the training split as a run gives them, images for features."""
     rng = np.random.default_rng(seed)
-    rows = [{k: np.array(v) for k, v in task.padding(sources).items()} for _ in range(size)]
-    extra = task.extras(sources, task.variables)["train"]
+    rows = [{k: np.array(v) for k, v in task.inputs.padding_example().items()} for _ in range(size)]
+    extra = task.inputs.prepare("train", source, variables)
     for i, row in enumerate(rows):
         row.update(extra.row(i, 0))
     batch = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
@@ -132,35 +133,34 @@ def batch_of(task, sources, size=6, seed=0):
 
 @pytest.fixture(scope="module")
 def made(things, bert):
-    """A task with its weights, and the training source."""
+    """A task, its weights, and the training source."""
     run = trainer.Experiment(settings(things, bert), "/nonexistent")
-    run.task.variables = run._initial_variables()
-    return run.task, {"train": run.source}
+    return run.task, run.initial_variables(), run.source
 
 
 def test_what_stands_in_a_missing_sound_or_text_moves_no_bit(made):
-    task, sources = made
-    batch = batch_of(task, sources)
-    predict = jax.jit(task.predict)
+    task, variables, source = made
+    batch = batch_of(task, variables, source)
+    predict = jax.jit(task.scorer.predict)
     batch["audio_mask"][:2], batch["text_mask"][1:3] = False, False
-    want = predict(task.variables, batch)["probabilities/combined"]
+    want = predict(variables, batch)["probabilities/combined"]
     assert np.isfinite(want).all()
     for value in (0, 1e4, np.nan):
         other = {k: np.array(v) for k, v in batch.items()}
         other["audio"][~batch["audio_mask"]] = value
         other["text"][~batch["text_mask"]] = value
-        np.testing.assert_array_equal(predict(task.variables, other)["probabilities/combined"], want)
+        np.testing.assert_array_equal(predict(variables, other)["probabilities/combined"], want)
 
 
 def test_a_subset_is_what_masks_make_of_it(made):
-    task, sources = made
-    batch = batch_of(task, sources)
-    predict = jax.jit(task.predict)
-    whole = predict(task.variables, batch)
-    silent = predict(task.variables, batch | {"audio_mask": np.zeros_like(batch["audio_mask"])})
+    task, variables, source = made
+    batch = batch_of(task, variables, source)
+    predict = jax.jit(task.scorer.predict)
+    whole = predict(variables, batch)
+    silent = predict(variables, batch | {"audio_mask": np.zeros_like(batch["audio_mask"])})
     # Other parts of one program, compiled apart: equal but for rounding. To the bit: `test_trimodal.py`.
     np.testing.assert_allclose(silent["probabilities/combined"], whole["probabilities/image_text"], rtol=1e-5)
-    mute = predict(task.variables, batch | {"text_mask": np.zeros_like(batch["text_mask"])})
+    mute = predict(variables, batch | {"text_mask": np.zeros_like(batch["text_mask"])})
     np.testing.assert_allclose(mute["probabilities/combined"], whole["probabilities/image_audio"], rtol=1e-5)
     assert np.abs(silent["probabilities/combined"] - whole["probabilities/combined"]).max() > 1e-4
 
@@ -173,12 +173,12 @@ def test_three_clips_of_unequal_lengths_equal_the_three_alone(things, bert, enco
     small = dict(width=16, depth=1, heads=2, hidden=16, conv_width=8, pos_kernel=6, pos_groups=4)
     monkeypatch.setitem(audio_models.CONFIGS, "wav2vec2_base", small)
     c = settings(things, bert, audio__encoder=encoder)
-    side = tasks.create(c, CLASSES).sound
+    side = tasks.create(c, Facts(tuple(CLASSES))).inputs.audio
     rng = np.random.default_rng(0)
     lengths = (6_400, 3_000, 5_001)
 
     def batch(own, total):
-        out = {k: np.zeros((len(own), *v.shape), v.dtype) for k, v in side.padding().items()}
+        out = {k: np.zeros((len(own), *v.shape), v.dtype) for k, v in side.padding_example().items()}
         out["audio"], out["audio_mask"] = (
             np.full((len(own), total), 9.0, np.float32),
             np.zeros((len(own), total), bool),
@@ -193,12 +193,12 @@ def test_three_clips_of_unequal_lengths_equal_the_three_alone(things, bert, enco
     clips = [rng.normal(size=n).astype(np.float32) for n in lengths]
 
     def hear(variables, rows):
-        given = side.inputs(rows)
+        given = side.arguments(rows)
         mask = given.pop("audio_mask")
         return side.module.apply(variables, given.pop("audio"), mask, **given)
 
     def first(rows):
-        given = side.inputs(rows)
+        given = side.arguments(rows)
         return side.module.init(jax.random.key(0), given["audio"], given["audio_mask"])
 
     variables = jax.jit(first)(batch(clips, 6_400))
@@ -245,21 +245,21 @@ def test_killed_and_resumed_equals_uninterrupted(things, bert, tmp_path):
 def test_every_option_gives_a_finite_loss_and_gradient(things, bert, fields):
     run = trainer.Experiment(settings(things, bert, **fields), "/nonexistent")
     task = run.task
-    task.variables = run._initial_variables()
-    batch = batch_of(task, {"train": run.source})
-    loss = functools.partial(task.loss, groups=1)
-    still = [name for name in ("trunk", "text") if f"^{name}/" in task.frozen]
+    variables = run.initial_variables()
+    batch = batch_of(task, variables, run.source)
+    loss = functools.partial(task.objective, groups=1)
+    still = [name for name in ("trunk", "text") if f"^{name}/" in task.model.frozen]
     (value, (metrics, new)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-        task.variables, batch, jax.random.key(1)
+        variables, batch, jax.random.key(1)
     )
     assert np.isfinite(value) and metrics["accuracy"].count == 6
-    assert set(new) == set(task.variables) - {"params"}
+    assert set(new) == set(variables) - {"params"}
     for path, leaf in jax.tree.leaves_with_path(gradient["params"]):
         assert np.isfinite(leaf).all(), path
         if path[0].key in still:
             assert not np.asarray(leaf).any(), path
-    out = jax.eval_shape(task.predict, task.variables, batch)
-    assert set(out) == {f"probabilities/{b}" for b in task.branches}
+    out = jax.eval_shape(task.scorer.predict, variables, batch)
+    assert set(out) == {f"probabilities/{b}" for b in task.scorer.branches}
 
 
 def test_an_image_may_be_missing(bert, tmp_path):
@@ -269,16 +269,15 @@ def test_an_image_may_be_missing(bert, tmp_path):
     assert 0 <= run.train()["test/accuracy"] <= 1
     source, task = run.source, run.task
     assert [bool(v) for v in source.columns["has_image"]] == [True, False, True, True] * 3
-    task.variables = run._initial_variables()
-    rows = batch_of(task, {"train": source})
+    variables = run.initial_variables()
+    rows = batch_of(task, variables, source)
     np.testing.assert_array_equal(rows["image_present"], [1, 0, 1, 1, 1, 0])
-    predict = jax.jit(task.predict)
-    want = predict(task.variables, rows)["probabilities/combined"]
+    predict = jax.jit(task.scorer.predict)
+    want = predict(variables, rows)["probabilities/combined"]
     other = rows | {"image": np.where(rows["image_present"][:, None, None, None], rows["image"], 77)}
-    np.testing.assert_array_equal(predict(task.variables, other)["probabilities/combined"], want)
+    np.testing.assert_array_equal(predict(variables, other)["probabilities/combined"], want)
     assert (
-        predict(task.variables, rows | {"image": rows["image"][::-1].copy()})["probabilities/combined"]
-        != want
+        predict(variables, rows | {"image": rows["image"][::-1].copy()})["probabilities/combined"] != want
     ).any()
 
 
@@ -301,7 +300,10 @@ def test_mistakes_are_one_line(things, bert, tmp_path):
         ({"trimodal__modalities": ("image", "smell")}, "'smell' of modalities is not one of"),
         ({"trimodal__pairings": ("image_from_smell",)}, "'image_from_smell' of pairings is not one of"),
         ({"trimodal__modalities": ("audio", "text")}, "trimodal.modalities has no image"),
-        ({"model__trunk": "", "data__cache__enabled": False}, "name the image encoder"),
+        (
+            {"model__trunk": "", "data__cache__enabled": False, "data__cache__passes": 3},
+            "name the image encoder",
+        ),
         ({"model__name": "vit_shallow"}, "the task trimodal builds 'trimodal'"),
         ({"model__depth": 3}, "config.model.depth=3"),
         ({"audio__seconds": 0.02}, "a clip must be longer than a frame"),
@@ -309,7 +311,7 @@ def test_mistakes_are_one_line(things, bert, tmp_path):
         ({"audio__source": "w.pth"}, "there are no weights of mel"),
         ({"task": "audiovisual"}, "the task audiovisual reads image and audio"),
         ({"text__encoder": ""}, "config.text.encoder"),
-        ({"data__max_bad_fraction": 0.01}, "1 of 23 sounds are unreadable"),
+        ({"data__max_bad_fraction": 0.01}, "1 of 23 audio files are unreadable"),
         ({"text__allow_empty": False}, "has no word in it"),
     ):
         with pytest.raises(UserError, match=words) as e:

@@ -16,10 +16,11 @@ from fusionjax.data import datasets
 from fusionjax.data.feature_cache import batches, store
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.data.vqa import json_files
-from fusionjax.data.vqa.questions import Asked, Question
+from fusionjax.data.vqa.questions import Question, QuestionSource
 from fusionjax.errors import UserError
 from fusionjax.evaluation import vqa
 from fusionjax.experiment import trainer
+from fusionjax.tasks.base.protocol import Facts
 from tests.support import tiny_bert
 
 COLOURS = ("blue", "green", "red")
@@ -112,7 +113,7 @@ def test_a_run_answers_by_type_and_reports_it(trained):
 def test_the_loaded_run_gives_the_same_scores_without_the_training_questions(trained, asked):
     folder, summary = trained
     run = fusionjax.load(folder)
-    found = run.task.scalars(run.evaluate())
+    found = run.task.scorer.scalars(run.evaluate())
     assert "test/prior_vqa_accuracy" not in found and "test/vqa_accuracy_is" in found
     for name, value in found.items():
         assert summary[name] == pytest.approx(value, abs=0.03), name
@@ -125,7 +126,7 @@ def test_the_loaded_run_gives_the_same_scores_without_the_training_questions(tra
 def test_pictures_become_questions_whose_answers_are_trainings(asked, bert):
     c = settings(asked, bert)
     train, test = (datasets.create(c.data, s, seed=0) for s in ("train", "test"))
-    assert isinstance(train, Asked) and len(train) == 36 and len(test) == 18
+    assert isinstance(train, QuestionSource) and len(train) == 36 and len(test) == 18
     assert (
         set(train.class_names) == {"yes", "no", "never", *COLOURS} and test.class_names == train.class_names
     )
@@ -154,13 +155,13 @@ def batch_of(task, scores, seed=0):
 
 
 def _with_loss(task, variables, batch, key):
-    loss, (metrics, _) = task.loss(variables, batch, key, groups=1)
+    loss, (metrics, _) = task.objective(variables, batch, key, groups=1)
     return loss, (loss, metrics)
 
 
 def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(asked, bert):
-    task = tasks.create(settings(asked, bert), ("yes", "no", "blue"))
-    variables = jax.jit(task.init)(jax.random.key(0))
+    task = tasks.create(settings(asked, bert), Facts(("yes", "no", "blue")))
+    variables = jax.jit(task.model.init)(jax.random.key(0))
     scores = [[1, 0, 0], [0, 1, 1 / 3], [0, 0, 0]]
     batch = batch_of(task, scores)
     key = jax.random.key(1)
@@ -168,11 +169,11 @@ def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(aske
     @jax.jit
     def run(text):
         rows = batch | {"text": text}
-        how = {"rngs": {"dropout": key}, "mutable": ["batch_stats"]}
         gradient, aux = jax.grad(
             lambda x: _with_loss(task, variables, rows | {"text": x}, key), has_aux=True
         )(text)
-        return gradient, aux, task._apply(variables, rows, train=True, **how)[0][0]
+        arguments = task.inputs.arguments(rows, variables)
+        return gradient, aux, task.model.train(variables, key, **arguments)[0][0]
 
     gradient, (loss, metrics), logits = run(jnp.asarray(batch["text"], jnp.float32))
     log = np.asarray(jax.nn.log_softmax(logits))
@@ -187,7 +188,7 @@ def test_the_loss_is_that_of_the_soft_scores_and_leaves_unknown_answers_out(aske
 def test_features_of_a_picture_are_computed_once(rng):
     maps = rng.normal(size=(2, 3, 1, 1, 4)).astype(np.float16)
     at = np.array([2, 0, 0, 1, 2])
-    view = store.Taken(maps, at)
+    view = store.IndexedRows(maps, at)
     assert view.shape == (2, 5, 1, 1, 4) and view.ndim == 5 and len(view) == 2
     np.testing.assert_array_equal(view[1, 3], maps[1, 1])
     np.testing.assert_array_equal(view[1][np.arange(5)], maps[1][at])
@@ -204,17 +205,17 @@ def test_features_of_a_picture_are_computed_once(rng):
 
 def test_mistakes_are_one_line(asked, bert, tmp_path):
     for fields, words in (
-        ({"task": "fusion"}, "the task vqa asks questions"),
+        ({"task": "fusion"}, "data.questions='columns' is not read by this run: the task 'vqa' reads it"),
         ({"data__questions": ""}, "the task vqa asks questions"),
         ({"data__questions": "captions"}, "no columns category and kind"),
         ({"data__questions": "guesses"}, "config.data.questions='guesses'"),
         (
             {"data__questions": "captions", "data__languages": ("fr", "en")},
-            "questions are made of English captions",
+            "questions are made from English captions",
         ),
-        ({"data__question_types": ("what",)}, "only questions that are made of captions have such types"),
+        ({"data__question_types": ("what",)}, "only with data.questions='captions'"),
         ({"data__answer_pictures": 50}, "no answer belongs to 50 pictures"),
-        ({"loss__focal_gamma": 2.0}, "no focal or balanced loss"),
+        ({"loss__focal_gamma": 2.0}, "config.loss.focal_gamma=2.0 is not read by this run"),
         ({"train__best_metric": "test/mAP"}, "config.train.best_metric"),
     ):
         with pytest.raises(UserError, match=words) as e:

@@ -20,6 +20,7 @@ from fusionjax.models import create
 from fusionjax.models.layers import PatchEmbed
 from fusionjax.models.methods.dcal import derangement
 from fusionjax.models.methods.reid import BNNeck, ReID, unit
+from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import losses, metric_losses
 from tests.support import trees
 
@@ -108,7 +109,7 @@ def test_a_run_scores_query_against_gallery_and_reports_it(trained):
 def test_the_loaded_run_gives_the_same_scores_and_embeds_images(trained, people):
     folder, summary = trained
     run = fusionjax.load(folder)
-    for name, value in run.task.scalars(run.evaluate()).items():
+    for name, value in run.task.scorer.scalars(run.evaluate()).items():
         assert summary[name] == pytest.approx(value, abs=1e-6)
     names = sorted(people.parent.glob("0[67]_c[01]_0.png"))
     embeddings = run.embed(names)
@@ -143,9 +144,9 @@ def test_every_ablation_runs(people, ablation, tmp_path):
     ],
 )
 def test_every_option_gives_a_finite_loss_and_gradient(fields):
-    task = tasks.create(settings(**fields), IDS)
-    variables = task.init(jax.random.key(0))
-    loss = functools.partial(task.loss, groups=1)
+    task = tasks.create(settings(**fields), Facts(tuple(IDS)))
+    variables = task.model.init(jax.random.key(0))
+    loss = functools.partial(task.objective, groups=1)
     (value, (_, new)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         variables, batch(), jax.random.key(1)
     )
@@ -161,13 +162,13 @@ def test_the_loss_is_its_parts():
     c = settings(
         model__ablation="sa_only", loss__metric_weight=0.5, loss__identity_weight=2.0, loss__margin=0.3
     )
-    task = tasks.create(c, IDS)
-    variables, rows = task.init(jax.random.key(0)), batch()
+    task = tasks.create(c, Facts(tuple(IDS)))
+    variables, rows = task.model.init(jax.random.key(0)), batch()
     rows["valid"][5] = 0
-    value, _ = task.loss(variables, rows, jax.random.key(1), groups=1)
-    (_, aux), _ = task.module.apply(
+    value, _ = task.objective(variables, rows, jax.random.key(1), groups=1)
+    (_, aux), _ = task.model.module.apply(
         variables,
-        **task.inputs(rows),
+        **task.inputs.arguments(rows),
         valid=rows["valid"],
         train=True,
         rngs={"dropout": jax.random.key(0)},
@@ -182,16 +183,16 @@ def test_the_loss_is_its_parts():
 
 
 def test_centres_move_towards_their_class():
-    task = tasks.create(settings(loss__center_weight=0.1, model__ablation="sa_glca"), IDS)
-    variables = task.init(jax.random.key(0))
-    _, (_, new) = task.loss(variables, batch(), jax.random.key(1), groups=1)
+    task = tasks.create(settings(loss__center_weight=0.1, model__ablation="sa_glca"), Facts(tuple(IDS)))
+    variables = task.model.init(jax.random.key(0))
+    _, (_, new) = task.objective(variables, batch(), jax.random.key(1), groups=1)
     for b in ("sa", "glca"):
         moved = np.abs(np.asarray(new["centers"][b])).sum(-1)
         assert (moved[:2] > 0).all() and (moved[2:] == 0).all(), "classes 2 and 3 are not in the batch"
 
 
 def test_flip_averages_the_two_views():
-    plain, flipped = (tasks.create(settings(evaluation__flip=f), IDS) for f in (False, True))
+    plain, flipped = (tasks.create(settings(evaluation__flip=f), Facts(tuple(IDS))) for f in (False, True))
     variables, rows = plain.init(jax.random.key(0)), batch()
     mirrored = rows | {"image": rows["image"][:, :, ::-1]}
     a, b = (plain.predict(variables, r)["embedding"] for r in (rows, mirrored))
@@ -227,11 +228,11 @@ def test_pairs_are_of_different_identities():
             assert (partner // kin != np.arange(size) // kin).all()
             seen.add(partner.tobytes())
         assert len(seen) > 1
-    task = tasks.create(settings(), IDS)
-    variables = task.init(jax.random.key(0))
+    task = tasks.create(settings(), Facts(tuple(IDS)))
+    variables = task.model.init(jax.random.key(0))
     rows = batch() | {"label": np.repeat([0, 1], 4).astype(np.int32)}
-    _, (_, with_pairs) = task.loss(variables, rows, jax.random.key(1), groups=1)
-    alone = tasks.create(settings(model__ablation="sa_glca"), IDS)
+    _, (_, with_pairs) = task.objective(variables, rows, jax.random.key(1), groups=1)
+    alone = tasks.create(settings(model__ablation="sa_glca"), Facts(tuple(IDS)))
     bare = {k: v for k, v in variables.items() if k != "params"}
     params = {k: v for k, v in variables["params"].items() if k != "log_variance_pwca"}
     _, (_, without) = alone.loss({"params": params, **bare}, rows, jax.random.key(1), groups=1)
@@ -344,12 +345,12 @@ def test_impossible_settings(fields, message):
     [
         ({"model__name": "resnet50", "model__ablation": "sa_only", "model__width": 0, "model__heads": 0,
           "model__patch": 0, "model__ratio": 0.1}, "takes a vit_, deit_ or dcal_ model"),
-        ({"loss__mixup": 0.8}, "config.loss.mixup=0.8 is not possible: identities do not mix"),
+        ({"loss__mixup": 0.8}, "config.loss.mixup=0.8 is not read by this run: the task 'classification' reads it"),
     ],
 )  # fmt: skip
 def test_tasks_that_cannot_be(fields, message):
     with pytest.raises(UserError, match=message):
-        tasks.create(settings(**fields), IDS)
+        tasks.create(settings(**fields), Facts(tuple(IDS)))
 
 
 def test_data_that_cannot_be_scored(people, tmp_path):
@@ -364,7 +365,7 @@ def test_data_that_cannot_be_scored(people, tmp_path):
         "\n".join(",".join([f"{people.parent}/{r[0]}", *r[1:3], f"p{r[3]}", r[4]]) for r in rows[1:])
     )
     named.write_text(",".join(rows[0]) + "\n" + named.read_text())
-    with pytest.raises(UserError, match="column identity must be whole numbers"):
+    with pytest.raises(UserError, match="column identity must hold integers"):
         trainer.Experiment(settings(named), tmp_path)
     trees.folder(tmp_path / "folders" / "train", images=4)
     trees.folder(tmp_path / "folders" / "test", ("beech", "yew"), images=4)
@@ -399,7 +400,7 @@ def test_a_folder_of_folders_is_its_identities(tmp_path):
 
 
 def test_a_split_can_be_its_own_gallery(rng):
-    task = tasks.create(settings(data__eval_splits=("test_all",)), IDS)
+    task = tasks.create(settings(data__eval_splits=("test_all",)), Facts(tuple(IDS)))
 
     class Source:
         name, split = "s", "test_all"
@@ -411,10 +412,10 @@ def test_a_split_can_be_its_own_gallery(rng):
         "valid": np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32),
         "index": np.array([4, 3, 2, 1, 0, -1, -1, -1]),
     }
-    result = task.evaluate({"test_all": rows}, {"test_all": Source()})
+    result = task.scorer.evaluate({"test_all": rows}, {"test_all": Source()})
     ids, cameras = Source.columns["identity"][[4, 3, 2, 1, 0]], Source.columns["camera"][[4, 3, 2, 1, 0]]
     want = reid.evaluate(features[:5], ids, cameras, features[:5], ids, cameras, same_set=True)
-    assert task.scalars(result) == {f"test/{k}": v for k, v in want.items()}
+    assert task.scorer.scalars(result) == {f"test/{k}": v for k, v in want.items()}
 
 
 REID_CONFIGS = ("market1501", "dukemtmc", "msmt17", "veri776")

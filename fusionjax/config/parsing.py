@@ -1,0 +1,95 @@
+"""From words to a config: a config file's own argument, the names of overrides, and the config.json of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionjax.config.rules import near
+from fusionjax.config.schema import default
+from fusionjax.config.validation import check_values
+from fusionjax.errors import UserError
+
+
+def parse_arg(arg: str | None, **spec: Any) -> ConfigDict:
+    """Reads a config's own argument, `name=value,flag,…`, strictly.
+
+    Args:
+        arg: what stands after the colon of `--config=file.py:arg`; None or "" for none.
+        **spec: name → default. A bool, int, float or str also gives the type (a bare `name` sets a bool to True); a
+            tuple of strings gives the allowed words, the first of which is the default.
+
+    Returns:
+        ConfigDict of every name in `spec`.
+
+    Raises:
+        UserError: an unknown name, a value of the wrong type, a word that is not allowed.
+
+    >>> parse_arg("res=128,runlocal", res=224, runlocal=False).res
+    128
+    """
+    out = ConfigDict({k: v[0] if isinstance(v, tuple) else v for k, v in spec.items()})
+    for item in filter(None, (arg or "").split(",")):
+        key, eq, text = item.partition("=")
+        if key not in spec:
+            raise UserError(
+                f"config argument {key!r} is not known; allowed: {', '.join(sorted(spec))}{near(key, spec)}"
+            )
+        want = spec[key]
+        if isinstance(want, tuple):
+            if text not in want:
+                raise UserError(f"config argument {key}={text!r}: allowed are {', '.join(want)}")
+            out[key] = text
+        elif isinstance(want, bool):
+            words = {"": not eq, "true": True, "1": True, "false": False, "0": False}
+            if text.lower() not in words or (eq and not text):
+                raise UserError(f"config argument {key}={text!r}: allowed are true and false")
+            out[key] = words[text.lower()]
+        else:
+            try:
+                out[key] = type(want)(text)
+            except ValueError:
+                raise UserError(f"config argument {key}={text!r} is not a {type(want).__name__}") from None
+    return out
+
+
+def check_key(name: str) -> None:
+    """Whether a dotted name, config.section.field, is a field; a UserError that names what is there if not."""
+    section: Any = default()
+    path = "config"
+    for part in name.split(".")[1:]:
+        if not isinstance(section, ConfigDict):
+            raise UserError(f"{name} is not known: {path} is a field, not a section")
+        if part not in section:
+            raise UserError(f"{name} is not known{near(part, section)}; {path} has {', '.join(section)}")
+        section, path = section[part], f"{path}.{part}"
+
+
+def from_json(data: Mapping[str, Any]) -> ConfigDict:
+    """The config of a workdir's config.json, checked and locked.
+
+    A run that an earlier version trained may hold a field that it did not read: its results stand, so that it can still be
+    evaluated. Going on with it is a new run to `validate`.
+
+    Raises:
+        UserError: a field that this version does not know, or an impossible value.
+    """
+    config = default()
+    with config.unlocked():
+        _fill(config, data, "")
+    return check_values(config)
+
+
+def _fill(config: ConfigDict, data: Mapping[str, Any], path: str) -> None:
+    for key, value in data.items():
+        name = f"{path}{key}"
+        if key not in config:
+            raise UserError(f"config.{name} is not a field of this version{near(key, config)}")
+        if isinstance(value, Mapping) and isinstance(config.get(key), ConfigDict):
+            _fill(config[key], value, f"{name}.")
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,47 @@
+"""What rules on fields are made of: the error of an impossible value, the two most frequent checks, and a hint."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionjax.errors import UserError
+
+
+def value_of(config: ConfigDict, key: str) -> Any:
+    """The value of a dotted name, e.g. "optim.b1"."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:
+    """The error of a field whose value cannot be: its name, its value and what is allowed."""
+    return UserError(f"config.{key}={value_of(config, key)!r} is not possible: {allowed}")
+
+
+def require_one_of(config: ConfigDict, key: str, *words: str) -> None:
+    """A UserError where a field is none of the words."""
+    if value_of(config, key) not in words:
+        raise impossible(config, key, f"allowed are {', '.join(words)}")
+
+
+def require_within(
+    config: ConfigDict, key: str, low: float, high: float = math.inf, *, open_low: bool = False
+) -> None:
+    """A UserError where a number lies outside of low … high, or equals `low` where `open_low`, or is not finite."""
+    value = value_of(config, key)
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not inside or not math.isfinite(value):
+        bracket = "(" if open_low else "["
+        allowed = f"allowed is {bracket}{low:g}, {high:g}{')' if high == math.inf else ']'}"
+        raise impossible(config, key, allowed)
+
+
+def near(word: str, words: Sequence[str] | Mapping[str, Any]) -> str:
+    """A hint at the most similar of the words, in parentheses; "" where there is none."""
+    close = difflib.get_close_matches(word, list(words), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

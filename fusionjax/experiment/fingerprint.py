@@ -1,0 +1,42 @@
+"""The fingerprint of a run: what must be unchanged when it resumes, beside its config."""
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fusionjax.data.source import Source
+from fusionjax.tasks.base.protocol import Inputs
+
+
+def fingerprint(
+    train: Source, evaluation: Mapping[str, Source], inputs: Inputs, steps: int
+) -> dict[str, Any]:
+    """What config.json stores beside the config.
+
+    Args:
+        train: the training split.
+        evaluation: source by split.
+        inputs: of the task.
+        steps: of the run.
+    """
+    splits = {"train": train, **evaluation}
+    return {
+        "class_names": list(train.class_names),
+        "data_set": train.name,
+        "images": {name: len(source) for name, source in splits.items()},
+        "examples": {name: _digest(source) for name, source in splits.items()},
+        "steps": steps,
+        **inputs.fingerprint(),
+        "command": "python -m fusionjax.main " + shlex.join(sys.argv[1:]),
+    }
+
+
+def _digest(source: Source) -> str:
+    """Of a source's names and labels: whether two runs read the same examples in the same order."""
+    text = json.dumps([list(map(str, source.names)), np.asarray(source.labels).tolist()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,258 @@
+"""One start of a run: opens what it needs, trains from the newest checkpoint on, evaluates, and leaves results and report."""
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fusionjax.data.loading.stream import TrainStream
+from fusionjax.distributed import mesh as mesh_lib
+from fusionjax.evaluation import per_example
+from fusionjax.evaluation.probe import Baseline
+from fusionjax.experiment import input_pipeline, run_report
+from fusionjax.experiment.evaluation_hook import (
+    Evaluation,
+    EvaluationHook,
+    Evaluator,
+    OnScores,
+    Saver,
+    Schedule,
+)
+from fusionjax.tasks.base.class_scorer import headline
+from fusionjax.tasks.base.protocol import Evaluated, Variables
+from fusionjax.train import checkpoint, loop, metrics, optim, state
+
+if TYPE_CHECKING:
+    from fusionjax.experiment.trainer import Experiment
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Session:
+    """What a start of a run has open.
+
+    Attributes:
+        mesh: of the devices.
+        feed: of batches.
+        keeper: of the checkpoints.
+        batches: of training.
+        variables: the weights that the run began with, on the host.
+        current: the state to go on from.
+        first_step: updates that earlier starts made.
+        seconds_before: that they took.
+        fresh: whether there was no earlier start.
+        began: `time.perf_counter` when it was opened.
+    """
+
+    mesh: Mesh
+    feed: input_pipeline.ImageFeed
+    keeper: checkpoint.Checkpointer
+    batches: TrainStream
+    variables: Variables
+    current: state.TrainState
+    first_step: int
+    seconds_before: float
+    fresh: bool
+    began: float
+
+
+def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimizer) -> Session:
+    """Reads what the run needs, and the newest checkpoint.
+
+    Args:
+        experiment: that starts.
+        mesh: of the devices.
+        optimizer: of the experiment.
+    """
+    began = time.perf_counter()
+    variables = experiment.initial_variables()
+    feed = experiment.open_feed(mesh, variables)
+    keeper = checkpoint.Checkpointer(experiment.folder / "checkpoints")
+    fresh = not keeper.steps()
+    if fresh:
+        variables = experiment.task.model.start(
+            variables, feed, folder=experiment.cache_folder, say=experiment.say
+        )
+    batches = feed.train()
+    make = jax.jit(
+        functools.partial(experiment.create_state, optimizer), out_shardings=mesh_lib.replicated(mesh)
+    )
+    current = make(mesh_lib.put_replicated(variables, mesh))
+    first, before = 0, 0.0
+    restored = keeper.restore(_abstract(current))
+    if restored is not None:
+        at, current, data = restored
+        keeper.discard_after(at)
+        batches.set_state(data["iterator"])
+        first, before = data["step"], data["seconds"]
+        experiment.say(f"resuming from step {at} of {experiment.steps}")
+    return Session(mesh, feed, keeper, batches, variables, current, first, before, fresh, began)
+
+
+def run(
+    experiment: "Experiment", session: Session, optimizer: optim.Optimizer, on_scores: OnScores | None
+) -> dict[str, float]:
+    """Trains from where the session stands, evaluates what is reported, and leaves results and report."""
+    primary = jax.process_index() == 0
+    writer = metrics.Writer(experiment.folder, start=session.first_step) if primary else None
+    meter = loop.Meter(
+        writer,
+        start=session.first_step,
+        steps=experiment.steps,
+        log_every=experiment.config.train.log_every,
+        batch_size=experiment.config.train.batch_size,
+        show=primary,
+    )
+    predict = jax.jit(experiment.task.scorer.predict)
+    evaluate = Evaluator(experiment.task.scorer, predict, session.feed, experiment.eval_sources, session.mesh)
+    saver = Saver(session.keeper, session.batches, session.seconds_before)
+    schedule = Schedule.of(experiment.config, experiment.steps, experiment.steps_per_epoch)
+    hook = EvaluationHook(
+        experiment.config, experiment.task.scorer, schedule, evaluate, saver, writer=writer, meter=meter,
+        steps_per_epoch=experiment.steps_per_epoch, on_scores=on_scores,
+    )  # fmt: skip
+    try:
+        current = _fit(experiment, session, optimizer, hook, meter, saver)
+        session.keeper.wait()
+        final, chosen = _chosen(experiment, session.keeper, current)
+        evaluation = evaluate(final)
+        trained = session.first_step < experiment.steps or session.fresh
+        # With a best metric these numbers stand at their step already.
+        if writer is not None and not experiment.config.train.best_metric and trained:
+            writer.write(experiment.steps, evaluation.scalars)
+    finally:
+        meter.close()
+        session.batches.close()
+        session.keeper.close()
+        if writer is not None:
+            writer.close()
+    baselines = _baselines(experiment, session)
+    summary = {**evaluation.scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
+    seconds = session.seconds_before + time.perf_counter() - session.began
+    summary |= {"step": chosen, "seconds": seconds}
+    _leave(experiment, session, final, evaluation, summary, baselines)
+    return summary
+
+
+def _fit(
+    experiment: "Experiment",
+    session: Session,
+    optimizer: optim.Optimizer,
+    hook: EvaluationHook,
+    meter: loop.Meter,
+    saver: Saver,
+) -> state.TrainState:
+    """The last state."""
+    where = mesh_lib.replicated(session.mesh)
+    seed = mesh_lib.put_replicated(np.uint32(experiment.config.seed), session.mesh)
+    compiled = jax.jit(
+        experiment.train_step(optimizer, session.mesh.size), donate_argnums=0, out_shardings=(where, where)
+    )
+    if session.fresh and not experiment.steps:  # nothing trains: the start is the result
+        hook.run(0, session.current)
+    return loop.fit(
+        session.current,
+        # The seed goes in as a number: runs that differ in it alone share a compiled program.
+        lambda current, batch: compiled(current, batch, seed),
+        session.batches,
+        place=lambda batch: mesh_lib.put_batch(batch, session.mesh),
+        start=session.first_step,
+        steps=experiment.steps,
+        hooks=[hook],
+        meter=meter,
+        on_divergence=saver.save_good,
+    )
+
+
+def _leave(
+    experiment: "Experiment",
+    session: Session,
+    final: Variables,
+    evaluation: Evaluation,
+    summary: dict[str, float],
+    baselines: list[Baseline],
+) -> None:
+    """Writes results.json, per-example results, the task's own files and the report."""
+    task, primary = experiment.task, jax.process_index() == 0
+    warnings = task.inputs.warnings()
+    for line in warnings:
+        experiment.say(line)
+    finished = Evaluated(
+        evaluation.results,
+        evaluation.outputs,
+        experiment.eval_sources,
+        jax.device_get(final) if primary else final,
+    )
+    if primary:
+        rows = task.scorer.per_example(evaluation.results, evaluation.outputs, experiment.eval_sources)
+        per_example.write(experiment.folder, rows)
+        task.export(experiment.folder, finished)
+        part = experiment.folder / ".results.json.part"
+        part.write_text(json.dumps(summary, indent=1))
+        os.replace(part, experiment.folder / "results.json")
+    if not experiment.config.report.enabled:
+        return
+    fields = run_report.join([section(finished) for section in task.sections])
+    fields |= _examples(experiment, session, final, evaluation)
+    if primary:
+        page = run_report.write(
+            experiment.folder,
+            baselines=baselines,
+            seconds=summary["seconds"],
+            parameters=run_report.count_parameters(final),
+            warnings=[*warnings, *session.feed.warnings()],
+            fields=fields,
+        )
+        experiment.say(f"report: {page}")
+
+
+def _chosen(
+    experiment: "Experiment", keeper: checkpoint.Checkpointer, last: state.TrainState
+) -> tuple[Variables, int]:
+    """The weights that are reported: of the best checkpoint if the config names a metric, else the last."""
+    best = keeper.best_step() if experiment.config.train.best_metric else None
+    if best is None or best == experiment.steps:
+        return last.averaged, experiment.steps
+    return keeper.restore(_abstract(last), best)[1].averaged, best
+
+
+def _examples(
+    experiment: "Experiment", session: Session, variables: Variables, evaluation: Evaluation
+) -> run_report.ReportFields:
+    """Right and wrong examples of the headline split; all processes take part. Nothing where nothing is explained."""
+    explanation = experiment.task.explanation
+    if explanation is None:
+        return {}
+    split = headline(experiment.eval_sources)
+    source = experiment.eval_sources[split]
+    right, wrong = run_report.examples(
+        jax.jit(explanation.explain), variables, source, experiment.config.data, evaluation.outputs[split],
+        session.mesh, experiment.task.model.grid, experiment.config.report.examples, keep=explanation.outputs,
+        extra=session.feed.extras.get(f"eval/{split}"),
+    )  # fmt: skip
+    page = {"right": [e for e, *_ in right], "wrong": [e for e, *_ in wrong]}
+    return page | explanation.figures(source, [*right, *wrong])
+
+
+def _baselines(experiment: "Experiment", session: Session) -> list[Baseline]:
+    """References measured beside the result, with the weights that the run began with."""
+    if not experiment.config.evaluation.probe:
+        return []
+    feed, scorer = session.feed, experiment.task.scorer
+    if not isinstance(feed, input_pipeline.FeatureFeed):
+        return scorer.references(
+            experiment.weights, session.variables, feed.evaluation, experiment.eval_sources, session.mesh
+        )
+    pool = functools.partial(jax.jit(experiment.task.model.pool), session.variables)
+    split = headline(experiment.eval_sources)
+    train, test = feed.cached["train"], feed.cached[f"eval/{split}"]
+    return run_report.probe(scorer, train, test, experiment.eval_sources[split], pool)
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

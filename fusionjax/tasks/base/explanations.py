@@ -1,0 +1,45 @@
+"""What a report shows of single examples, where tasks share it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+
+from fusionjax.data.source import Source
+from fusionjax.tasks.base.class_scorer import Predict
+from fusionjax.tasks.base.protocol import Batch, ReportFields, Shown, Variables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MapsOnly:
+    """See `protocol.Explanation`: the maps that the predictions hold anyway.
+
+    Attributes:
+        predict: of the task's scorer.
+    """
+
+    predict: Predict
+    outputs: ClassVar[tuple[str, ...]] = ("rollout", "selected")
+
+    def explain(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """See `Explanation.explain`."""
+        return self.predict(variables, batch)
+
+    def figures(self, source: Source, shown: Sequence[Shown]) -> ReportFields:
+        """See `Explanation.figures`: none."""
+        return {}
+
+
+def spread(shown: Sequence[Shown], count: int = 6) -> Sequence[Shown]:
+    """Of the right ones and the wrong ones, which come in that order, as many as a page needs."""
+    if len(shown) <= count:
+        return shown
+    return [shown[i * (len(shown) - 1) // (count - 1)] for i in range(count)]
+
+
+def glca_selection(aux: dict[str, Any]) -> dict[str, jax.Array]:
+    """ "rollout" (B, N − 1) and "selected" (B, k) without CLS, from a DCAL's aux; empty without GLCA."""
+    if "rollout" not in aux:
+        return {}
+    return {"rollout": aux["rollout"][:, 1:], "selected": aux["selected"][:, 1:] - 1}

@@ -1,0 +1,166 @@
+"""The model of a task on images: its module, first weights, and the variables that the module does not create itself."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fusionjax.data.image.transforms import channels, image_shape
+from fusionjax.data.source import Source
+from fusionjax.tasks.base import model_factory
+from fusionjax.tasks.base.image_inputs import ImageInputs
+from fusionjax.tasks.base.multispectral_inputs import PixelStatistics
+from fusionjax.tasks.base.protocol import Batch, Say, TrainingData, Variables, silent
+from fusionjax.types import PyTree
+
+
+class Collection(Protocol):
+    """Variables that belong to a run but that its module does not create.
+
+    Attributes:
+        name: of the collection.
+    """
+
+    name: str
+
+    def fresh(self) -> PyTree:
+        """Before anything is known; the shapes and dtypes are final."""
+        ...
+
+    def from_params(self, params: PyTree) -> PyTree | None:
+        """What follows from pretrained parameters; None where nothing does."""
+        ...
+
+    def from_data(self, source: Source, *, steps: int, folder: Path, say: Say) -> PyTree | None:
+        """What follows from the training split and the length of the run; None where nothing does."""
+        ...
+
+
+PutWeights = Callable[[Variables, PyTree | None, Say], Variables]
+"""(fresh variables, weights that were read, log) → variables with these weights in their places."""
+Start = Callable[..., Variables]
+"""See `TaskModel.start`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageModel:
+    """See `protocol.TaskModel`.
+
+    Attributes:
+        config: of the whole run, validated.
+        module: with `run_trunk` and `pool_trunk` where a trunk's features are cached.
+        inputs: of the images.
+        arguments: () → what `module.init` takes beside images and cameras.
+        put_weights: puts the weights of `config.pretrained` in; None for `model_factory.put_weights`.
+        encoders: name of a part of the parameters → its published parameters, or None where none are named.
+        collections: that the module does not create, beside the statistics of multispectral images.
+        new_parameters: patterns of parameters that no published weights have.
+        frozen, gradient_norms, grid: see `protocol.TaskModel`.
+        starts: what `start` does; None for nothing.
+    """
+
+    config: ConfigDict
+    module: nn.Module
+    inputs: ImageInputs
+    arguments: Callable[[], dict[str, Any]] = dict
+    put_weights: PutWeights | None = None
+    encoders: Mapping[str, Callable[[], PyTree | None]] = dataclasses.field(default_factory=dict)
+    collections: tuple[Collection, ...] = ()
+    new_parameters: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    gradient_norms: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    grid: tuple[int, int] | None = None
+    starts: Start | None = None
+
+    @functools.cached_property
+    def own_collections(self) -> tuple[Collection, ...]:
+        """All that the module does not create."""
+        pixels: tuple[Collection, ...] = (
+            (PixelStatistics(self.config),) if self.config.data.modalities else ()
+        )
+        return (*pixels, *self.collections)
+
+    def init(self, key: jax.Array) -> Variables:
+        """See `TaskModel.init`."""
+        data = self.config.data
+        images = jnp.zeros((1, *image_shape(data), channels(data)), jnp.float32)
+        variables = self.module.init(
+            {"params": key}, images, **self.inputs.example_arguments(), **self.arguments()
+        )
+        return {**variables, **{c.name: jax.tree.map(jnp.asarray, c.fresh()) for c in self.own_collections}}
+
+    def load_pretrained(
+        self, variables: Variables, weights: PyTree | None = None, log: Say = silent
+    ) -> Variables:
+        """See `TaskModel.load_pretrained`."""
+        if weights is None:
+            weights = model_factory.read_weights(self.config)
+        put = self.put_weights or self._put_weights
+        found = {**variables, **put(self.of_module(variables), weights, log)}
+        for name, published in self.encoders.items():
+            params = published()
+            if params is not None:
+                found["params"] = {**found["params"], name: params}
+        made = {c.name: c.from_params(found["params"]) for c in self.own_collections}
+        return found | {name: tree for name, tree in made.items() if tree is not None}
+
+    def fit_to_data(
+        self, variables: Variables, source: Source, *, steps: int, folder: Path, say: Say = silent
+    ) -> Variables:
+        """See `TaskModel.fit_to_data`."""
+        made = {
+            c.name: c.from_data(source, steps=steps, folder=folder, say=say) for c in self.own_collections
+        }
+        return {**variables, **{name: tree for name, tree in made.items() if tree is not None}}
+
+    def start(
+        self, variables: Variables, data: TrainingData, *, folder: Path | None = None, say: Say = silent
+    ) -> Variables:
+        """See `TaskModel.start`."""
+        return variables if self.starts is None else self.starts(variables, data, folder=folder, say=say)
+
+    def encode(self, variables: Variables, batch: Batch) -> jax.Array:
+        """See `TaskModel.encode`."""
+        images = self.inputs.arguments(batch, variables)["images"]
+        return self.module.apply(variables, images, method="run_trunk")
+
+    def pool(self, variables: Variables, features: jax.Array) -> jax.Array:
+        """See `TaskModel.pool`."""
+        return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
+
+    def of_module(self, variables: Variables) -> Variables:
+        """The collections that the module knows."""
+        own = {c.name for c in self.own_collections}
+        return {name: tree for name, tree in variables.items() if name not in own}
+
+    def train(self, variables: Variables, key: jax.Array, **arguments: Any) -> tuple[Any, Variables]:
+        """A forward pass in training mode: ((output, aux), updated collections).
+
+        Args:
+            variables: of the run.
+            key: of dropout and stochastic depth.
+            **arguments: of the module.
+        """
+        known = self.of_module(variables)
+        mutable = [name for name in known if name != "params"]
+        return self.module.apply(known, **arguments, train=True, rngs={"dropout": key}, mutable=mutable)
+
+    def infer(self, variables: Variables, **arguments: Any) -> Any:
+        """A forward pass in evaluation mode: (output, aux)."""
+        return self.module.apply(self.of_module(variables), **arguments)
+
+    def _put_weights(self, variables: Variables, weights: PyTree | None, log: Say) -> Variables:
+        return model_factory.put_weights(
+            self.config, self.module, variables, weights, log, new=self.new_parameters
+        )
+
+
+def frozen_trunk(config: ConfigDict) -> tuple[str, ...]:
+    """Patterns of a trunk that `config.model` freezes."""
+    return ("^trunk/",) if config.model.freeze_trunk and config.model.trunk else ()

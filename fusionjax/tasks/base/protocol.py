@@ -1,0 +1,377 @@
+"""What a task is: five parts, composed once from the config and the facts of the data, and immutable afterwards.
+
+The rest of the program (`fusionjax.experiment`) asks for no more than what stands here. Parts that tasks share are in this
+package; a task picks them, or brings its own with the same methods.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+from clu import metrics as clu_metrics
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fusionjax.data.feature_cache.store import CachedFeatures
+from fusionjax.data.loading.auxiliary import Auxiliary
+from fusionjax.data.loading.stream import Example
+from fusionjax.data.source import Source
+from fusionjax.evaluation.probe import Baseline
+from fusionjax.interpret import maps
+from fusionjax.types import PyTree
+
+Variables = dict[str, PyTree]
+"""Collection → tree: "params", "batch_stats" and what else a model has."""
+Batch = dict[str, jax.Array]
+"""On the device; `fusionjax.types` lists the keys."""
+Outputs = Mapping[str, np.ndarray]
+"""Name → (N, …) over a whole split, with "label", "valid" and "index"."""
+Results = Mapping[str, Any]
+"""Split, as it is reported → the task's result of it."""
+ReportFields = dict[str, Any]
+"""Fields of `interpret.report.ReportContent`; lists of several sections are with_auxiliary."""
+Say = Callable[[str], None]
+"""Takes a line of progress."""
+Shown = tuple[maps.Example, int, Outputs]
+"""An example of the report, its index in the source, and its row of the outputs that `Explanation.outputs` names."""
+
+
+def silent(text: str) -> None:
+    """A `Say` that says nothing."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of the data when a task is built.
+
+    Attributes:
+        class_names: one name per class; its position is the label.
+        train: the training split; None where a trained run is opened for inference.
+        evaluation: source by split; empty at inference.
+    """
+
+    class_names: tuple[str, ...]
+    train: Source | None = None
+    evaluation: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, Source]:
+        """Every split by the name that it has among the inputs of a run: "train", and "eval/<split>"."""
+        train = {} if self.train is None else {"train": self.train}
+        return train | {f"eval/{name}": source for name, source in self.evaluation.items()}
+
+
+class TrainingData(Protocol):
+    """What a run trains on, where the first weights follow from it; see `experiment.input_pipeline`.
+
+    Attributes:
+        cached: features of a frozen trunk by split ("train", "eval/<split>").
+    """
+
+    cached: Mapping[str, CachedFeatures]
+
+
+class TaskModel(Protocol):
+    """The module and its weights, before training.
+
+    Attributes:
+        module: linen; `(output, aux) = module.apply(variables, …, train=…, capture=(…))`.
+        frozen: patterns of parameters that must not move, weight decay included.
+        gradient_norms: name → prefix of parameter names whose gradient's norm is logged under that name.
+        grid: rows and columns of the map that the predictions call "rollout"; None for a model without one.
+    """
+
+    module: nn.Module
+    frozen: tuple[str, ...]
+    gradient_norms: Mapping[str, str]
+    grid: tuple[int, int] | None
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables. Pure, so it can be jitted or given to `jax.eval_shape`."""
+        ...
+
+    def load_pretrained(
+        self, variables: Variables, weights: PyTree | None = None, log: Say = silent
+    ) -> Variables:
+        """`variables` with the published weights that the config names put in.
+
+        Args:
+            variables: freshly initialised, on the host.
+            weights: of `model_factory.read_weights`; None to read them now.
+            log: takes a line for every adaptation.
+        """
+        ...
+
+    def fit_to_data(
+        self, variables: Variables, source: Source, *, steps: int, folder: Path, say: Say = silent
+    ) -> Variables:
+        """`variables` with what the training data and the length of the run decide, such as channel statistics.
+
+        Args:
+            variables: with pretrained weights.
+            source: the training split.
+            steps: of the whole run.
+            folder: of what is computed once.
+            say: takes a line of progress.
+        """
+        ...
+
+    def start(
+        self, variables: Variables, data: TrainingData, *, folder: Path | None = None, say: Say = silent
+    ) -> Variables:
+        """The weights that a run begins with where they follow from its data; not called when a run resumes.
+
+        Returns:
+            Of the same shapes and dtypes as `init` gives, which must be known without the data.
+        """
+        ...
+
+    def encode(self, variables: Variables, batch: Batch) -> jax.Array:
+        """The frozen trunk's feature map of a batch of images, (B, h, w, C): what a feature cache holds."""
+        ...
+
+    def pool(self, variables: Variables, features: jax.Array) -> jax.Array:
+        """One row per feature map, (B, C): the trunk's own pooled feature, for a reference."""
+        ...
+
+
+class Inputs(Protocol):
+    """What travels beside the images, on the host; and what the module takes, on the device.
+
+    Attributes:
+        reads_text: whether an example has a text of its own.
+        reads_sound: whether an example may have a sound.
+    """
+
+    @property
+    def reads_text(self) -> bool: ...
+
+    @property
+    def reads_sound(self) -> bool: ...
+
+    def padding_example(self) -> Example:
+        """What `prepare` adds to a row that stands for no example: names, shapes and dtypes."""
+        ...
+
+    def prepare(
+        self,
+        split: str,
+        source: Source,
+        variables: Variables,
+        *,
+        folder: Path | None = None,
+        say: Say = silent,
+    ) -> Auxiliary | None:
+        """What travels beside the images of a split; None where nothing does.
+
+        Args:
+            split: its name among `Facts.splits`, or any other.
+            source: the split.
+            variables: the weights that the run begins with; frozen encoders run once, here.
+            folder: of what is computed once; None to compute it anew.
+            say: takes a line of progress.
+        """
+        ...
+
+    def from_user(
+        self,
+        variables: Variables,
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+    ) -> Auxiliary | None:
+        """What travels beside a user's images at inference; None for a task without any.
+
+        Args:
+            variables: of the model.
+            texts: one per image, where the task reads one.
+            sounds: one file per image, None or "" for no sound; None where there is none at all.
+
+        Raises:
+            UserError: a sound that cannot be read.
+        """
+        ...
+
+    def arguments(self, batch: Batch, variables: Variables) -> dict[str, Any]:
+        """The module's arguments from a batch on the device. Pure."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What else a run must find unchanged when it resumes; stored beside its config."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """Lines that come before every score."""
+        ...
+
+
+class Objective(Protocol):
+    """The loss."""
+
+    def __call__(
+        self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int
+    ) -> tuple[jax.Array, tuple[dict[str, clu_metrics.Average], Variables]]:
+        """Loss, metrics and updated collections of one (micro-)batch. Pure.
+
+        Args:
+            variables: of the model.
+            batch: with "label" and "valid".
+            key: for dropout, stochastic depth, pairing and augmentation.
+            groups: of the batch, within which images may be paired or mixed: a device's share each.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Predictions, and what they are worth.
+
+    Attributes:
+        shown: scores of the progress line.
+        lower_is_better: scores of which the best is the lowest.
+        score_names: names that `scalars` gives, without their split.
+        output_names: prefixes of the predictions that `evaluate` needs.
+        closed_set: test images are of the training classes.
+    """
+
+    shown: tuple[str, ...]
+    lower_is_better: tuple[str, ...]
+    score_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    closed_set: bool
+
+    def predict(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """What is known of every example, by name; leading axis B. Pure."""
+        ...
+
+    def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]) -> Results:
+        """Results by split.
+
+        Args:
+            outputs: by split, the predictions of all of it.
+            sources: by split.
+        """
+        ...
+
+    def scalars(self, results: Results) -> dict[str, float]:
+        """Flat names, e.g. test/accuracy; fractions."""
+        ...
+
+    def per_example(
+        self, results: Results, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
+    ) -> dict[str, np.ndarray]:
+        """What happened to each example of the split "test", or else of the last: see `evaluation.per_example`."""
+        ...
+
+    def probe(
+        self,
+        train: np.ndarray,
+        train_labels: np.ndarray,
+        test: np.ndarray,
+        test_rows: np.ndarray,
+        source: Source,
+    ) -> list[Baseline]:
+        """What the pretrained network's pooled features are worth by themselves.
+
+        Args:
+            train, train_labels: (N, D) features of the training images and their classes.
+            test, test_rows: (M, D) features of test images and their indices in `source`.
+            source: the test split.
+        """
+        ...
+
+    def references(
+        self,
+        weights: PyTree | None,
+        variables: Variables,
+        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
+        sources: Mapping[str, Source],
+        mesh: Mesh,
+    ) -> list[Baseline]:
+        """What published weights reach by the same protocol, where `evaluation.probe` asks for it and no features are cached.
+
+        Args:
+            weights: of `model_factory.read_weights`.
+            variables: that the run began with.
+            batches: split → its batches.
+            sources: by split.
+            mesh: of the devices.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A finished run, as a section of its report sees it.
+
+    Attributes:
+        results: of `Scorer.evaluate`.
+        outputs, sources: by split.
+        variables: the weights that are reported.
+    """
+
+    results: Results
+    outputs: Mapping[str, Outputs]
+    sources: Mapping[str, Source]
+    variables: Variables
+
+
+ReportSection = Callable[[Evaluated], ReportFields]
+"""A part of the report page."""
+Exporter = Callable[[Path, Evaluated], None]
+"""Writes further files of a finished run below its workdir."""
+
+
+class Explanation(Protocol):
+    """What the report shows of a few right and wrong examples.
+
+    Attributes:
+        outputs: prefixes of the outputs of `explain` that are brought along.
+    """
+
+    outputs: tuple[str, ...]
+
+    def explain(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """As `Scorer.predict`, with what is shown of a few examples only. Pure."""
+        ...
+
+    def figures(self, source: Source, shown: Sequence[Shown]) -> ReportFields:
+        """Further fields of the report about those examples."""
+        ...
+
+
+def no_export(folder: Path, evaluated: Evaluated) -> None:
+    """The `Exporter` of a task that leaves nothing further."""
+
+
+def any_devices(shards: int) -> None:
+    """The check of a task whose examples are independent of each other."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A task.
+
+    Attributes:
+        config: of the whole run, validated.
+        class_names: one name per class.
+        model, inputs, objective, scorer: see their protocols.
+        sections: of the report, in order.
+        explanation: None for a task of which no single example is explained.
+        export: writes further files.
+        check_devices: (devices that the batch is split over) raises a UserError where they cannot share it.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    model: TaskModel
+    inputs: Inputs
+    objective: Objective
+    scorer: Scorer
+    sections: tuple[ReportSection, ...] = ()
+    explanation: Explanation | None = None
+    export: Exporter = no_export
+    check_devices: Callable[[int], None] = any_devices

@@ -1,0 +1,24 @@
+"""The record of the task "classification"."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionjax.register import TaskRecord
+from fusionjax.tasks.base import fields
+
+
+def build(config: ConfigDict, facts: Any) -> Any:
+    """See `TaskRecord`."""
+    from fusionjax.tasks.classification import task
+
+    return task.create(config, facts)
+
+
+def reads(config: ConfigDict) -> Sequence[str]:
+    """See `TaskRecord`."""
+    return (*fields.CLASS_LOSS, "loss.mixup", "loss.cutmix", *fields.CHANNELS)
+
+
+RECORD = TaskRecord("classification", build, reads=reads)

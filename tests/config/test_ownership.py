@@ -1,0 +1,185 @@
+"""A field that a run does not read is an error, unless it is at its default."""
+
+import importlib
+from fnmatch import fnmatchcase
+
+import pytest
+
+from fusionjax import config as config_lib
+from fusionjax import register
+from fusionjax.config import ownership, schema
+from fusionjax.errors import UserError
+
+RUNS = {
+    "classification": ("cub", "root=x"),
+    "reid": ("market1501", "root=x"),
+    "fusion": ("openmoji_fusion", ""),
+    "mvpdr": ("openmoji_fusion", "baseline=mvpdr"),
+    "spectral": ("openmoji_spectral", ""),
+    "trimodal": ("stamps_trimodal", ""),
+    "audiovisual": ("stamps_audiovisual", ""),
+    "vqa": ("stamps_vqa", ""),
+}
+"""Task → a config of it, and its argument."""
+FOREIGN = {
+    "fusion.head": ("nonsense", "reid mvpdr spectral trimodal audiovisual classification"),
+    "fusion.rank": (8, "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "mvpdr.per_class": (4, "classification reid fusion spectral trimodal audiovisual vqa"),
+    "mvpdr.max_prompts": (4, "classification reid fusion spectral trimodal audiovisual vqa"),
+    "text.encoder": ("x", "classification reid spectral audiovisual"),
+    "text.bank_level": ("token", "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "text.descriptions": ("x.json", "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "trimodal.hidden": (8, "classification reid fusion mvpdr spectral vqa"),
+    "audio.seconds": (1.0, "classification reid fusion mvpdr spectral vqa"),
+    "spectral.temperature": (0.2, "classification reid fusion mvpdr trimodal audiovisual vqa"),
+    "data.modalities": ((("rgb", (0, 1, 2)),), "reid fusion mvpdr trimodal audiovisual vqa"),
+    "data.questions": ("columns", "classification reid fusion mvpdr spectral trimodal audiovisual"),
+    "data.answers": (10, "classification reid fusion mvpdr spectral trimodal audiovisual"),
+    "data.renderings": (("line",), "classification reid spectral trimodal audiovisual vqa"),
+    "data.languages": (("en", "de"), "classification reid fusion mvpdr spectral"),
+    "data.sound": ("any", "classification reid fusion mvpdr spectral"),
+    "data.builder": ("cars196", "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "data.fractions": ((0.5, 0.25, 0.25), "classification reid"),
+    "data.root": ("x", "fusion mvpdr spectral"),
+    "loss.label_smoothing": (0.2, "mvpdr spectral"),
+    "loss.balanced": (True, "reid mvpdr spectral vqa"),
+    "loss.focal_gamma": (2.0, "reid mvpdr spectral vqa"),
+    "loss.mixup": (0.8, "reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "loss.branch_weighting": ("sum", "fusion mvpdr spectral trimodal audiovisual vqa"),
+    "loss.metric": ("circle", "classification fusion mvpdr spectral trimodal audiovisual vqa"),
+    "loss.circle_scale": (32.0, "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "evaluation.metric": ("euclidean", "classification fusion mvpdr spectral trimodal audiovisual vqa"),
+    "evaluation.rerank": (True, "classification fusion mvpdr spectral trimodal audiovisual vqa"),
+    "evaluation.rerank_k1": (9, "classification reid fusion mvpdr spectral trimodal audiovisual vqa"),
+    "optim.momentum": (0.8, "classification fusion mvpdr spectral trimodal audiovisual vqa"),
+    "optim.b2": (0.99, "reid"),
+    "optim.trust_coefficient": (0.1, " ".join(RUNS)),
+    "data.augment.rand_magnitude": (3.0, " ".join(RUNS)),
+    "data.augment.pad": (4, "fusion mvpdr spectral trimodal audiovisual vqa"),
+    "data.cache.passes": (2, "classification reid spectral"),
+    "data.image_size": (128, "reid"),
+}
+"""Field → another value than its default, and the tasks whose runs above do not read it."""
+
+
+def run(task):
+    name, arg = RUNS[task]
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def put(config, key, value):
+    *path, field = key.split(".")
+    for part in path:
+        config = config[part]
+    config[field] = value
+
+
+@pytest.mark.parametrize("task", RUNS)
+@pytest.mark.parametrize("key", FOREIGN)
+def test_only_what_reads_a_field_takes_it(task, key):
+    value, strangers = FOREIGN[key]
+    config = run(task)
+    put(config, key, value)
+    found = ownership.unread(config)
+    assert (key in found) == (task in strangers.split())
+    if key in found:
+        with pytest.raises(UserError) as e:
+            ownership.check(config)
+        assert "\n" not in str(e.value) and "is not read by this run" in str(e.value)
+        assert repr(ownership.value_of(config_lib.default(), found[0])) in str(e.value)
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_no_section_of_another_task_is_taken(task):
+    config, own = run(task), register.tasks.get(task).sections
+    for section in schema.task_sections():
+        if section in own:
+            continue
+        for key, value in config[section].items():
+            with config.ignore_type():
+                config[section][key] = ("other", value)
+            assert ownership.unread(config) == [f"{section}.{key}"]
+            with config.ignore_type():
+                config[section][key] = value
+
+
+def test_a_message_says_who_reads_the_field_and_what_to_do():
+    for task, key, value, said in (
+        ("classification", "fusion.head", "nonsense",
+         "config.fusion.head='nonsense' is not read by this run: one of the tasks fusion, vqa reads it, not "
+         "'classification'. Leave it at its default 'concat'"),
+        ("classification", "optim.momentum", 0.5,
+         "config.optim.momentum=0.5 is not read by this run: it is read only with optim.name='sgd' or 'lars'. Leave it at "
+         "its default 0.9"),
+        ("classification", "data.renderings", ("line",),
+         "config.data.renderings=('line',) is not read by this run: the data source 'openmoji' reads it, not 'cub'. Leave "
+         "it at its default ('color',)"),
+        ("fusion", "fusion.rank", 8,
+         "config.fusion.rank=8 is not read by this run: the task 'fusion' does not read it with its other settings. Leave "
+         "it at its default 4"),
+    ):  # fmt: skip
+        config = run(task)
+        put(config, key, value)
+        with pytest.raises(UserError) as e:
+            config_lib.validate(config)
+        assert str(e.value) == said
+    put(config, "audio.seconds", 1.0)
+    put(config, "mvpdr.alpha", 1.0)
+    with pytest.raises(UserError, match="config.audio.seconds=1.0 .*; likewise fusion.rank, mvpdr.alpha$"):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [
+        ("classification", {"model.ablation": "sa_only"}),
+        ("classification", {"model.ablation": "sa_glca", "loss.branch_weighting": "sum"}),
+        ("classification", {"optim.name": "sgd"}),
+        ("classification", {"data.source": "folder"}),
+        ("classification", {"data.source": "prepared"}),
+        ("classification", {"report.enabled": False, "train.steps": 1}),
+        ("classification", {"optim.name": "sgd", "optim.momentum": 0.8}),
+        ("reid", {"model.ablation": "sa_only", "loss.pair_group": 8}),
+        ("reid", {"evaluation.rerank": True, "evaluation.rerank_k1": 9}),
+        ("fusion", {"fusion.mode": "image"}),
+        ("fusion", {"fusion.mode": "concat"}),
+        ("fusion", {"fusion.head": "low_rank", "fusion.rank": 8}),
+        ("fusion", {"text.kind": "bank", "text.descriptions": "openmoji", "text.bank_level": "token"}),
+        ("mvpdr", {"train.epochs": 0.0, "train.best_metric": ""}),
+        ("trimodal", {"trimodal.modalities": ("image", "text")}),
+        ("audiovisual", {"trimodal.modalities": ("image",)}),
+        ("spectral", {"spectral.fusion": "attention", "spectral.query_width": 64}),
+        ("spectral", {"spectral.train_on": ("line",)}),
+        ("vqa", {"data.question_types": ("is_it",)}),
+    ],
+)
+def test_overrides_that_users_write(task, fields):
+    config = run(task)
+    for key, value in fields.items():
+        put(config, key, value)
+    config_lib.validate(config)
+
+
+VARIATIONS = (
+    {}, {"text.kind": "bank"}, {"text.kind": "class"}, {"fusion.head": "bilinear"}, {"fusion.head": "bottleneck"},
+    {"fusion.head": "low_rank"}, {"mvpdr.prompts": "captions"}, {"audio.encoder": "wav2vec2_base"},
+)  # fmt: skip
+
+
+def patterns():
+    """Every pattern that some run reads by."""
+    found = {*ownership.ALWAYS, *(field for c in ownership.CONDITIONS for field in c.fields)}
+    found |= {f"data.{field}" for _, record in register.datasets.records() for field in record.reads}
+    for variation in VARIATIONS:
+        config = config_lib.default()
+        for key, value in variation.items():
+            put(config, key, value)
+        found |= {pattern for _, record in register.tasks.records() for pattern in record.reads(config)}
+    return found
+
+
+def test_every_field_has_a_reader_and_every_reader_a_field():
+    names = [key for key, _ in ownership.leaves(config_lib.default())]
+    read = patterns()
+    assert [key for key in names if not any(fnmatchcase(key, p) for p in read)] == []
+    assert [p for p in sorted(read) if not any(fnmatchcase(key, p) for key in names)] == []
