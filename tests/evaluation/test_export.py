@@ -101,7 +101,7 @@ def test_other_files_and_mistakes(tmp_path):
     columns = export._columns(sample())
     columns["label"][4] = 1  # the second example, in the other modality
     np.savez(tmp_path / "torn.npz", **columns, class_names=np.asarray(["a", "b", "c"]))
-    with pytest.raises(UserError, match="modality 'uv' has another column 'label' than 'rgb'"):
+    with pytest.raises(UserError, match="column 'label' differs between the modalities 'uv' and 'rgb'"):
         export.read(tmp_path / "torn.npz")
 
 

@@ -271,6 +271,7 @@ def test_total_and_curriculum():
         contrastive.curriculum(0, 0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_one_line():
     x = np.zeros((4, 2), np.float32)
     for keywords, message in (

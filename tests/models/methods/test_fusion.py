@@ -307,6 +307,7 @@ def test_a_field_that_cannot_be_is_one_line(inputs, fields, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_inputs_that_do_not_fit(inputs):
     image, text, mask = inputs
     for given, message in [
