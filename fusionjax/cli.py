@@ -1,4 +1,4 @@
-"""What the commands share: flags, one line for a user's mistake, exit codes."""
+"""What all commands share: parsing of flags, one-line messages for user errors, exit codes."""
 
 import errno
 import logging
@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 from absl import flags
@@ -60,6 +61,11 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     return flag.value
 
 
+def config_flag() -> Any:
+    """Returns the parsed --config flag, whose class ml_collections does not publish: its file name and overrides."""
+    return flags.FLAGS["config"]
+
+
 def _parse(argv: list[str]) -> list[str]:
     for argument in argv:
         name, _, value = argument.lstrip("-").partition("=")
@@ -86,9 +92,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _interrupt(*_: object) -> None:
-    """Ctrl-C: what is open is closed, as of any error. Again, or where that does not end, the process leaves at once.
+    """Handles Ctrl-C: open files are closed as after any error. A second Ctrl-C, or a timeout, ends the process at once.
 
-    An interrupt that falls into a library's callback is swallowed there: training would go on.
+    The timeout is needed because an interrupt inside a library's callback may be swallowed, and training would continue.
     """
     signal.signal(signal.SIGINT, lambda *_: _interrupted())
     watch = threading.Timer(_PATIENCE, _interrupted)
@@ -99,12 +105,12 @@ def _interrupt(*_: object) -> None:
 
 def _interrupted() -> None:
     sys.stdout.flush()
-    print("fusionjax: interrupted; start the same command again to go on", file=sys.stderr, flush=True)
+    print("fusionjax: interrupted; start the same command again to resume", file=sys.stderr, flush=True)
     os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length
 
 
 def _quiet() -> None:
-    """Our own warnings, one line each; not what the libraries below say to their developers."""
+    """Shows warnings of fusionjax on one line each, and hides those of the libraries below."""
     absl.logging.set_verbosity(absl.logging.FATAL)
     threading.excepthook = _in_thread
     handler = logging.StreamHandler()
@@ -122,7 +128,7 @@ def fail(message: str) -> None:
 
 
 def _in_thread(arguments: threading.ExceptHookArgs) -> None:
-    """A writer's thread that meets a full disk is silent: the main thread meets the same error and says it once."""
+    """Ignores disk errors in a writer's thread, because the main thread reports the same error once."""
     if _disk(arguments.exc_value) is None:
         threading.__excepthook__(arguments)
 
@@ -136,7 +142,7 @@ _DISK = {
 
 
 def _disk(error: BaseException | None) -> str | None:
-    """A line for an error of the disk, however deep a library has wrapped it; None for any other."""
+    """Returns a one-line message for a disk error, however deeply a library wrapped it; None for other errors."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
             return f"{_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}"

@@ -4,6 +4,7 @@ Every run is compared with the first.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -30,7 +31,7 @@ def main(rest: Sequence[str]) -> None:
     found = comparing.compare(rest, paired=not UNPAIRED.value, group=GROUP.value)
     print(comparison.text(found), end="")
     if OUT.value:
-        print(f"\npage: {comparison.write(OUT.value, found)}")
+        print(f"\npage: {comparison.write(Path(OUT.value), found)}")
 
 
 if __name__ == "__main__":

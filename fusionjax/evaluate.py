@@ -1,4 +1,4 @@
-"""The numbers of a run again, from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
+"""Re-evaluates a run from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ SPLITS = flags.DEFINE_list("splits", [], "Splits to evaluate; those of the run's
 
 
 def main(rest: Sequence[str]) -> None:
-    """Prints a line a number, as main does."""
+    """Prints one line per score, as main does."""
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
     if not WORKDIR.value:

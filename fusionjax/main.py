@@ -13,7 +13,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with its argument: configs/cub.py:backbone=deit_tiny"
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; the same command again goes on where it stopped."
+    "workdir", None, "Folder of the run; running the same command again resumes it."
 )
 CHECK = flags.DEFINE_boolean(
     "check", False, "Only check the config, the data set and the model; compute nothing."

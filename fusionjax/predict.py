@@ -1,24 +1,27 @@
-"""What a trained model says of some images: python -m fusionjax.predict --workdir=runs/cub photo1.jpg photo2.jpg
+"""Predictions of a trained model for some images: python -m fusionjax.predict --workdir=runs/cub photo1.jpg photo2.jpg
 
-Of a re-identification run the first image is the query, and the others are put in order of their similarity to it.
+With a re-identification model the first image is the query, and the others are ranked by their similarity to it.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from fusionjax import cli
 from fusionjax.errors import UserError
 
+if TYPE_CHECKING:
+    from fusionjax.experiment.inference import Run
+
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 TOP = flags.DEFINE_integer("top", 5, "Classes, or images of a gallery, to name.", lower_bound=1)
 TEXT = flags.DEFINE_multi_string(
-    "text", None, "Text of an image, once for each; of a run that reads an image's own text."
+    "text", None, "Text of an image, once per image; for a model that uses the image's own text."
 )
 SOUND = flags.DEFINE_multi_string(
-    "sound", None, 'Sound file of an image, once for each, "" for none; of a run that hears.'
+    "sound", None, 'Sound file of an image, once per image, "" for none; for a model with audio input.'
 )
 OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>/predictions by default.")
 
@@ -51,7 +54,7 @@ def main(rest: Sequence[str]) -> None:
             print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem[:80]}.png')}")
 
 
-def _rank(run: Any, names: Sequence[str]) -> None:
+def _rank(run: "Run", names: Sequence[str]) -> None:
     """Prints the other images by falling similarity to the first."""
     if OUT.value:
         raise UserError("--out is for attention maps; a re-identification run prints similarities")

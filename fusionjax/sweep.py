@@ -14,7 +14,9 @@ from fusionjax.errors import UserError
 from fusionjax.studies import search_space
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file with a sweep(), and its argument.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command again goes on.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the sweep; running the same command again resumes it."
+)
 TRIALS = flags.DEFINE_integer("trials", None, "Trials in all, earlier starts included.", lower_bound=1)
 SAMPLER = flags.DEFINE_enum("sampler", "tpe", ["tpe", "random", "grid"], "How trials are drawn.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the sampler.", lower_bound=0)
@@ -37,7 +39,7 @@ def main(rest: Sequence[str]) -> None:
         raise UserError(
             f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
         )
-    base, flag = cli.config_of(CONFIG), flags.FLAGS["config"]
+    base, flag = cli.config_of(CONFIG), cli.config_flag()
     if not WORKDIR.value:
         raise UserError("--workdir is missing: name a folder for the sweep, e.g. --workdir=sweeps/cub")
     _needs("--launch=print or --launch=slurm", LAUNCH.value != "here", WORKERS)
@@ -65,7 +67,7 @@ def main(rest: Sequence[str]) -> None:
 
 
 def _launch(folder: Path) -> str:
-    flag = flags.FLAGS["config"]
+    flag = cli.config_flag()
     given = {f.name: f.value for f in _OF_A_WORKER if flags.FLAGS[f.name].present}
     given |= {f"config.{name}": value for name, value in flag.override_values.items()}
     words = search_space.command("sweep", {"config": flag.config_filename, "workdir": folder, **given})

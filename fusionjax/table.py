@@ -1,6 +1,6 @@
 """Variants of a config, several seeds each, as one table: python -m fusionjax.table --config=configs/x.py --workdir=runs/x
 
-The rows are what the config's `table()` says. The same command again goes on where it was.
+The config's `table()` defines the rows. Running the same command again resumes the table.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,13 @@ from absl import flags
 from fusionjax import cli
 from fusionjax.errors import UserError
 
-CONFIG = flags.DEFINE_string("config", None, "Config file with a table(); after a colon what all rows share.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Config file with a table(); after a colon the argument that all rows share."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the table.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.")
 ROW = flags.DEFINE_multi_string(
-    "row", [], "Title of a row to train, once for each; the first is the reference. All by default."
+    "row", [], "Title of a row to train, may be repeated; the first is the reference. All by default."
 )
 REPORTS = flags.DEFINE_boolean("reports", False, "Let every run write its report.")
 

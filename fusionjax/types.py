@@ -15,14 +15,19 @@ Batch keys (host side NumPy, device side jax.Array; the leading axis is always B
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
 
-Array: TypeAlias = jax.Array | np.ndarray
-Batch: TypeAlias = Mapping[str, Array]
+if TYPE_CHECKING:
+    Array: TypeAlias = jax.Array
+else:  # what the shape checks of the tests accept: functions of jax.numpy take NumPy's arrays as well
+    Array = jax.Array | np.ndarray
+Batch: TypeAlias = Mapping[str, jax.Array | np.ndarray]
 PyTree: TypeAlias = Any
+Aux: TypeAlias = dict[str, Any]
+"""What a model returns beside its output: name → array, or a dict of arrays by branch or modality."""
 Metrics: TypeAlias = Mapping[str, Any]
 """name → clu.metrics.Average, a (sum, count); the value is sum / count, taken once, at the end."""
 

@@ -9,8 +9,32 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
+
+from tests.support import shapes
+
+# Before fusionjax is imported: in these packages every call is checked against its annotations of types and shapes.
+CHECKED = [
+    "fusionjax.evaluation",
+    "fusionjax.models.attention",
+    "fusionjax.models.log_mel",
+    "fusionjax.models.methods",
+    "fusionjax.models.resize",
+    "fusionjax.train.contrastive",
+    "fusionjax.train.losses",
+    "fusionjax.train.metric_losses",
+]
+jaxtyping.install_import_hook(CHECKED, f"{shapes.__name__}.check")
+
+
+@pytest.fixture
+def unchecked():
+    """For tests of what a function itself says of a wrong type or shape: no check of its annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

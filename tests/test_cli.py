@@ -56,9 +56,9 @@ cli.run({name}, ["program"])
         ),
         ("told", 2, "fusionjax: error: the disk is full; free some space and start the same command again\n"),
         ("mistake", 2, "fusionjax: error: config.a=1 is not possible\n"),
-        ("deaf", 130, "fusionjax: interrupted; start the same command again to go on\n"),
-        ("twice", 130, "fusionjax: interrupted; start the same command again to go on\n"),
-        ("interrupted", 130, "fusionjax: interrupted; start the same command again to go on\n"),
+        ("deaf", 130, "fusionjax: interrupted; start the same command again to resume\n"),
+        ("twice", 130, "fusionjax: interrupted; start the same command again to resume\n"),
+        ("interrupted", 130, "fusionjax: interrupted; start the same command again to resume\n"),
     ],
 )
 def test_one_line_and_an_exit_code(name, code, message):

@@ -1,1 +1,1 @@
-"""Measures of trained models: plain NumPy on the host, fractions throughout."""
+"""Evaluation measures of trained models: plain NumPy on the host; all scores are fractions."""

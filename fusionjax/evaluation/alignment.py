@@ -1,23 +1,24 @@
-"""Do two sets of embeddings of the same examples agree on which examples are alike?"""
+"""Whether two sets of embeddings of the same examples agree on which examples are similar."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from fusionjax.errors import UserError
 from fusionjax.vectors import unit_numpy
 
-_BLOCK = 1 << 20  # pairs that are gathered at a time, 8 MB an array
+_BLOCK = 1 << 20  # pairs gathered at a time, 8 MB per array
 
 
 @dataclass(frozen=True)
 class Mantel:
-    """What `mantel` found.
+    """Result of `mantel`.
 
     Attributes:
-        correlation: Spearman's ρ of the pairs' similarities, −1 … 1; NaN where one side finds all pairs equally alike.
+        correlation: Spearman's ρ of the pairs' similarities, −1 … 1; NaN if all pairs are equally similar on one side.
         p_value: one-sided, for a correlation above 0; at least 1 / (1 + permutations).
-        permutations: that were drawn.
+        permutations: number of permutations drawn.
         examples: n.
     """
 
@@ -27,28 +28,33 @@ class Mantel:
     examples: int
 
 
-def mantel(x: np.ndarray, y: np.ndarray, permutations: int = 999, seed: int = 0) -> Mantel:
-    """Spearman correlation of two cosine-similarity matrices over their upper triangles, and its permutation test.
+def mantel(
+    x: Float[np.ndarray, "examples x_width"],
+    y: Float[np.ndarray, "examples y_width"],
+    permutations: int = 999,
+    seed: int = 0,
+) -> Mantel:
+    """Computes the Spearman correlation of two cosine-similarity matrices (upper triangles), and its permutation test.
 
-    The diagonal is left out: its ones are the greatest value of both matrices, so that even independent embeddings would
-    correlate (about 0.48 at five examples). Pairs share examples, so they are not independent and the usual p-value of ρ does
-    not hold: the test permutes the examples of y, rows and columns of its matrix together, and counts the permutations whose
-    correlation is at least the observed one, p = (1 + count) / (1 + permutations).
+    The diagonal is left out: its ones are the maximum of both matrices, so that even independent embeddings would
+    correlate (about 0.48 with five examples). Pairs share examples, so they are not independent and the usual p-value of ρ
+    does not hold. The test permutes the examples of y, rows and columns of its matrix together, and counts the permutations
+    whose correlation is at least the observed one, p = (1 + count) / (1 + permutations).
 
-    Ranks are taken once, equal similarities sharing their mean rank, and permuted: O(n²) a permutation, and n² memory.
+    Ranks are computed once (ties share their mean rank) and permuted, in O(n²) per permutation and n² memory.
 
     Args:
         x: (n, D) float embeddings, n ≥ 3; row i belongs to row i of y.
         y: (n, E) float embeddings.
-        permutations: to draw, at least 1.
+        permutations: number of permutations, at least 1.
         seed: of the permutations.
 
     Returns:
         Mantel.
 
     Raises:
-        UserError: fewer than three examples; fewer than one permutation; embeddings that are not finite.
-        ValueError: shapes that do not agree.
+        UserError: there are fewer than three examples or fewer than one permutation, or embeddings are not finite.
+        ValueError: shapes do not agree.
 
     Source: Mantel, Cancer Research 27, 1967; p-value as Phipson & Smyth, 2010, arXiv 1603.05766.
     """
@@ -68,7 +74,7 @@ def mantel(x: np.ndarray, y: np.ndarray, permutations: int = 999, seed: int = 0)
     square = np.zeros((n, n))
     square[rows, columns] = square[columns, rows] = ranks_y
     rng = np.random.default_rng(seed)
-    # Sums of integers, exact below 2^53 (n ≤ 775); beyond, the margin holds what permutations of equal worth differ by.
+    # Sums of integers, exact below 2^53 (n ≤ 775); beyond, the margin exceeds the rounding between equal permutations.
     least, count = observed - 1e-12 * norm, 0
     size = max(1, _BLOCK // len(rows))
     for start in range(0, permutations, size):
@@ -96,12 +102,12 @@ def unit_rows(embeddings: np.ndarray, what: str) -> np.ndarray:
 
 
 def _cosines(name: str, embeddings: np.ndarray) -> np.ndarray:
-    """(n, D) → (n, n), to twelve decimals, so that rounding makes no order among equals; 0 with a row of zeros."""
+    """Computes (n, n) cosines, rounded to twelve decimals so that ties stay ties; 0 with a row of zeros."""
     unit = unit_rows(embeddings, f"the embeddings {name}")
     return np.round(unit @ unit.T, 12)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Twice the ranks less their mean, equal values sharing their mean rank: whole numbers."""
+    """Returns twice the centred ranks, which are integers; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (2 * counts.cumsum() - counts - len(values)).astype(np.float64)[inverse]

@@ -1,9 +1,10 @@
-"""Measures of a classifier: accuracy with its interval, macro averages, one row a class, calibration."""
+"""Evaluation of a classifier: accuracy with its interval, macro averages, per-class scores, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
 
 from fusionjax.errors import UserError
 
@@ -17,26 +18,26 @@ SCALARS = (
     "nll",
     "ece",
 )
-"""Fields of a Result that are single numbers."""
+"""Fields of a `Result` that are single numbers."""
 BINS = 15
-"""Bins of the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
+"""Number of bins of the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
 RESAMPLES = 10_000
-"""Bootstrap resamples of the accuracy."""
+"""Number of bootstrap resamples of the accuracy."""
 SUM_TOLERANCE = 0.02
-"""How far a row of probabilities may be from 1: bfloat16 rounds, a sum of two branches does not pass."""
+"""Tolerance of the sum of a row of probabilities: it allows for bfloat16, but not for a sum of two branches."""
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class of a result. A class without examples has support 0 and zeros.
+    """Scores of one class; all 0 for a class without examples.
 
     Attributes:
-        name: as given.
-        support: valid examples whose true class it is.
+        name: name of the class.
+        support: number of valid examples of the class.
         precision, recall, f1: fractions; 0 where the denominator is 0.
-        confused_with: the class that its examples are most often mistaken for (the lowest index among
-            equals); None where no example is mistaken.
-        confused: how many are mistaken for that class.
+        confused_with: the class that its examples are most often confused with (ties go to the lower index); None if no
+            example is misclassified.
+        confused: number of examples that are predicted as that class.
     """
 
     name: str
@@ -50,23 +51,21 @@ class ClassRow:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What `evaluate` measured, over valid examples only.
+    """Result of `evaluate`, over valid examples only.
 
-    Macro averages and balanced accuracy run over the classes that have at least one example in the split.
-    Precision of a class that is never predicted is 0. With these definitions balanced accuracy equals macro
-    recall; both are listed because readers look for both.
+    Macro averages and balanced accuracy are over the classes that have at least one example in the split. The precision of a
+    class that is never predicted is 0. With these definitions balanced accuracy equals macro recall; both are listed because
+    readers look for both.
 
     Attributes:
-        n: valid examples.
-        accuracy, top5: fractions. `top5` counts the true class among the min(5, C) most probable; of equally
-            probable classes the lower index comes first, as in the prediction.
-        accuracy_interval: 95 % percentile bootstrap interval of the accuracy. It has no width where all are
-            right or all
-            are wrong: the bootstrap says nothing there.
+        n: number of valid examples.
+        accuracy, top5: fractions. `top5` counts examples whose true class is among the min(5, C) most probable; ties go to
+            the lower index, as in the prediction.
+        accuracy_interval: 95 % percentile bootstrap interval of the accuracy. Its width is 0 if all predictions are correct
+            or all are wrong, in which case the bootstrap is not informative.
         macro_precision, macro_recall, macro_f1, balanced_accuracy: fractions.
-        nll: mean negative log probability of the true class, nats; probabilities below 2.2e-16 count as
-            2.2e-16.
-        ece: expected calibration error over 15 bins of equal width: mean |accuracy − confidence| weighted by
+        nll: mean negative log probability of the true class in nats; probabilities are clipped at 2.2e-16.
+        ece: expected calibration error over 15 bins of equal width: mean |accuracy − confidence|, weighted by the number of
             examples.
         confusion: (C, C) int64, rows true, columns predicted; read-only.
         per_class: C rows in class order.
@@ -87,31 +86,31 @@ class Result:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names in class order."""
+        """Class names, in class order."""
         return tuple(row.name for row in self.per_class)
 
     def scalars(self) -> dict[str, float]:
-        """Flat keys for metrics.jsonl: fractions, except `nll` in nats. The same keys whatever the data."""
+        """Returns the scores under flat keys for metrics.jsonl: fractions, except `nll` in nats. The keys are always the
+        same."""
         low, high = self.accuracy_interval
         return {name: getattr(self, name) for name in SCALARS} | {"accuracy_low": low, "accuracy_high": high}
 
 
 def evaluate(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    valid: np.ndarray | None = None,
+    probabilities: Float[np.ndarray, "examples classes"],
+    labels: Integer[np.ndarray, " examples"],
+    valid: Shaped[np.ndarray, " examples"] | None = None,
     class_names: Sequence[str] | None = None,
     *,
     seed: int = 0,
 ) -> Result:
-    """Measures predictions of a whole split. Rows that are not valid are dropped first, so they change no
-    bit.
+    """Evaluates the predictions of a whole split. Invalid rows are removed first, so they do not change a single bit.
 
     Args:
-        probabilities: (N, C) float; every valid row is finite, ≥ 0 and adds up to 1 (within 0.02; divided by
-            its sum). Of two branches give the mean, not the sum.
+        probabilities: (N, C) float; every valid row is finite, ≥ 0 and sums to 1 (within 0.02; it is divided by its
+            sum). For two branches pass the mean, not the sum.
         labels: (N,) int, 0 … C − 1 where valid.
-        valid: (N,) 1 or True for a real example; None where all are.
+        valid: (N,) 1 or True for a real example, 0 for padding; None if all are real.
         class_names: C names; None for "0", "1", ….
         seed: of the bootstrap.
 
@@ -119,8 +118,8 @@ def evaluate(
         Result.
 
     Raises:
-        UserError: no valid example.
-        ValueError: shapes that do not agree, a label out of range, rows that are not probabilities.
+        UserError: there is no valid example.
+        ValueError: shapes do not agree, a label is out of range, or rows are not probabilities.
 
     >>> evaluate(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1])).accuracy
     0.5
@@ -155,7 +154,9 @@ def evaluate(
     )
 
 
-def _checked(probabilities, labels, valid, class_names) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _checked(
+    probabilities: np.ndarray, labels: np.ndarray, valid: np.ndarray | None, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or probabilities.shape[1] == 0:
         raise ValueError(
@@ -171,7 +172,7 @@ def _checked(probabilities, labels, valid, class_names) -> tuple[np.ndarray, np.
     if probabilities.dtype not in (
         np.float32,
         np.float64,
-    ):  # bfloat16 and float16 have too few digits to add up in
+    ):  # bfloat16 and float16 are too coarse for sums
         probabilities = probabilities.astype(np.float32)
     c = probabilities.shape[1]
     if not np.issubdtype(labels.dtype, np.integer):
@@ -182,7 +183,7 @@ def _checked(probabilities, labels, valid, class_names) -> tuple[np.ndarray, np.
         raise ValueError("probabilities are negative or not finite")
     off = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1).max()
     if off > SUM_TOLERANCE:
-        raise ValueError(f"a row of probabilities is {off:.3g} away from adding up to 1")
+        raise ValueError(f"the sum of a row of probabilities differs from 1 by {off:.3g}")
     names = tuple(map(str, range(c) if class_names is None else class_names))
     if len(names) != c:
         raise ValueError(f"{len(names)} class names for {c} classes")
@@ -214,7 +215,7 @@ def _per_class(confusion: np.ndarray, names: tuple[str, ...]) -> tuple[ClassRow,
 
 
 def _interval(right: int, n: int, seed: int) -> tuple[float, float]:
-    """Resampling n zeros and ones with replacement draws Binomial(n, right / n) hits: drawn as such."""
+    """Draws from Binomial(n, right / n), which is equivalent to resampling n zeros and ones with replacement."""
     hits = np.random.default_rng(seed).binomial(n, right / n, size=RESAMPLES)
     low, high = np.quantile(hits, (0.025, 0.975)) / n
     return float(low), float(high)

@@ -1,33 +1,34 @@
-"""What embeddings of several modalities are worth: retrieval between them, their classes, whether they agree."""
+"""Evaluation of the embeddings of several modalities: cross-modal retrieval, classification, agreement."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from jaxtyping import Integer
 
 from fusionjax.evaluation import knn, probe, retrieval
 from fusionjax.evaluation.alignment import Mantel, mantel
 
 COMBINED = "combined"
-"""The feature of all modalities together, among the features of each."""
+"""Name of the feature of all modalities together, beside those of the modalities."""
 PROTOCOLS = {
-    "": "what looks the same as the partner, pixel for pixel, is as right as the partner",
-    "_centred": "the same, after the mean of each side is subtracted",
-    "_strict": "the partner alone is right",
-    "_distinct": "examples that look like others in any modality are left out, as queries and from the gallery",
+    "": "pixel-identical duplicates of the partner count as correct, too",
+    "_centred": "the same, after subtracting the mean of each side",
+    "_strict": "only the partner is correct",
+    "_distinct": "examples with a duplicate in any modality are left out, as queries and from the gallery",
 }
-"""What stands after recall@1 → what it asks for."""
+"""Suffix of recall@1 → definition."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A split through the encoders; row i of everything is one example.
+    """The embeddings of a split; row i of all arrays belongs to the same example.
 
     Attributes:
-        embeddings: modality → (N, d) float32, what the loss sees.
+        embeddings: modality → (N, d) float32, the input of the loss.
         features: modality → (N, D) float32, before the projection; also `COMBINED`.
-        rows: (N,) int, indices in the source.
+        rows: (N,) int, indices in the data source.
         labels: (N,) int, class indices.
     """
 
@@ -39,15 +40,15 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What `evaluate` found.
+    """Result of `evaluate`.
 
     Attributes:
-        split: what was scored.
-        scores: name → number, e.g. recall@1/rgb_to_uv, knn/rgb, probe/combined, alignment/rgb_uv.
-        hits: recall@1/a_to_b → (N,) bool, which queries found a right one first.
-        correct: (N,) bool, whose class kNN found from the combined feature; None where there are no classes.
-        mantel: a_b → its test.
-        alike: (N,) int, equal for examples that look the same.
+        split: the evaluated embeddings.
+        scores: name → score, e.g. recall@1/rgb_to_uv, knn/rgb, probe/combined, alignment/rgb_uv.
+        hits: recall@1/a_to_b → (N,) bool, whether the first retrieved entry of a query is correct.
+        correct: (N,) bool, whether kNN with the combined feature predicts the class; None if there are no classes.
+        mantel: a_b → Mantel test.
+        duplicate_groups: (N,) int, equal for examples that share a picture.
     """
 
     split: Embedded
@@ -55,12 +56,12 @@ class Result:
     hits: Mapping[str, np.ndarray]
     correct: np.ndarray | None
     mantel: Mapping[str, Mantel]
-    alike: np.ndarray
+    duplicate_groups: np.ndarray
 
 
 def evaluate(
     split: Embedded,
-    duplicate_groups: np.ndarray,
+    duplicate_groups: Integer[np.ndarray, " examples"],
     reference: Embedded | None,
     *,
     neighbours: int = 20,
@@ -69,20 +70,23 @@ def evaluate(
     most: int = 500,
     seed: int = 0,
 ) -> Result:
-    """Scores a split.
+    """Evaluates the embeddings of a split.
 
-    Retrieval and alignment are of the embeddings, kNN and linear probe of the features. Recall is without centring, with what
-    looks the same counted as right; see `PROTOCOLS` for the other ways, given for rank 1.
+    Retrieval and alignment use the embeddings, kNN and linear probe the features. Recall is computed without centring, and
+    duplicates count as correct; see `PROTOCOLS` for the other definitions, which are computed at rank 1.
 
     Args:
-        split: what is scored.
-        duplicate_groups: (N,) int, equal for examples that share a picture, see `data.channels.duplicate_groups`.
-        reference: whose classes kNN and linear probe know; None for neither.
-        neighbours: k of kNN, at most the rows of the reference.
-        probe_c: inverse strength of the linear probe's L2 penalty; 0 to choose it, see `probe.logistic_regression`.
+        split: the embeddings to evaluate, of N examples.
+        duplicate_groups: (N,) int, equal for examples that share a picture.
+        reference: training examples of kNN and linear probe; None for neither.
+        neighbours: k of kNN, clipped to the number of reference examples.
+        probe_c: inverse strength of the linear probe's L2 penalty; 0 to select it, see `probe.logistic_regression`.
         permutations: of the Mantel test.
-        most: examples that it sees, drawn by the seed where there are more.
-        seed: of the draws.
+        most: maximum number of examples in the Mantel test; if there are more, as many are drawn at random.
+        seed: of the random draws.
+
+    Returns:
+        Result.
     """
     names = list(split.embeddings)
     scores: dict[str, float] = {}
@@ -125,10 +129,10 @@ def evaluate(
 
 
 def score_names(modalities: list[str], *, classes: bool) -> tuple[str, ...]:
-    """Names of `Result.scores`.
+    """Returns the names of `Result.scores`.
 
     Args:
-        modalities: that are embedded.
+        modalities: names of the embedded modalities.
         classes: whether there is a reference.
     """
     names: list[str] = []
@@ -145,15 +149,23 @@ def score_names(modalities: list[str], *, classes: bool) -> tuple[str, ...]:
 def _retrieval(
     a: np.ndarray, b: np.ndarray, ids: np.ndarray, names: tuple[str, str]
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Recall both ways by every protocol, and which queries are right at rank 1."""
-    scores, hits = {}, {}
+    """Computes recall in both directions by every protocol, and which queries are correct at rank 1."""
+    scores: dict[str, float] = {}
+    hits: dict[str, np.ndarray] = {}
     alone = np.arange(len(a))
     single = np.isin(ids, np.unique(ids)[np.unique(ids, return_counts=True)[1] == 1])
     ways = (((a, names[0]), (b, names[1])), ((b, names[1]), (a, names[0])))
     for (query, source), (gallery, target) in ways:
         way = f"{source}_to_{target}"
 
-        def first(by: np.ndarray, rows=slice(None), *, query=query, gallery=gallery, center=False):
+        def first(
+            by: np.ndarray,
+            rows: np.ndarray | slice = slice(None),
+            *,
+            query: np.ndarray = query,
+            gallery: np.ndarray = gallery,
+            center: bool = False,
+        ) -> np.ndarray:
             return retrieval.first_ranks(
                 query[rows], gallery[rows], query_ids=by[rows], gallery_ids=by[rows], center=center
             )

@@ -1,20 +1,21 @@
-"""Embeddings as files that other programs read: .npz for NumPy, .parquet for data frames. Nothing in them is pickled.
+"""Embeddings as files for other programs: .npz for NumPy, .parquet for data frames. Nothing in them is pickled.
 
 One row is one example in one modality:
 
-    name       text      tells one example from another, e.g. its path; the same in both modalities
+    name       text      unique identifier of the example, e.g. its path; the same in all modalities
     label      int32     class index
-    class      text      its name (.npz: `class_names`[label])
+    class      text      name of the class (.npz: `class_names`[label])
     modality   text
     embedding  float32   (D,)
 
-Text is UTF-8; a lone surrogate, which stands for a byte of a file name that is no text, is written as \\udcNN.
+Text is UTF-8; a lone surrogate, which represents an undecodable byte of a file name, is written as \\udcNN.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -32,13 +33,13 @@ class Embeddings:
     """Embeddings of the same N examples in one or more modalities.
 
     Attributes:
-        names: N strings, different from each other.
+        names: N distinct strings.
         labels: (N,) int, class indices.
-        class_names: of all classes.
-        modalities: name → (N, D) float32, D the same for all.
+        class_names: names of all classes.
+        modalities: name → (N, D) float32, with the same D.
 
     Raises:
-        ValueError: sizes that do not agree, names that repeat, no modality.
+        ValueError: sizes do not agree, names are repeated, or there is no modality.
     """
 
     names: Sequence[str]
@@ -46,7 +47,7 @@ class Embeddings:
     class_names: Sequence[str]
     modalities: Mapping[str, np.ndarray]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "names", tuple(map(_text, self.names)))
         set_(self, "class_names", tuple(map(_text, self.class_names)))
@@ -63,17 +64,17 @@ class Embeddings:
 
 
 def write(path: Path, embeddings: Embeddings) -> Path:
-    """Writes a file in one step: it is whole or absent. Rows are by modality, then in the order of the names.
+    """Writes embeddings to a file atomically. Rows are ordered by modality, then as the names.
 
     Args:
-        path: ends in .npz or .parquet; its folder is made.
+        path: ends in .npz or .parquet; its folder is created.
         embeddings: to write.
 
     Returns:
         The path.
 
     Raises:
-        UserError: another ending.
+        UserError: the path has another extension.
     """
     path = Path(path)
     suffix = _suffix(path)
@@ -86,10 +87,10 @@ def write(path: Path, embeddings: Embeddings) -> Path:
 
 
 def read(path: Path) -> Embeddings:
-    """What `write` wrote.
+    """Reads a file that `write` wrote.
 
     Raises:
-        UserError: the file is missing, is damaged, or is not such a file.
+        UserError: the file is missing or damaged, or is no file of embeddings.
     """
     path = Path(path)
     suffix = _suffix(path)
@@ -99,7 +100,9 @@ def read(path: Path) -> Embeddings:
         return _read_npz(path) if suffix == ".npz" else _read_parquet(path)
     except Exception as e:  # the libraries raise many types on damaged data
         reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
-        raise UserError(f"{path} is damaged or holds no exported embeddings ({reason}): {_AGAIN}") from None
+        raise UserError(
+            f"{path} is damaged or contains no exported embeddings ({reason}): {_AGAIN}"
+        ) from None
 
 
 def _columns(e: Embeddings) -> dict[str, np.ndarray]:
@@ -120,7 +123,9 @@ def _from_columns(columns: Mapping[str, np.ndarray], class_names: Sequence[str])
     for name in found[1:]:
         for column in ("name", "label"):
             if not np.array_equal(columns[column][first], columns[column][rows[name]]):
-                raise ValueError(f"modality {name!r} has another column {column!r} than {found[0]!r}")
+                raise ValueError(
+                    f"column {column!r} differs between the modalities {name!r} and {found[0]!r}"
+                )
     return Embeddings(
         columns["name"][first].tolist(),
         columns["label"][first],
@@ -130,14 +135,13 @@ def _from_columns(columns: Mapping[str, np.ndarray], class_names: Sequence[str])
 
 
 def _write_npz(path: Path, embeddings: Embeddings) -> None:
+    columns: dict[str, Any] = _columns(embeddings)
     with path.open("wb") as file:
-        np.savez_compressed(
-            file, **_columns(embeddings), class_names=np.asarray(embeddings.class_names, np.str_)
-        )
+        np.savez_compressed(file, class_names=np.asarray(embeddings.class_names, np.str_), **columns)
 
 
 def _read_npz(path: Path) -> Embeddings:
-    # Opened here: np.load leaves the file of a damaged archive open.
+    # Opened here, because np.load does not close the file of a damaged archive.
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         columns = {name: file[name] for name in ("name", "label", "modality", "embedding")}
         return _from_columns(columns, file["class_names"].tolist())
@@ -148,7 +152,7 @@ def _table(e: Embeddings) -> pyarrow.Table:
     width = columns["embedding"].shape[1]
     vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(columns["embedding"].ravel()), width)
     of_class = np.asarray(e.class_names, np.str_)[columns["label"]] if len(e.names) else []
-    # The whole list of classes too: some may have no example.
+    # The list of all classes, because some may have no example.
     schema = {"class_names": json.dumps(e.class_names)}
     return pyarrow.table(
         {
@@ -176,6 +180,6 @@ def _text(value: str) -> str:
 def _suffix(path: Path) -> str:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"embeddings are written to a file that ends in {' or '.join(SUFFIXES)}, not {path.name!r}"
+            f"a file of embeddings must end in {' or '.join(SUFFIXES)}, which {path.name!r} does not"
         )
     return path.suffix.lower()

@@ -1,25 +1,29 @@
-"""Classification by the nearest neighbours of frozen features: nothing is trained."""
+"""k-nearest-neighbour classification of frozen features, without training."""
 
 import jax
 import numpy as np
+from jaxtyping import Float, Integer
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import similarity
 
 
 def accuracy(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    train_features: Float[np.ndarray, "train width"],
+    train_labels: Integer[np.ndarray, " train"],
+    test_features: Float[np.ndarray, "test width"],
+    test_labels: Integer[np.ndarray, " test"],
     k: int = 200,
     temperature: float | None = 0.07,
 ) -> float:
-    """Share of the test rows whose class `predict` finds.
+    """Computes the share of test rows whose class is predicted correctly by `predict`.
 
     Args:
         train_features, train_labels, test_features, k, temperature: as for `predict`.
-        test_labels: (M,) int; a class that training lacks is never predicted.
+        test_labels: (M,) int; a class without training rows is never predicted.
+
+    Returns:
+        A fraction.
 
     Raises:
         UserError, ValueError: as for `predict`.
@@ -34,33 +38,33 @@ def accuracy(
 
 
 def predict(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
+    train_features: Float[np.ndarray, "train width"],
+    train_labels: Integer[np.ndarray, " train"],
+    test_features: Float[np.ndarray, "test width"],
     k: int = 200,
     temperature: float | None = 0.07,
     *,
     block: int = similarity.BLOCK,
-) -> np.ndarray:
-    """The class with most votes among the k nearest training rows by cosine similarity s.
+) -> Integer[np.ndarray, " test"]:
+    """Predicts the class with the most votes among the k nearest training rows by cosine similarity s.
 
-    A neighbour's vote is e^(s/τ), or 1 without a temperature. Of training rows of equal similarity the one of lower index is
-    nearer; of classes with equal votes the lower label wins.
+    A neighbour's vote is e^(s/τ), or 1 without a temperature. Ties go to the training row with the lower index, and to the
+    class with the lower label.
 
     Args:
         train_features: (N, D) float.
         train_labels: (N,) int.
         test_features: (M, D) float.
-        k: neighbours, 1 … N.
-        temperature: τ above 0; None for plain votes.
-        block: similarities that are held at a time.
+        k: number of neighbours, 1 … N.
+        temperature: τ above 0; None for unweighted votes.
+        block: maximum number of similarities in memory.
 
     Returns:
-        (M,) labels.
+        (M,) labels, in the dtype of `train_labels`.
 
     Raises:
-        UserError: k or temperature out of range; an empty set; features that are not finite.
-        ValueError: shapes that do not agree.
+        UserError: k or temperature is out of range, a set is empty, or features are not finite.
+        ValueError: shapes do not agree.
 
     Source: Wu et al., CVPR 2018, arXiv 1805.01978, section 3.4, with its k and τ.
     """
@@ -86,14 +90,14 @@ def predict(
     for start, rows in similarity.rows(features[len(train_features) :], on_device, "cosine", block=block):
         for i, row in enumerate(rows, start):
             near = _nearest(row, k)
-            # Relative to the nearest, which changes no order of the votes and keeps e^ from overflowing.
+            # Relative to the nearest, which does not change the order of the votes and avoids overflow.
             votes = None if temperature is None else np.exp((row[near] - row[near[0]]) / temperature)
             chosen[i] = np.bincount(codes[near], votes, len(classes)).argmax()
     return classes[chosen]
 
 
 def _nearest(row: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k greatest, in order; of equals the lower index first."""
+    """Returns the indices of the k largest values in descending order; ties go to the lower index."""
     least = np.partition(row, len(row) - k)[len(row) - k]
     candidates = np.flatnonzero(row >= least)
     return candidates[np.argsort(-row[candidates], kind="stable")[:k]]

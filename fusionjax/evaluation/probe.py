@@ -1,10 +1,11 @@
-"""Reference numbers beside a result: the commonest class, and a linear probe of frozen features."""
+"""Baselines: the majority class, and a linear probe of frozen features."""
 
 import dataclasses
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Integer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -15,15 +16,16 @@ from fusionjax.evaluation import classification
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Candidates for C, the inverse of the L2 penalty in scikit-learn's convention, smallest first."""
 HELD_OUT = 0.2
+"""Share of the training rows of each class on which C is selected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A reference measured beside the result.
+    """A baseline that is reported beside the result.
 
     Attributes:
         name: of the score, e.g. logistic_regression.
-        title, note: for the report.
+        title, note: shown in the report.
         value: a fraction.
     """
 
@@ -33,55 +35,58 @@ class Baseline:
     note: str
 
 
-def majority_share(labels: np.ndarray) -> float:
-    """Accuracy of always answering with the commonest class of these labels.
+def majority_share(labels: Integer[np.ndarray, " examples"]) -> float:
+    """Computes the accuracy of always predicting the majority class.
 
     Args:
         labels: (N,) int ≥ 0, N ≥ 1.
 
+    Returns:
+        A fraction.
+
     Raises:
-        UserError: no labels.
+        UserError: there are no labels.
     """
     labels = np.asarray(labels)
     if not labels.size:
-        raise UserError("no labels to take the commonest class of: the split is empty")
+        raise UserError("no labels to take the majority class of: the split is empty")
     return float(np.bincount(labels).max() / labels.size)
 
 
 def logistic_regression(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    train_features: Float[np.ndarray, "train width"],
+    train_labels: Integer[np.ndarray, " train"],
+    test_features: Float[np.ndarray, "test width"],
+    test_labels: Integer[np.ndarray, " test"],
     *,
     seed: int,
     c: float | None = None,
     grid: Sequence[float] = GRID,
     max_iter: int = 500,
 ) -> dict[str, float]:
-    """Multinomial logistic regression on standardised features, fitted with L-BFGS.
+    """Fits multinomial logistic regression on standardised features with L-BFGS, and evaluates it.
 
-    Where `c` is None, it is the one of `grid` with the best accuracy on a fifth of the training rows (of each
-    class; drawn by `seed`), the smaller of equals; then all training rows are fitted with it. The test rows
-    choose nothing. Standardising uses the mean and deviation of the rows that are fitted.
+    If `c` is None, the value of `grid` with the highest accuracy on a fifth of the training rows of each class (drawn with
+    `seed`; ties go to the smaller value) is selected; then all training rows are fitted with it. Test rows are not used for
+    the selection. Features are standardised with the mean and deviation of the rows that are fitted.
 
     Args:
         train_features: (N, D) float.
         train_labels: (N,) int ≥ 0.
         test_features: (M, D) float.
-        test_labels: (M,) int ≥ 0; a class that training lacks is never predicted.
+        test_labels: (M,) int ≥ 0; a class without training rows is never predicted.
         seed: of the held-out rows.
-        c: inverse strength of the L2 penalty, > 0; None to choose it.
-        grid: candidates for it.
-        max_iter: L-BFGS iterations a fit.
+        c: inverse strength of the L2 penalty, > 0; None to select it.
+        grid: candidates for `c`.
+        max_iter: L-BFGS iterations per fit.
 
     Returns:
-        accuracy, accuracy_low, accuracy_high (95 % bootstrap), macro_f1, balanced_accuracy on the test rows;
-        c; converged, 1.0 or 0.0; held_out_accuracy where c was chosen. No class has five rows: c = 1.
+        accuracy, accuracy_low, accuracy_high (95 % bootstrap interval), macro_f1 and balanced_accuracy on the test rows; c;
+        converged, 1.0 or 0.0; and held_out_accuracy if c was selected. If no class has five rows, c is 1.
 
     Raises:
-        UserError: fewer than two classes to train on, or an empty test split.
-        ValueError: shapes that do not agree, features that are not finite.
+        UserError: there are fewer than two training classes, or the test split is empty.
+        ValueError: shapes do not agree, or features are not finite.
     """
     x, y = _rows(train_features, train_labels, "train")
     x_test, y_test = _rows(test_features, test_labels, "test")
@@ -91,9 +96,9 @@ def logistic_regression(
         raise UserError("a linear probe needs training examples of at least two classes")
     if not len(y_test):
         raise UserError("no example to test the linear probe on: the split is empty")
-    chosen = {}
+    selected: dict[str, float] = {}
     if c is None:
-        c, chosen = _choose(x, y, np.random.default_rng(seed), sorted(grid), max_iter)
+        c, selected = _select(x, y, np.random.default_rng(seed), sorted(grid), max_iter)
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(C=c, max_iter=max_iter)
     converged = _fit(model, scaler.transform(x), y)
@@ -101,7 +106,7 @@ def logistic_regression(
     probabilities[:, model.classes_] = model.predict_proba(scaler.transform(x_test))
     measured = classification.evaluate(probabilities, y_test).scalars()
     keys = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "balanced_accuracy")
-    return {key: measured[key] for key in keys} | {"c": float(c), "converged": float(converged)} | chosen
+    return {key: measured[key] for key in keys} | {"c": float(c), "converged": float(converged)} | selected
 
 
 def _rows(features: np.ndarray, labels: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +120,10 @@ def _rows(features: np.ndarray, labels: np.ndarray, split: str) -> tuple[np.ndar
     return features, labels.astype(np.int64)
 
 
-def _choose(x, y, rng: np.random.Generator, grid: Sequence[float], max_iter: int) -> tuple[float, dict]:
+def _select(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, grid: Sequence[float], max_iter: int
+) -> tuple[float, dict[str, float]]:
+    """Returns the c with the highest accuracy on held-out training rows, and that accuracy."""
     held = np.zeros(len(y), bool)
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
@@ -126,7 +134,7 @@ def _choose(x, y, rng: np.random.Generator, grid: Sequence[float], max_iter: int
     fit, test = scaler.transform(x[~held]), scaler.transform(x[held])
     model = LogisticRegression(max_iter=max_iter, warm_start=True)
     best = (-1.0, 0.0)
-    for c in grid:  # from strong to weak penalty, each from the one before
+    for c in grid:  # from strong to weak penalty, each initialised with the previous solution
         model.set_params(C=c)
         _fit(model, fit, y[~held])
         accuracy = float(np.mean(model.predict(test) == y[held]))
@@ -136,7 +144,7 @@ def _choose(x, y, rng: np.random.Generator, grid: Sequence[float], max_iter: int
 
 
 def _fit(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> bool:
-    """True where the solver converged; the caller reports it, so scikit-learn need not warn."""
+    """Fits the model; returns whether the solver converged, which replaces scikit-learn's warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x, y)

@@ -1,21 +1,23 @@
 """Re-identification: mAP, mINP and ranks of the first match, for any number of queries and gallery entries.
 
-The protocol is Market-1501's (Zheng et al., ICCV 2015), as its users follow it. Identity −1 is junk and takes no part; 0 is an
-identity like any other, Market's distractors among them. For a query, gallery entries of its identity **and** camera are
-removed; every other entry of its identity is a match (multi-shot). Entries of equal similarity come in the order of their
-gallery index. The definition of average precision and of a query without a match is a choice, `ap`:
+The protocol is that of Market-1501 (Zheng et al., ICCV 2015) as it is commonly followed; see docs/methods/reid.md. Identity −1
+is junk and ignored; 0 is an identity like any other, which Market uses for distractors. For a query, gallery entries of its
+identity **and** camera are removed; every other entry of its identity is a match (multi-shot). Ties are ordered by gallery
+index. `ap` selects the definition of average precision and the treatment of queries without a match:
 
-* "step", as TransReID, torchreid and fast-reid: mean over the matches of (matches so far) / rank; a query without a match is
-  skipped in every measure.
-* "trapezoid", as the authors' MATLAB: precision is the mean of that before and that after the match (before the first entry it
-  is 1); a query without a match counts as 0 in every measure.
+* "step", as in TransReID, torchreid and fast-reid: the mean over the matches of (matches so far) / rank; a query without a
+  match is skipped in every measure.
+* "trapezoid", as in the authors' MATLAB code: the precision at a match is the mean of the precision before and after it
+  (before the first entry it is 1); a query without a match counts as 0 in every measure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Float, Integer
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import rerank as rerank_lib
@@ -23,26 +25,31 @@ from fusionjax.evaluation import similarity
 from fusionjax.evaluation.rerank import Rerank
 
 JUNK = -1
-"""Identity of entries that take no part."""
+"""Identity of entries that are ignored."""
 RANKS = (1, 5, 10)
 AVERAGE_PRECISION = ("step", "trapezoid")
+
+QueryFeatures: TypeAlias = Float[np.ndarray, "queries width"]
+QueryInts: TypeAlias = Integer[np.ndarray, " queries"] | Sequence[int]
+GalleryFeatures: TypeAlias = Float[np.ndarray, "gallery width"]
+GalleryInts: TypeAlias = Integer[np.ndarray, " gallery"] | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What `rank` found, query by query, in the caller's order.
+    """Result of `rank` for every query, in the order of the queries.
 
     Attributes:
-        matches: (Q,) int64, gallery entries that are a match.
-        first: (Q,) int64, rank of the first of them, from 1; 0 where there is none.
-        average_precision: (Q,) float64; NaN where there is no match.
-        inverse_negative_penalty: (Q,) float64, matches / rank of the last of them (Ye et al., TPAMI 2022); NaN likewise.
-        junk: (Q,) bool, queries of identity −1; they count in nothing.
-        index: (Q, k) int64 into the gallery, nearest first; −1 past the end and for junk.
-        score: (Q, k) float32: cosine similarity, minus the Euclidean distance, or minus the re-ranked distance; NaN where
-            there is no index.
-        right: (Q, k) bool, of the query's identity.
-        metric, ap, rerank: as given.
+        matches: (Q,) int64, number of matches in the gallery.
+        first: (Q,) int64, rank of the first match, from 1; 0 if there is none.
+        average_precision: (Q,) float64; NaN if there is no match.
+        inverse_negative_penalty: (Q,) float64, matches / rank of the last match (Ye et al., TPAMI 2022); NaN if there is none.
+        junk: (Q,) bool, queries of identity −1, which no measure counts.
+        index: (Q, k) int64, indices into the gallery, nearest first; −1 past the end and for junk.
+        score: (Q, k) float32: cosine similarity, negated Euclidean distance, or negated re-ranked distance; NaN where `index`
+            is −1.
+        right: (Q, k) bool, whether the entry has the query's identity.
+        metric, ap, rerank: arguments of `rank`.
     """
 
     matches: np.ndarray
@@ -58,7 +65,7 @@ class Ranking:
     rerank: Rerank | None
 
     def scalars(self) -> dict[str, float]:
-        """mAP, mINP, rank1, rank5, rank10: fractions.
+        """Returns mAP, mINP, rank1, rank5 and rank10 as fractions.
 
         Raises:
             UserError: no query has a match.
@@ -77,30 +84,35 @@ class Ranking:
 
     @property
     def protocol(self) -> str:
-        """How it was measured, for a report: one line."""
+        """One line for a report on how the scores were measured."""
         n = len(self.matches) - int(self.junk.sum())
         lost = n - int((self.matches > 0).sum())
         distance = "cosine similarity" if self.metric == "cosine" else "Euclidean distance"
-        definition = "step definition" if self.ap == "step" else "trapezoid of the official MATLAB"
+        definition = "step definition" if self.ap == "step" else "trapezoid of the official MATLAB code"
         fate = "skipped" if self.ap == "step" else "counted as 0"
         again = f", {self.rerank}" if self.rerank else ""
         return f"{distance}{again}; AP: {definition}; {lost} of {n} queries have no match and are {fate}"
 
 
 def evaluate(
-    query_features: np.ndarray,
-    query_ids: np.ndarray,
-    query_cameras: np.ndarray | None,
-    gallery_features: np.ndarray,
-    gallery_ids: np.ndarray,
-    gallery_cameras: np.ndarray | None,
+    query_features: QueryFeatures,
+    query_ids: QueryInts,
+    query_cameras: QueryInts | None,
+    gallery_features: GalleryFeatures,
+    gallery_ids: GalleryInts,
+    gallery_cameras: GalleryInts | None,
     *,
     metric: str = "cosine",
     ap: str = "step",
-    rerank: Rerank | Mapping | None = None,
+    rerank: Rerank | Mapping[str, float] | None = None,
     same_set: bool = False,
 ) -> dict[str, float]:
-    """mAP, mINP, rank1, rank5 and rank10 of a query and a gallery set: `rank` without the lists.
+    """Computes mAP, mINP, rank1, rank5 and rank10 of a query and a gallery set.
+
+    Args, Raises: as for `rank`.
+
+    Returns:
+        name → fraction.
 
     >>> unit = np.eye(3, dtype=np.float32)
     >>> evaluate(unit[:1], [7], [0], unit, [7, 7, 8], [0, 1, 1])["mAP"]
@@ -122,53 +134,66 @@ def evaluate(
 
 
 def rank(
-    query_features: np.ndarray,
-    query_ids: np.ndarray,
-    query_cameras: np.ndarray | None,
-    gallery_features: np.ndarray,
-    gallery_ids: np.ndarray,
-    gallery_cameras: np.ndarray | None,
+    query_features: QueryFeatures,
+    query_ids: QueryInts,
+    query_cameras: QueryInts | None,
+    gallery_features: GalleryFeatures,
+    gallery_ids: GalleryInts,
+    gallery_cameras: GalleryInts | None,
     *,
     metric: str = "cosine",
     ap: str = "step",
-    rerank: Rerank | Mapping | None = None,
+    rerank: Rerank | Mapping[str, float] | None = None,
     same_set: bool = False,
     top: int = 10,
     block: int = similarity.BLOCK,
 ) -> Ranking:
     """Ranks the gallery for every query.
 
-    The device multiplies blocks of queries with the gallery, the host ranks them. Beside the inputs there is one float32 copy
-    of the features on the host, one on the device (on the CPU it is the same one), and two blocks of similarities.
+    The device multiplies blocks of queries with the gallery, and the host ranks them. Memory beyond the inputs: one float32
+    copy of the features on the host, one on the device (on the CPU they are the same), and two blocks of similarities.
 
     Args:
         query_features: (Q, D) float.
         query_ids: (Q,) int; −1 is junk.
-        query_cameras: (Q,) int; None, with the gallery's, where there are no cameras: then nothing is removed but the
-            image itself under `same_set`.
+        query_cameras: (Q,) int; None for both sets if there are no cameras: then nothing is removed, except the image
+            itself with `same_set`.
         gallery_features: (G, D) float.
         gallery_ids: (G,) int.
         gallery_cameras: (G,) int or None.
         metric: "cosine" or "euclidean".
         ap: "step" or "trapezoid".
-        rerank: parameters of the re-ranking, or a mapping of them; None for none.
-        same_set: query i and gallery entry i are one image, for all i: it is removed from its own list, and re-ranking
-            sees it once.
-        top: entries of the lists, nearest first, that are kept; 0 for none.
-        block: similarities that are held at a time.
+        rerank: parameters of the re-ranking, or a mapping of them; None for no re-ranking.
+        same_set: query i and gallery entry i are the same image, for all i: it is removed from its own list, and re-ranking
+            uses it once.
+        top: length k of the ranked lists to keep, nearest first; 0 for none.
+        block: maximum number of similarities in memory.
 
     Returns:
         Ranking.
 
     Raises:
-        UserError: an unknown `metric` or `ap`; features that are not finite; a re-ranking parameter out of range; an empty
-            set; cameras of only one set; `same_set` for sets that differ.
-        ValueError: shapes that do not agree, identities that are not integers.
+        UserError: `metric` or `ap` is unknown, features are not finite, a re-ranking parameter is out of range, a set is
+            empty, only one set has cameras, or `same_set` is given for sets that differ.
+        ValueError: shapes do not agree, or identities are not integers.
     """
-    query_features, query_ids, query_cameras = _set("query", query_features, query_ids, query_cameras)
-    gallery_features, gallery_ids, gallery_cameras = _set(
-        "gallery", gallery_features, gallery_ids, gallery_cameras
-    )
+    query_set = _set("query", query_features, query_ids, query_cameras)
+    gallery_set = _set("gallery", gallery_features, gallery_ids, gallery_cameras)
+    return _rank(query_set, gallery_set, metric, ap, rerank_lib.create(rerank), same_set, top, block)
+
+
+def _rank(
+    query_set: "_Set",
+    gallery_set: "_Set",
+    metric: str,
+    ap: str,
+    rerank: Rerank | None,
+    same_set: bool,
+    top: int,
+    block: int,
+) -> Ranking:
+    query_features, query_ids, query_cameras = query_set
+    gallery_features, gallery_ids, gallery_cameras = gallery_set
     if ap not in AVERAGE_PRECISION:
         raise UserError(f"ap={ap!r} is unknown; use {' or '.join(AVERAGE_PRECISION)}")
     if (query_cameras is None) != (gallery_cameras is None):
@@ -180,7 +205,6 @@ def rank(
         raise UserError(
             "same_set=True, but query and gallery differ: give the same features and ids for both"
         )
-    rerank = rerank_lib.create(rerank)
     junk, kept = query_ids == JUNK, np.flatnonzero(gallery_ids != JUNK)
     queries = np.flatnonzero(~junk)
     if not len(queries) or not len(kept):
@@ -228,38 +252,51 @@ def rank(
     return out
 
 
-def _set(name: str, features, ids, cameras):
-    features, ids = np.asarray(features), np.asarray(ids)
-    if features.ndim != 2 or ids.shape != features.shape[:1]:
-        raise ValueError(f"{name}: features {features.shape} and ids {ids.shape} are not (N, D) and (N,)")
-    if cameras is not None:
-        cameras = np.asarray(cameras)
-        if cameras.shape != ids.shape:
-            raise ValueError(f"{name}: cameras {cameras.shape} are not (N,) = {ids.shape}")
-    for what, values in (("ids", ids), ("cameras", cameras)):
+class _Set(NamedTuple):
+    """Features (N, D), identities (N,) and cameras (N,) or None."""
+
+    features: np.ndarray
+    ids: np.ndarray
+    cameras: np.ndarray | None
+
+
+def _set(
+    name: str,
+    features: np.ndarray,
+    ids: np.ndarray | Sequence[int],
+    cameras: np.ndarray | Sequence[int] | None,
+) -> _Set:
+    made = _Set(np.asarray(features), np.asarray(ids), None if cameras is None else np.asarray(cameras))
+    if made.features.ndim != 2 or made.ids.shape != made.features.shape[:1]:
+        raise ValueError(
+            f"{name}: features {made.features.shape} and ids {made.ids.shape} are not (N, D) and (N,)"
+        )
+    if made.cameras is not None and made.cameras.shape != made.ids.shape:
+        raise ValueError(f"{name}: cameras {made.cameras.shape} are not (N,) = {made.ids.shape}")
+    for what, values in (("ids", made.ids), ("cameras", made.cameras)):
         if values is not None and values.size and not np.issubdtype(values.dtype, np.integer):
             raise ValueError(f"{name}: {what} are {values.dtype}, not integers")
-    return features, ids, cameras
+    return made
 
 
 class _Same:
-    """The gallery entries of an identity, by index: those to find, and those of the query's own camera."""
+    """Looks up the gallery entries of an identity by index: the matches, and those of the query's own camera."""
 
-    def __init__(self, ids: np.ndarray, cameras: np.ndarray | None):
+    def __init__(self, ids: np.ndarray, cameras: np.ndarray | None) -> None:
         self.order = np.argsort(ids, kind="stable")
         self.ids, self.cameras = ids[self.order], cameras
 
-    def __call__(self, identity: int, camera: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, identity: np.integer, camera: np.integer | None) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.searchsorted(self.ids, identity, "left"), np.searchsorted(self.ids, identity, "right")
         members = self.order[low:high]
-        if camera is None:
+        if camera is None or self.cameras is None:
             return members, members[:0]
         own = self.cameras[members] == camera
         return members[~own], members[own]
 
 
-def _enter(out: Ranking, q: int, row: np.ndarray, matches: np.ndarray, kept: np.ndarray) -> None:
-    """Writes what one query's similarities say, removed entries at −inf, into its row of the result."""
+def _enter(out: Ranking, q: np.integer, row: np.ndarray, matches: np.ndarray, kept: np.ndarray) -> None:
+    """Writes the result of one query, from its similarities with removed entries at −inf, into its row."""
     ordered, k = np.sort(row), out.index.shape[1]
     if k:
         nearest = _nearest(row, ordered, k)
@@ -272,12 +309,14 @@ def _enter(out: Ranking, q: int, row: np.ndarray, matches: np.ndarray, kept: np.
 
 
 def _ranks(row: np.ndarray, ordered: np.ndarray, matches: np.ndarray) -> np.ndarray:
-    """Ranks of the matches, from 1, in ascending order: one more than the entries with a greater similarity or with the same
-    and a lower index. Counts are integers, so nothing is rounded.
+    """Computes the ranks of the matches, from 1, in ascending order.
+
+    A rank is one more than the number of entries with a larger similarity, or an equal one and a lower index. These are
+    integer counts, so nothing is rounded.
 
     Args:
         row: (G,) similarities; −inf for removed entries.
-        ordered: the same, ascending.
+        ordered: (G,) the same in ascending order.
         matches: (P,) indices, ascending, P ≥ 1.
     """
     values = row[matches]
@@ -292,7 +331,7 @@ def _ranks(row: np.ndarray, ordered: np.ndarray, matches: np.ndarray) -> np.ndar
 
 
 def _nearest(row: np.ndarray, ordered: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k greatest, of equals the lower index first; fewer where entries are removed."""
+    """Returns the indices of the k largest values, ties by lower index; fewer if entries are removed."""
     least = max(ordered[-k] if k <= len(ordered) else ordered[0], np.finfo(np.float32).min)
     candidates = np.flatnonzero(row >= least)
     return candidates[np.argsort(-row[candidates], kind="stable")[:k]]

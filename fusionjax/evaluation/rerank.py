@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), sparse: no array has (queries + gallery)² entries."""
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017) with sparse encodings: no array has (queries + gallery)² entries."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,33 +7,34 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from scipy import sparse
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import similarity
 from fusionjax.types import Array
 
-_PAIRS = 256  # pairs of features that are multiplied at a time: few enough to stay in the cache
+_PAIRS = 256  # pairs of features multiplied at a time, few enough for the cache
 
 
 @dataclass(frozen=True)
 class Rerank:
-    """Parameters, with the paper's values.
+    """Parameters of the re-ranking, with the paper's values as defaults.
 
     Attributes:
-        k1: neighbours in which k-reciprocal neighbours are sought, ≥ 1.
-        k2: neighbours whose encodings are averaged (local query expansion), ≥ 1; 1 leaves it out.
-        lambda_value: weight of the original distance, 0 … 1; the Jaccard distance has the rest.
+        k1: number of neighbours among which k-reciprocal neighbours are searched, ≥ 1.
+        k2: number of neighbours whose encodings are averaged (local query expansion), ≥ 1; 1 turns it off.
+        lambda_value: λ, weight of the original distance, 0 … 1; the Jaccard distance has weight 1 − λ.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     k1: int = 20
     k2: int = 6
     lambda_value: float = 0.3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("k1", "k2"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -45,11 +46,11 @@ class Rerank:
         return f"k-reciprocal re-ranking (k1 {self.k1}, k2 {self.k2}, λ {self.lambda_value:g})"
 
 
-def create(options: "Rerank | Mapping | None") -> Rerank | None:
-    """Options as given by a caller or a config; None for no re-ranking.
+def create(options: Rerank | Mapping[str, float] | None) -> Rerank | None:
+    """Converts the options of a caller or a config; None for no re-ranking.
 
     Raises:
-        UserError: a key that is not a parameter; a value out of range.
+        UserError: a key is not a parameter, or a value is out of range.
     """
     if options is None or isinstance(options, Rerank):
         return options
@@ -57,27 +58,31 @@ def create(options: "Rerank | Mapping | None") -> Rerank | None:
     if unknown:
         known = ", ".join(Rerank.__dataclass_fields__)
         raise UserError(f"re-ranking has no parameter {sorted(unknown)[0]!r}; it has {known}")
-    return Rerank(**options)
+    return Rerank(**options)  # type: ignore[arg-type]  # __post_init__ checks the types
 
 
 def rows(
-    everything: np.ndarray, n_queries: int | None, options: Rerank, *, block: int = similarity.BLOCK
+    everything: Float[np.ndarray, "rows width"],
+    n_queries: int | None,
+    options: Rerank,
+    *,
+    block: int = similarity.BLOCK,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Re-ranked distances of queries to gallery entries, a block of queries at a time, negated: larger is nearer.
+    """Computes negated re-ranked distances of queries to gallery entries (larger is nearer), a block of queries at a time.
 
-    As the authors' public implementation does: the original distance is the **squared** Euclidean one, divided by the largest
-    in its row; k1 / 2 is rounded half to even; a candidate's set is added where **more than** two thirds of it are in
-    R(p, k1) (the paper: at least). An image is its own first neighbour, whatever its duplicates; equally near images come in
-    order of their rows.
+    It follows the authors' public implementation: the original distance is the **squared** Euclidean distance divided by the
+    maximum of its row; k1 / 2 is rounded half to even; the set of a candidate is added if **more than** two thirds of it are
+    in
+    R(p, k1) (the paper: at least). An image is always its own first neighbour, before any duplicates; ties are ordered by row.
 
     Args:
-        everything: (N, D) float32 of `similarity.prepare`, queries first, then the gallery.
-        n_queries: how many of the rows are queries; None where every row is both a query and a gallery entry.
+        everything: (N, D) float32 from `similarity.prepare`, queries first, then the gallery.
+        n_queries: number of rows that are queries; None if every row is both a query and a gallery entry.
         options: parameters.
-        block: distances that are held at a time, at most.
+        block: maximum number of distances in memory.
 
     Yields:
-        first query of the block; (b, G) float32, −(λ d + (1 − λ) d_Jaccard), equation 12.
+        Index of the first query of the block; (b, G) float32, −(λ d + (1 − λ) d_Jaccard), equation 12.
     """
     features = jax.device_put(everything)  # on the CPU the same memory
     norms = similarity.squared_norms(features)
@@ -108,11 +113,14 @@ def _nearest(part: Array, start: Array, features: Array, norms: Array, k: int) -
     return jax.lax.top_k(-itself, k)[1], farthest  # of equals, the lower index first
 
 
-def _neighbours(everything, features, norms, k: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, k) int32 of the nearest, each image itself first; (N,) float32, the largest squared distance of each."""
+def _neighbours(
+    everything: np.ndarray, features: Array, norms: Array, k: int, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the nearest rows, (N, k) int32, each row itself first; and its maximum squared distance, (N,) float32."""
     n = len(everything)
     size = max(1, min(n, block // n, 512))
-    parts, waiting = [], None
+    parts: list[list[np.ndarray]] = []
+    waiting: list[Array] | None = None
     for start in range(0, n, size):
         part = everything[start : start + size]
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
@@ -125,8 +133,10 @@ def _neighbours(everything, features, norms, k: int, block: int) -> tuple[np.nda
     return index, np.maximum(farthest, np.finfo(np.float32).tiny)  # all images alike: all distances 0
 
 
-def _encode(everything, norms, index: np.ndarray, farthest: np.ndarray, options: Rerank) -> sparse.csr_array:
-    """(N, N) float32, equations 3 to 7 and 11: a row is an image's expanded k-reciprocal set with weights of sum 1."""
+def _encode(
+    everything: np.ndarray, norms: np.ndarray, index: np.ndarray, farthest: np.ndarray, options: Rerank
+) -> sparse.csr_array:
+    """Computes (N, N) float32, equations 3 to 7 and 11: each row is an expanded k-reciprocal set, with weights of sum 1."""
     reciprocal = _reciprocal(index[:, : options.k1 + 1])
     half = _reciprocal(index[:, : round(options.k1 / 2) + 1])
     common = (
@@ -155,14 +165,14 @@ def _rows_of(index: np.ndarray, value: np.float32) -> sparse.csr_array:
 
 
 def _reciprocal(index: np.ndarray) -> sparse.csr_array:
-    """1 where i is among j's nearest and j among i's, itself included."""
+    """Returns 1 where i is among the nearest of j and j among those of i, itself included."""
     forward = _rows_of(index, np.float32(1))
     forward.sort_indices()
     return forward.multiply(forward.T.tocsr()).tocsr()
 
 
 def _pair_distances(everything: np.ndarray, norms: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Squared distances of pairs of rows, (P,) float32; of a row to itself exactly 0."""
+    """Computes squared distances of pairs of rows, (P,) float32; exactly 0 for a row and itself."""
     out = np.empty(len(i), np.float32)
     for start in range(0, len(i), _PAIRS):
         part = slice(start, start + _PAIRS)
@@ -171,24 +181,24 @@ def _pair_distances(everything: np.ndarray, norms: np.ndarray, i: np.ndarray, j:
 
 
 class _Jaccard:
-    """Jaccard distances of one encoding to all of the gallery's, equation 10, through an inverted index.
+    """Computes the Jaccard distances of one encoding to all encodings of the gallery, equation 10, with an inverted index.
 
     Args:
         gallery: (G, N) encodings.
     """
 
-    def __init__(self, gallery: sparse.csr_array):
+    def __init__(self, gallery: sparse.csr_array) -> None:
         self.size = gallery.shape[0]
         columns = gallery.tocsc()
         self.first, self.entry, self.value = columns.indptr, columns.indices, columns.data
 
     def __call__(self, indices: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """(m,) columns and values of the encoding that are not 0 → (G,) distances."""
+        """Takes the non-zero columns and values of an encoding, (m,) each; returns (G,) distances."""
         low, count = self.first[indices], self.first[indices + 1] - self.first[indices]
         begin = np.cumsum(count) - count
         where = np.repeat(low - begin, count) + np.arange(count.sum())
         smaller = np.minimum(np.repeat(values, count), self.value[where])
         shared = np.minimum(
             np.bincount(self.entry[where], smaller, minlength=self.size), 1
-        )  # 1 but for rounding
+        )  # at most 1, up to rounding
         return 1 - shared / (2 - shared)

@@ -1,45 +1,49 @@
-"""Retrieval: how often what belongs to a query is among the first k of the gallery.
+"""Retrieval: how often a match of a query is among the first k entries of the gallery.
 
-An entry belongs to a query where their ids are equal; of several, the first counts. Entries of equal similarity come in the
-order of their gallery index, so a collapsed encoder scores chance and not 1.
+A gallery entry matches a query if their ids are equal; if there are several, the first in the ranking counts. Ties are
+ordered by gallery index, so that a collapsed encoder scores at chance level and not 1.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import similarity
 
 KS = (1, 5, 10)
+QueryIds: TypeAlias = Shaped[np.ndarray, " queries"] | Sequence[int]
+GalleryIds: TypeAlias = Shaped[np.ndarray, " gallery"] | Sequence[int]
 
 
 def recall(
-    query: np.ndarray,
-    gallery: np.ndarray,
+    query: Float[np.ndarray, "queries width"],
+    gallery: Float[np.ndarray, "gallery width"],
     ks: Sequence[int] = KS,
     *,
-    query_ids: np.ndarray,
-    gallery_ids: np.ndarray,
+    query_ids: QueryIds,
+    gallery_ids: GalleryIds,
     metric: str = "cosine",
     center: bool = False,
     block: int = similarity.BLOCK,
 ) -> dict[str, float]:
-    """Share of the queries whose first match is at rank k or before it.
+    """Computes the share of queries whose first match is at rank k or better.
 
     Args:
         query: (Q, D) float.
         gallery: (G, D) float.
-        ks: at least 1 each; one above G gives 1.
+        ks: ranks, at least 1 each; for a rank above G the recall is 1.
         query_ids, gallery_ids, metric, center, block: as for `first_ranks`.
 
     Returns:
         {"recall@k": fraction}.
 
     Raises:
-        UserError: a k below 1; as `first_ranks`.
-        ValueError: as `first_ranks`.
+        UserError: a k is below 1; or as for `first_ranks`.
+        ValueError: as for `first_ranks`.
 
     >>> unit = np.eye(3)
     >>> recall(unit[:2], unit, (1, 3), query_ids=[7, 9], gallery_ids=[7, 8, 9])
@@ -60,21 +64,21 @@ def recall(
 
 
 def both_ways(
-    a: np.ndarray,
-    b: np.ndarray,
+    a: Float[np.ndarray, "examples width"],
+    b: Float[np.ndarray, "examples width"],
     ks: Sequence[int] = KS,
     *,
-    ids: np.ndarray | None = None,
+    ids: Shaped[np.ndarray, " examples"] | None = None,
     names: tuple[str, str] = ("a", "b"),
     metric: str = "cosine",
     center: bool = False,
 ) -> dict[str, float]:
-    """Recall from each of two modalities to the other; row i of both is one example.
+    """Computes recall in both directions between two modalities; row i of both is the same example.
 
     Args:
         a, b: (N, D) float.
         ks: as for `recall`.
-        ids: (N,), where rows may belong together; None where each row is alone.
+        ids: (N,), equal for examples that match each other; None if each example matches only itself.
         names: of the modalities.
         metric, center: as for `recall`.
 
@@ -84,28 +88,28 @@ def both_ways(
     Raises:
         UserError, ValueError: as for `recall`.
     """
-    ids = np.arange(len(a)) if ids is None else ids
-    result = {}
+    own = np.arange(len(a)) if ids is None else ids
+    result: dict[str, float] = {}
     for (query, source), (gallery, target) in (
         ((a, names[0]), (b, names[1])),
         ((b, names[1]), (a, names[0])),
     ):
-        found = recall(query, gallery, ks, query_ids=ids, gallery_ids=ids, metric=metric, center=center)
+        found = recall(query, gallery, ks, query_ids=own, gallery_ids=own, metric=metric, center=center)
         result |= {f"{key}/{source}_to_{target}": value for key, value in found.items()}
     return result
 
 
 def first_ranks(
-    query: np.ndarray,
-    gallery: np.ndarray,
+    query: Float[np.ndarray, "queries width"],
+    gallery: Float[np.ndarray, "gallery width"],
     *,
-    query_ids: np.ndarray,
-    gallery_ids: np.ndarray,
+    query_ids: QueryIds,
+    gallery_ids: GalleryIds,
     metric: str = "cosine",
     center: bool = False,
     block: int = similarity.BLOCK,
-) -> np.ndarray:
-    """Rank of each query's first match.
+) -> Integer[np.ndarray, " queries"]:
+    """Computes the rank of each query's first match.
 
     Args:
         query: (Q, D) float.
@@ -113,47 +117,47 @@ def first_ranks(
         query_ids: (Q,).
         gallery_ids: (G,).
         metric: "cosine" or "euclidean".
-        center: the mean of each set is subtracted from it (for "cosine" after its rows are made unit), which closes the gap
-            between two modalities' embeddings. It uses all rows: a query's rank then depends on the other queries.
-        block: similarities that are held at a time.
+        center: subtract the mean of each set (for "cosine" after normalising its rows to unit length), which closes the gap
+            between the embeddings of two modalities. The rank of a query then depends on the other queries.
+        block: maximum number of similarities in memory.
 
     Returns:
         (Q,) int64, from 1.
 
     Raises:
-        UserError: an unknown metric; features that are not finite; an empty set; a query without a match.
-        ValueError: shapes that do not agree.
+        UserError: the metric is unknown, features are not finite, a set is empty, or a query has no match.
+        ValueError: shapes do not agree.
     """
-    query, query_ids = _set("query", query, query_ids)
-    gallery, gallery_ids = _set("gallery", gallery, gallery_ids)
-    lost = ~np.isin(query_ids, gallery_ids)
+    queries, own = _set("query", query, query_ids)
+    entries, ids = _set("gallery", gallery, gallery_ids)
+    lost = ~np.isin(own, ids)
     if lost.any():
         raise UserError(
-            f"{lost.sum()} of {len(lost)} queries have no entry of their id in the gallery, the first with id "
-            f"{query_ids[lost][0]}: leave them out"
+            f"{lost.sum()} of {len(lost)} queries have no match in the gallery, the first with id {own[lost][0]}: leave them "
+            "out"
         )
     if center:
-        query, gallery = _centered("query", query, metric), _centered("gallery", gallery, metric)
-    features = similarity.prepare([("query", query, None), ("gallery", gallery, None)], metric)
-    on_device = jax.device_put(features[len(query) :])
-    first = np.empty(len(query), np.int64)
-    places = np.arange(len(gallery))
-    for start, rows in similarity.rows(features[: len(query)], on_device, metric, block=block):
-        match = query_ids[start : start + len(rows), None] == gallery_ids
+        queries, entries = _centered("query", queries, metric), _centered("gallery", entries, metric)
+    features = similarity.prepare([("query", queries, None), ("gallery", entries, None)], metric)
+    on_device = jax.device_put(features[len(queries) :])
+    first = np.empty(len(queries), np.int64)
+    places = np.arange(len(entries))
+    for start, rows in similarity.rows(features[: len(queries)], on_device, metric, block=block):
+        match = own[start : start + len(rows), None] == ids
         best = np.where(match, rows, -np.inf).max(axis=1, keepdims=True)
         equal = rows == best
-        place = (equal & match).argmax(axis=1, keepdims=True)  # the first of the best
+        place = (equal & match).argmax(axis=1, keepdims=True)  # the first of the best matches
         first[start : start + len(rows)] = 1 + ((rows > best) | (equal & (places < place))).sum(axis=1)
     return first
 
 
-def _set(name: str, features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    features, ids = np.asarray(features), np.asarray(ids)
-    if features.ndim != 2 or ids.shape != features.shape[:1]:
-        raise ValueError(f"{name}: features {features.shape} and ids {ids.shape} are not (N, D) and (N,)")
-    if not len(ids):
+def _set(name: str, features: np.ndarray, ids: np.ndarray | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    rows, own = np.asarray(features), np.asarray(ids)
+    if rows.ndim != 2 or own.shape != rows.shape[:1]:
+        raise ValueError(f"{name}: features {rows.shape} and ids {own.shape} are not (N, D) and (N,)")
+    if not len(own):
         raise UserError(f"the {name} set is empty: there is nothing to retrieve")
-    return features, ids
+    return rows, own
 
 
 def _centered(name: str, features: np.ndarray, metric: str) -> np.ndarray:

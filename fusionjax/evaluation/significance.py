@@ -1,37 +1,39 @@
 """Whether two results differ by more than the choice of test examples explains: bootstrap intervals, McNemar's test.
 
-All of it is about the test examples. It says nothing of how far another training run, with another seed, would differ.
+Both concern the choice of test examples only, not how much another training run, with another seed, would differ.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Num, Shaped
 from scipy import stats
 
 RESAMPLES = 2_000
 LEVEL = 0.95
 _BLOCK = 1 << 22
-"""Example numbers that are drawn at a time: memory grows with neither the examples nor the resamples."""
+"""Number of examples drawn at a time, so that memory depends on neither the examples nor the resamples."""
 
 
 def bootstrap_means(
-    values: np.ndarray, *, resamples: int = RESAMPLES, seed: int | tuple[int, ...] = 0
-) -> np.ndarray:
-    """Means of resampled examples (Efron, Annals of Statistics 1979).
+    values: Num[np.ndarray, "examples models"], *, resamples: int = RESAMPLES, seed: int | tuple[int, ...] = 0
+) -> Float[np.ndarray, "resamples models"]:
+    """Computes the means of resampled examples (Efron, Annals of Statistics 1979).
 
-    All columns of a resample are of the same examples. So where the columns are models, scored on the same examples, the
-    difference of two columns of the result is the paired bootstrap of their difference.
+    All columns of a resample use the same examples. If the columns are models, evaluated on the same examples, the difference
+    of two columns of the result is therefore the paired bootstrap of their difference.
 
     Args:
-        values: (N, K) float, finite; one row an example.
-        resamples: how many sets of N examples are drawn, with replacement.
-        seed: of the drawing.
+        values: (N, K) float, finite; one row per example.
+        resamples: number of sets of N examples that are drawn with replacement.
+        seed: of the random draws.
 
     Returns:
         (resamples, K) float64.
 
     Raises:
-        ValueError: no example, another shape, a value that is not finite.
+        ValueError: there is no example, the shape is another, or a value is not finite.
 
     >>> bootstrap_means(np.array([[1.0, 3.0]]), resamples=2)
     array([[1., 3.],
@@ -53,24 +55,34 @@ def bootstrap_means(
     return means
 
 
-def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of bootstrap draws, (R,): (low, high).
+def interval(draws: Float[np.ndarray, " resamples"], level: float = LEVEL) -> tuple[float, float]:
+    """Computes the percentile interval of bootstrap draws.
 
-    It has no width where all examples have the same value: the bootstrap says nothing there.
+    Its width is 0 if all examples have the same value, in which case the bootstrap is not informative.
+
+    Args:
+        draws: (R,) float.
+        level: confidence level.
+
+    Returns:
+        (low, high).
     """
     low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 
 
-def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p-value of "there is no difference", from bootstrap draws of the difference.
+def bootstrap_p(differences: Num[np.ndarray, " resamples"]) -> float:
+    """Computes the two-sided p-value of "there is no difference" from bootstrap draws of the difference.
 
-    Twice the share of draws on the less frequent side of 0, draws of exactly 0 on both sides: the level at which the
-    percentile interval just touches 0. One is added to both counts (Davison and Hinkley, Bootstrap Methods, 1997, section
-    4.2.3), so it is at least 2 / (R + 1), and at most 1.
+    It is twice the share of draws on the less frequent side of 0, with draws of exactly 0 counted on both sides: the level at
+    which the percentile interval just touches 0. One is added to both counts (Davison and Hinkley, Bootstrap Methods, 1997,
+    section 4.2.3), so it is at least 2 / (R + 1), and at most 1.
 
     Args:
         differences: (R,) float.
+
+    Returns:
+        The p-value.
     """
     differences = np.asarray(differences)
     least = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
@@ -79,12 +91,12 @@ def bootstrap_p(differences: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Of two models on the same examples.
+    """Result of McNemar's test of two models on the same examples.
 
     Attributes:
-        gained: examples that only the second has right.
-        lost: examples that only the first has right.
-        p: two-sided and exact; 1 where they never differ.
+        gained: number of examples that only the second model gets right.
+        lost: number of examples that only the first model gets right.
+        p: two-sided, exact p-value; 1 if the models never differ.
     """
 
     gained: int
@@ -92,26 +104,32 @@ class McNemar:
     p: float
 
 
-def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
-    """McNemar's test (Psychometrika 1947), exact.
+def mcnemar(
+    first: Shaped[np.ndarray, " examples"] | Sequence[int],
+    second: Shaped[np.ndarray, " examples"] | Sequence[int],
+) -> McNemar:
+    """Performs McNemar's exact test (Psychometrika 1947).
 
-    If the models are equally good, an example that only one of them has right is the second's with probability 1/2: then
-    `gained` is Binomial(gained + lost, 1/2).
+    If the models are equally good, an example that only one of them gets right belongs to the second with probability 1/2, so
+    that `gained` follows Binomial(gained + lost, 1/2).
 
     Args:
-        first, second: (N,) of 0 and 1, or bool: whether each example is right.
+        first, second: (N,) of 0 and 1, or bool: whether each example is correct.
+
+    Returns:
+        McNemar.
 
     Raises:
-        ValueError: lengths that differ, values other than 0 and 1.
+        ValueError: the lengths differ, or there are values other than 0 and 1.
 
     >>> mcnemar([1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1])
     McNemar(gained=4, lost=1, p=0.375)
     """
-    first, second = np.asarray(first), np.asarray(second)
-    if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"outcomes {first.shape} and {second.shape} are not (N,) both")
-    if not (np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()):
-        raise ValueError("outcomes are 0 or 1")
-    gained, lost = int((second > first).sum()), int((first > second).sum())
+    a, b = np.asarray(first), np.asarray(second)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"results {a.shape} and {b.shape} are not (N,) both")
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise ValueError("results are not all 0 or 1")
+    gained, lost = int((b > a).sum()), int((a > b).sum())
     p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     return McNemar(gained, lost, p)

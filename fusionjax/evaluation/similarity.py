@@ -1,39 +1,44 @@
-"""Similarity of every query to every gallery entry, a block of queries at a time: memory is block × gallery, never
-queries × gallery."""
+"""Similarity of every query to every gallery entry, a block of queries at a time.
+
+Memory is proportional to block × gallery, not to queries × gallery.
+"""
 
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from fusionjax.errors import UserError
 from fusionjax.types import Array
 
 METRICS = ("cosine", "euclidean")
 BLOCK = 1 << 24
-"""Similarities in a block of rows, 64 MB of float32; two blocks are alive at a time."""
+"""Similarities per block, 64 MB of float32; two blocks are in memory at a time."""
 _ROWS = 4096  # rows that `prepare` converts at a time
-_ALIGNMENT = 64  # bytes; a host array that starts at a multiple of it needs no second copy on the CPU device
+_ALIGNMENT = 64  # bytes; the CPU device does not copy a host array that starts at a multiple of it
 
 
-def prepare(parts: list[tuple[str, np.ndarray, np.ndarray | None]], metric: str) -> np.ndarray:
-    """One float32 copy of several sets of features, one below the other, made for the metric.
+def prepare(
+    parts: list[tuple[str, np.ndarray, np.ndarray | None]], metric: str
+) -> Float[np.ndarray, "rows width"]:
+    """Concatenates several sets of features into one float32 copy and prepares it for the metric.
 
-    "cosine": rows of unit length; a row of zeros stays zeros. "euclidean": the mean of the last set, to about one standard
-    deviation, is subtracted from all: no distance changes, and |a|² + |b|² − 2 a·b does not cancel where features lie far from
-    the origin.
+    "cosine": rows are normalised to unit length; a row of zeros stays zero. "euclidean": the mean of the last set, rounded to
+    about one standard deviation, is subtracted from all; this changes no distance and avoids cancellation in
+    |a|² + |b|² − 2 a·b for features far from the origin.
 
     Args:
-        parts: (name for messages, features (n, D) of any float dtype, rows to take (m,) int or None for all), one or more.
+        parts: (name for messages, features (n, D) of any float dtype, rows to use (m,) int or None for all), one or more.
         metric: "cosine" or "euclidean".
 
     Returns:
         (Σ m, D) float32.
 
     Raises:
-        UserError: an unknown metric; features that are not finite.
-        ValueError: features that are not (n, D) with one D.
+        UserError: the metric is unknown, or features are not finite.
+        ValueError: features are not (n, D) with the same D.
     """
     if metric not in METRICS:
         raise UserError(f"metric={metric!r} is unknown; use {' or '.join(METRICS)}")
@@ -60,27 +65,33 @@ def prepare(parts: list[tuple[str, np.ndarray, np.ndarray | None]], metric: str)
     if metric == "euclidean":
         last = out[start - counts[-1] :]
         deviation = float(last[:_ROWS].std(dtype=np.float64))
-        if deviation > 0:  # on a grid of powers of two: features of few bits stay exact, and so do their ties
+        if (
+            deviation > 0
+        ):  # on a grid of powers of two, so that features of few bits, and their ties, stay exact
             grid = 2.0 ** np.ceil(np.log2(deviation))
             out -= (np.rint(last.mean(axis=0, dtype=np.float64) / grid) * grid).astype(np.float32)
     return out
 
 
 def rows(
-    queries: np.ndarray, gallery: Array, metric: str, *, block: int = BLOCK
+    queries: Float[np.ndarray, "queries width"],
+    gallery: Float[Array, "gallery width"],
+    metric: str,
+    *,
+    block: int = BLOCK,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Similarities, a block of queries at a time; the device works on a block while the caller has the one before.
+    """Computes similarities, a block of queries at a time; the device computes a block while the caller uses the previous one.
 
     Products are accumulated in float32 on every device (no TensorFloat-32, no bfloat16).
 
     Args:
         queries: (Q, D) float32, from `prepare`.
         gallery: (G, D) float32 on a device, from `prepare`.
-        metric: "cosine", or "euclidean" for minus the squared distance.
-        block: similarities in a block, at most; a block has at least one row.
+        metric: "cosine", or "euclidean" for the negated squared distance.
+        block: maximum number of similarities per block; a block has at least one row.
 
     Yields:
-        first query of the block; (b, G) float32, read-only, larger is nearer.
+        Index of the first query of the block; and its similarities (b, G) float32, read-only, where larger is nearer.
     """
     size = max(1, min(len(queries), block // max(1, len(gallery)), 512))
     norms = squared_norms(gallery) if metric == "euclidean" else None
@@ -99,13 +110,15 @@ def rows(
 
 
 @jax.jit
-def squared_norms(features: Array) -> Array:
-    """(N, D) → (N,) float32."""
+def squared_norms(features: Float[Array, "rows width"]) -> Float[Array, " rows"]:
+    """Computes the squared length of each row: (N, D) → (N,) float32."""
     return jnp.square(features).sum(-1)
 
 
-def squared_distances(a: Array, b: Array, b_norms: Array) -> Array:
-    """|a|² + |b|² − 2 a·b: (n, D), (m, D), (m,) → (n, m) float32; rounding may leave a small one below 0."""
+def squared_distances(
+    a: Float[Array, "a width"], b: Float[Array, "b width"], b_norms: Float[Array, " b"]
+) -> Float[Array, "a b"]:
+    """Computes |a|² + |b|² − 2 a·b: (n, D), (m, D), (m,) → (n, m) float32; rounding may leave small values below 0."""
     products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     return (squared_norms(a)[:, None] - 2 * products) + b_norms
 

@@ -65,7 +65,11 @@ class Evaluator:
         """All processes take part."""
         outputs = {
             split: collect(
-                self.predict, variables, self.feed.evaluation(split), self.mesh, keep=self.scorer.output_names
+                self.predict,
+                variables,
+                self.feed.evaluation(split),
+                self.mesh,
+                output_names=self.scorer.output_names,
             )
             for split in self.sources
         }

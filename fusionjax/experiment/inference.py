@@ -249,7 +249,7 @@ class Run:
             },
             auxiliary=extra,
         )
-        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, keep=keep)
+        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, output_names=keep)
 
     def attention(self, image: Image) -> Prediction:
         """The maps of one image: `.rollout`, `.selected`."""
@@ -308,7 +308,7 @@ class Run:
             auxiliary=task.inputs.prepare(f"eval/{split}", source, self.variables),
         )
         names = keep or task.scorer.output_names
-        return collect(self.compiled, self.variables, batches, self.mesh, keep=names)
+        return collect(self.compiled, self.variables, batches, self.mesh, output_names=names)
 
 
 def _first_difference(run: Run, source: Source) -> str:

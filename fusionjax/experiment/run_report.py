@@ -112,7 +112,7 @@ def examples(
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
         auxiliary=extra and _At(extra, index),
     )
-    maps = collect(predict, variables, batches, mesh, keep=keep)
+    maps = collect(predict, variables, batches, mesh, output_names=keep)
     made = [
         (
             Example(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from fusionjax import files
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.distributed import mesh as mesh_lib
-from fusionjax.evaluation import outcomes
+from fusionjax.evaluation import per_example
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import input_pipeline, run_report
 from fusionjax.experiment.evaluation_hook import (
@@ -190,7 +190,7 @@ def _leave(
     )
     if primary:
         rows = task.scorer.per_example(evaluation.results, evaluation.outputs, experiment.eval_sources)
-        outcomes.write(experiment.folder, rows)
+        per_example.write(experiment.folder, rows)
         task.export(experiment.folder, finished)
         files.write_text(experiment.folder / "results.json", json.dumps(summary, indent=1))
     if not experiment.config.report.enabled:

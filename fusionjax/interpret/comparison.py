@@ -1,4 +1,4 @@
-"""Several runs side by side: the tables, as text, Markdown and CSV, and a page with the figures."""
+"""Comparison of several runs: tables as text, Markdown and CSV, and a page with the figures."""
 
 import csv
 import io
@@ -15,16 +15,16 @@ from fusionjax.errors import UserError
 from fusionjax.interpret import comparison_figures, figures, pages
 
 FIELDS_BESIDE = 3
-"""Fields that the tables of results show beside the runs; more have a table of their own."""
+"""Maximum number of config fields shown in the tables of results; more are shown in a separate table."""
 WIDTH = 110
-"""Columns of a terminal that prose fills."""
+"""Width of wrapped text on a terminal, in characters."""
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Title, heads and rows of text; `words`: a column each, whether it holds words, else numbers."""
+    """A table of text: title, column heads and rows; `words`: for each column, whether it contains words, else numbers."""
 
     title: str
     heads: Sequence[str]
@@ -34,16 +34,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Score:
-    """A measure of one run, or its mean over the runs of a group. Fractions.
+    """A measure of one run, or its mean over the runs of a group; fractions.
 
     Attributes:
         value: on the test examples.
-        interval: 95 %, over the test examples.
-        difference: to the first; None of the first itself.
-        difference_interval: 95 %, over the test examples.
-        p: two-sided, of "no difference"; None where the examples are not paired, or of a group.
-        test: what gave `p`.
-        gained, lost: examples that only this run, only the first has right; None unless each is right or wrong.
+        interval: 95 % interval over the test examples.
+        difference: to the first run or group; None for the first itself.
+        difference_interval: 95 % interval over the test examples.
+        p: two-sided p-value of "no difference"; None if the examples are not paired, or for a group.
+        test: name of the test that computed `p`.
+        gained, lost: number of examples that only this run, or only the first run, gets right; None for measures that are not
+            binary.
     """
 
     value: float
@@ -58,16 +59,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """A run.
+    """One run.
 
     Attributes:
-        name: short, no two the same.
+        name: short and unique.
         folder: the workdir, as given.
-        fields: config field → value, of the fields in which runs differ.
+        fields: config field → value, for the fields in which the runs differ.
         examples: number of test examples.
-        scores: by measure.
-        group: position of its group in `Comparison.groups`, 0 where there are none.
-        facts: further ones by name, such as the step of the weights.
+        scores: measure → Score.
+        group: index of its group in `Comparison.groups`, 0 if there are none.
+        details: name → text, such as the step of the weights.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Row:
     examples: int
     scores: Mapping[str, Score]
     group: int = 0
-    facts: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ class Group:
     """Runs of one config with several seeds.
 
     Attributes:
-        name: what tells it from other groups.
+        name: the fields that distinguish it from other groups.
         members: names of its runs.
-        values: by measure, one a run.
-        scores: by measure, of the mean over the runs.
+        values: measure → one value per run.
+        scores: measure → Score of the mean over the runs.
     """
 
     name: str
@@ -96,25 +97,25 @@ class Group:
     scores: Mapping[str, Score]
 
     def deviation(self, measure: str) -> float | None:
-        """Standard deviation over the runs (n − 1); None of one run."""
+        """Computes the standard deviation over the runs (with n − 1); None for a single run."""
         values = self.values[measure]
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is shown.
+    """A comparison of runs.
 
     Attributes:
-        split: that is scored.
+        split: the evaluated split.
         measures: names of the scores.
-        rows: a run each; the first is what the others are compared with.
-        groups: of seeds; empty for none.
-        records: of metrics.jsonl, by run.
-        warnings: what makes the numbers less comparable than they look.
-        notes: how to read them.
-        further: scores that no example says by itself, a value a run: without intervals.
-        pictures: what they show → a file a run, copied beside the page.
+        rows: the runs; the others are compared with the first.
+        groups: runs that differ only in the seed; empty if they are not grouped.
+        records: run → records of metrics.jsonl.
+        warnings: reasons why the numbers are less comparable than they look.
+        notes: how to read the numbers.
+        further: name → one value per run, of scores without per-example values, and thus without intervals.
+        pictures: title → one file per run, copied to the folder of the page.
     """
 
     split: str
@@ -129,12 +130,12 @@ class Comparison:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Fields in which runs differ → their short names."""
+        """Config fields in which the runs differ → short name."""
         return short_names([*self.rows[0].fields])
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
-    """Dotted field → its last words, as many as tell it from the others.
+    """Shortens dotted fields to their last component where it is unique: field → short name.
 
     >>> short_names(["optim.name", "model.name", "optim.learning_rate"])
     {'optim.name': 'optim.name', 'model.name': 'model.name', 'optim.learning_rate': 'learning_rate'}
@@ -144,7 +145,7 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Results by measure, groups by measure, further scores, and the config where its fields are too many to stand beside."""
+    """Builds the tables: results by measure, groups by measure, further scores, and the differing fields if there are many."""
     made = []
     beside = comparison.fields if len(comparison.fields) <= FIELDS_BESIDE else {}
     several = len(comparison.rows) > 1
@@ -199,7 +200,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 
 def text(comparison: Comparison) -> str:
-    """The tables and notes for a terminal, aligned."""
+    """Formats the tables and notes for a terminal, with aligned columns."""
     parts = []
     for table in tables(comparison):
         cells = [[plain(c) for c in line] for line in (table.heads, *table.rows)]
@@ -212,18 +213,18 @@ def text(comparison: Comparison) -> str:
             for line in cells
         ]
         parts.append("\n".join([plain(table.title), *(line.rstrip() for line in lines)]))
-    for mark, lines in (("! ", comparison.warnings), ("· ", comparison.notes)):
+    for mark, remarks in (("! ", comparison.warnings), ("· ", comparison.notes)):
         parts.append(
             "\n".join(
                 textwrap.fill(plain(x, 2_000), WIDTH, initial_indent=mark, subsequent_indent="  ")
-                for x in lines
+                for x in remarks
             )
         )
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def markdown(comparison: Comparison) -> str:
-    """The same for a document."""
+    """Formats the tables and notes as Markdown."""
     parts = [f"**{_escaped(w)}**" for w in comparison.warnings]
     for table in tables(comparison):
         lines = [table.heads, None, *table.rows]
@@ -234,7 +235,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def comma_separated(comparison: Comparison) -> str:
-    """A line a run and measure; numbers are fractions, whole; no value is empty."""
+    """Formats the comparison as CSV, one line per run and measure; fractions in full precision, missing values empty."""
     made = io.StringIO()
     out = csv.writer(made, lineterminator="\n")
     heads = ("split", "measure", "examples", "value", "low", "high", "difference", "difference_low", "difference_high", "p",
@@ -275,10 +276,12 @@ def write(folder: Path, comparison: Comparison) -> Path:
     with pages.replacing(
         folder, "comparison", pictures=("comparison_*.png",), beside=("comparison.csv", "comparison.md")
     ) as made:
-        drawn = {}
+        drawn: dict[str, str | None] = {}
         for name, figure in comparison_figures.all_of(comparison).items():
-            drawn[name] = figure and figures.save(figure, made / f"comparison_{name}.png").name
-        shown_of = {}
+            drawn[name] = (
+                None if figure is None else figures.save(figure, made / f"comparison_{name}.png").name
+            )
+        shown_of: dict[str, list[str]] = {}
         for what, files in comparison.pictures.items():
             shown_of[what] = [f"comparison_{i:02d}_{file.name}" for i, file in enumerate(files)]
             for name, file in zip(shown_of[what], files, strict=True):
@@ -302,18 +305,18 @@ def write(folder: Path, comparison: Comparison) -> Path:
 
 
 def signed(value: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
+    """Formats a difference of fractions in percentage points, with its sign."""
     rounded = f"{100 * value:+.1f}"
     return rounded.replace("-", "−") if float(rounded) else "0.0"
 
 
-def shown(value: Any, limit: int = 28) -> str:
-    """A config's value, short."""
+def shown(value: object, limit: int = 28) -> str:
+    """Formats the value of a config field, shortened to `limit` characters."""
     return plain(f"{value:g}" if isinstance(value, float) else str(value) or "–", limit)
 
 
 def plain(value: str, limit: int = 60) -> str:
-    """One line that any terminal prints: nothing that does not print, the middle of long text left out."""
+    """Returns one printable line: other characters are replaced, and the middle of long text is elided."""
     value = "".join(
         c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(value).split())
     )
@@ -325,13 +328,13 @@ def plain(value: str, limit: int = 60) -> str:
 
 
 def _range(interval: Interval) -> str:
-    """Nothing where it has no width: then all examples are alike, and the bootstrap says nothing."""
+    """Formats an interval; "–" if its width is 0, in which case the bootstrap is not informative."""
     low, high = interval
     return f"{pages.share(low)} – {pages.share(high)}" if low < high else "–"
 
 
 def _difference(score: Score) -> list[str]:
-    if score.difference is None:
+    if score.difference is None or score.difference_interval is None:
         return ["baseline", ""]
     low, high = score.difference_interval
     return [signed(score.difference), f"{signed(low)} … {signed(high)}" if low < high else "–"]

@@ -1,30 +1,30 @@
-"""Figures of several runs side by side. A run, or a group of seeds, has the same colour and dashes in all of them."""
+"""Figures that compare several runs. A run, or a group of seeds, has the same colour and line style in all of them."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fusionjax.interpret.figures import PALETTE, apply_style, label, points_by_step
 
+if TYPE_CHECKING:
+    from fusionjax.interpret.comparison import Comparison
+
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
-"""Of the first six runs, the next six …: with the colours, 24 runs are told apart."""
+"""Of the first six runs, the next six, and so on: together with the colours, they distinguish 24 runs."""
 PANELS = 6
 _INK, _SOFT = "#333333", "#777777"
 _PERCENT = FuncFormatter(lambda value, position: f"{100 * value:.6g}".replace("-", "−"))
 
 
-def all_of(comparison: Any) -> dict[str, Figure | None]:
-    """intervals, seeds and curves; None for one that has nothing to show.
-
-    Args:
-        comparison: `comparison.Comparison`.
-    """
+def all_of(comparison: "Comparison") -> dict[str, Figure | None]:
+    """Draws the figures "intervals", "seeds" and "curves"; None for one that has nothing to show."""
     return {
         "intervals": intervals(comparison),
         "seeds": seeds(comparison) if comparison.groups else None,
@@ -32,8 +32,8 @@ def all_of(comparison: Any) -> dict[str, Figure | None]:
     }
 
 
-def intervals(comparison: Any) -> Figure:
-    """Dot and whisker of every run, a row of panels a measure: the score, and of several runs the difference to the first."""
+def intervals(comparison: "Comparison") -> Figure:
+    """Draws scores with intervals, one row of panels per measure: the score, and the difference to the first run."""
     rows, several = comparison.rows, len(comparison.rows) > 1
     tall = 1.0 + 0.36 * len(rows)
     figure, grid = _grid(len(comparison.measures), 1 + several, 5.2, tall)
@@ -46,15 +46,18 @@ def intervals(comparison: Any) -> Figure:
         apply_style(panels[0], f"{measure}, {comparison.split}", grid="x", colour="#EEEEEE")
         for i, s in enumerate(scores):
             _whisker(panels[0], i, s.value, s.interval, _look(comparison, i))
-        panels[0].set(xlabel="%, with its 95 % interval over the test examples")  # of what, the title says
+        panels[0].set(
+            xlabel="%, with its 95 % interval over the test examples"
+        )  # the title names the measure
         if several:
             panels[0].axvline(scores[0].value, color=_SOFT, lw=1, ls="--", zorder=0)
             apply_style(
                 panels[1], f"{measure}: difference to {label(rows[0].name, 24)}", grid="x", colour="#EEEEEE"
             )
             panels[1].axvline(0, color=_SOFT, lw=1, ls="--", zorder=0)
-            for i, s in enumerate(scores[1:], 1):
-                _whisker(panels[1], i, s.difference, s.difference_interval, _look(comparison, i))
+            for i, s in enumerate(scores):
+                if s.difference is not None and s.difference_interval is not None:
+                    _whisker(panels[1], i, s.difference, s.difference_interval, _look(comparison, i))
             panels[1].set(xlabel="percentage points, with 95 % interval; right of the line: better")
             panels[1].set_yticks(at, [""] * len(rows))
             panels[1].text(0, 0, " baseline", va="center", fontsize=9, color=_SOFT)
@@ -67,8 +70,8 @@ def intervals(comparison: Any) -> Figure:
     return figure
 
 
-def seeds(comparison: Any) -> Figure:
-    """Of every group a dot a run, their mean and a bar of one standard deviation to each side."""
+def seeds(comparison: "Comparison") -> Figure:
+    """Draws, for every group, one dot per run, their mean and a bar of one standard deviation to each side."""
     groups = comparison.groups
     figure, grid = _grid(1, len(comparison.measures), 5.2, 1.1 + 0.5 * len(groups))
     for axes, measure in zip(grid[0], comparison.measures, strict=True):
@@ -98,10 +101,10 @@ def seeds(comparison: Any) -> Figure:
     return figure
 
 
-def curves(comparison: Any) -> Figure | None:
-    """By step, a panel each: the training loss, and the measures and the loss of every evaluated split.
+def curves(comparison: "Comparison") -> Figure | None:
+    """Draws the training loss, and the measures and the loss of every evaluated split by step, one panel each.
 
-    Of a score that no run has at more than one step there is no panel. None where nothing was logged.
+    Scores that no run has at more than one step are left out. Returns None if nothing was logged.
     """
     series = {row.name: points_by_step(comparison.records.get(row.name, ())) for row in comparison.rows}
     logged = {key for found in series.values() for key in found}
@@ -146,20 +149,19 @@ def curves(comparison: Any) -> Figure | None:
     return figure
 
 
-def _legend(figure: Figure, comparison: Any) -> None:
-    shown = comparison.groups or comparison.rows
+def _legend(figure: Figure, comparison: "Comparison") -> None:
+    names = [f"{label(g.name, 48)} ({len(g.members)} seeds)" for g in comparison.groups]
     keys = []
-    for i, one in enumerate(shown):
+    for i, name in enumerate(names or [label(row.name, 48) for row in comparison.rows]):
         colour, dashes, marker = _cycle(i)
-        name = label(one.name, 48) + (f" ({len(one.members)} seeds)" if comparison.groups else "")
         keys.append(Line2D([], [], color=colour, ls=dashes, marker=marker, ms=4, label=name))
-    longest = max(len(key.get_label()) for key in keys)
+    longest = max(len(str(key.get_label())) for key in keys)
     columns = max(1, min(len(keys), 110 // (longest + 8)))
     figure.legend(handles=keys, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
-def _look(comparison: Any, i: int) -> tuple[str, str, str]:
-    """Colour, dashes and marker of run `i`."""
+def _look(comparison: "Comparison", i: int) -> tuple[str, str, str]:
+    """Returns colour, line style and marker of run `i`."""
     return _cycle(comparison.rows[i].group if comparison.groups else i)
 
 
@@ -178,6 +180,8 @@ def _whisker(
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(max(width * columns, 9.5), height * rows + 0.4), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = Figure(
+        figsize=(max(width * columns, 9.5), height * rows + 0.4),
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
+    )
     return figure, figure.subplots(rows, columns, squeeze=False)

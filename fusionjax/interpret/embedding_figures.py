@@ -1,4 +1,4 @@
-"""Figures of embeddings of two modalities: one joint map, and the similarities of every example with every other.
+"""Figures of the embeddings of two modalities: one joint map, and the similarities of all pairs of examples.
 
 As in `figures`: plain data in, matplotlib figures out, written by `figures.save`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from fusionjax.errors import UserError
@@ -17,16 +18,20 @@ from fusionjax.evaluation.alignment import unit_rows
 from fusionjax.interpret.figures import PALETTE, label
 
 MUTED = ("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499")
-"""Nine colours that colour-blind readers tell apart; Tol, SRON technical note EPS/TN/09-002, 2021."""
+"""Nine colours that colour-blind readers can distinguish; Tol, SRON technical note EPS/TN/09-002, 2021."""
 MOST_MAPPED, MOST_COMPARED = 2000, 400
-"""Pairs that one map and one heat map show; of more, so many are drawn."""
+"""Maximum number of pairs in a map, and in a heat map; of more, as many are drawn at random."""
 _REST, _INK = "#BBBBBB", "#333333"
 _NEIGHBOURS, _DISTANCE = 15, 0.25
-_STREAM = 0x3A9  # keeps these draws apart from others that start from the same seed
+_STREAM = 0x3A9  # separates these random draws from others with the same seed
 
 
 def check_umap() -> None:
-    """Raises a UserError where umap-learn is not installed; imports nothing. For the start of a run, not its end."""
+    """Checks that umap-learn is installed, without importing it; called at the start of a run.
+
+    Raises:
+        UserError: umap-learn is not installed.
+    """
     if importlib.util.find_spec("umap") is None:
         raise UserError(
             'the joint map of embeddings needs the package umap-learn: pip install "fusionjax[spectral]"'
@@ -36,10 +41,10 @@ def check_umap() -> None:
 def joint_coordinates(
     first: np.ndarray, second: np.ndarray, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both modalities in one plane, by one UMAP of all their embeddings together.
+    """Maps both modalities to one plane, with one UMAP of all their embeddings together.
 
-    Two maps, one a modality, could not be laid over each other: each has its own axes. Neighbours are by the angle between
-    embeddings; the start is their principal components, so that what is far apart tends to stay so.
+    Separate maps of the modalities would not be comparable, because each has its own axes. Neighbours are determined by the
+    angle between embeddings; the map is initialised with the principal components, which tends to preserve large distances.
 
     Args:
         first, second: (N, D) float embeddings, row i of both of the same example; at least 3 rows.
@@ -49,8 +54,8 @@ def joint_coordinates(
         Two arrays (N, 2) float32.
 
     Raises:
-        UserError: umap-learn is not installed; fewer than 3 pairs; embeddings that are not finite.
-        ValueError: shapes that do not agree.
+        UserError: umap-learn is not installed, there are fewer than 3 pairs, or embeddings are not finite.
+        ValueError: shapes do not agree.
 
     Source: McInnes, Healy & Melville, arXiv 1802.03426.
     """
@@ -62,7 +67,7 @@ def joint_coordinates(
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         from umap import UMAP
     together = np.concatenate([first, second]).astype(np.float32)
-    # On unit vectors Euclidean neighbours are those by the cosine. A seed takes one thread.
+    # On unit vectors Euclidean neighbours are the same as cosine neighbours. UMAP is reproducible with one thread only.
     reducer = UMAP(
         n_neighbors=min(_NEIGHBOURS, len(together) - 1),
         metric="euclidean",
@@ -86,10 +91,10 @@ def joint_map(
     lines: int = 60,
     seed: int = 0,
 ) -> Figure:
-    """Where the embeddings of both modalities lie: colour says the class, the marker the modality; thin lines join pairs.
+    """Draws the embeddings of both modalities: colours are classes, markers are modalities, thin lines join pairs.
 
-    Of more than `MOST_MAPPED` pairs so many are drawn evenly. Of more than nine classes the nine with the most examples have a
-    colour.
+    Of more than `MOST_MAPPED` pairs, as many are drawn at random. Of more than nine classes, only the nine with the most
+    examples have a colour.
 
     Args:
         first, second: (N, D) float embeddings, row i of both of the same example.
@@ -97,11 +102,14 @@ def joint_map(
         class_names: of all classes.
         names: of the modalities.
         title: of the figure.
-        lines: pairs that are joined, drawn evenly; all where there are fewer.
-        seed: of the map and the draws.
+        lines: number of pairs to join, drawn at random; all if there are fewer.
+        seed: of the map and the random draws.
+
+    Returns:
+        Figure.
 
     Raises:
-        UserError, ValueError: as `joint_coordinates`.
+        UserError, ValueError: as for `joint_coordinates`.
     """
     first, second = _units(first, second)
     labels = _labels(labels, first, class_names)
@@ -110,8 +118,7 @@ def joint_map(
     labels = labels[kept]
     points = joint_coordinates(first[kept], second[kept], seed=seed)
     colour, shown = _colours(labels)
-    figure = Figure(figsize=(8.6, 6.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(8.6, 6.2), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     axes = figure.subplots()
     joined = _draw(rng, len(kept), lines)
     axes.plot(
@@ -120,19 +127,18 @@ def joint_map(
     )  # fmt: skip
     size = float(np.clip(6000 / len(kept), 5, 26))
     order = rng.permutation(len(kept))  # no class lies on top of the others
-    paint = np.asarray([colour[c] for c in labels[order]])
-    axes.scatter(*points[0][order].T, s=size, c=paint, marker="o", lw=0, alpha=0.85, zorder=2)
-    axes.scatter(
-        *points[1][order].T, s=size * 1.3, facecolors="none", edgecolors=paint, marker="^", lw=0.9, zorder=3
-    )
+    paint = [colour[c] for c in labels[order]]
+    (x, y), (x2, y2) = (p[order].T for p in points)
+    axes.scatter(x, y, s=size, c=paint, marker="o", lw=0, alpha=0.85, zorder=2)
+    axes.scatter(x2, y2, s=size * 1.3, facecolors="none", edgecolors=paint, marker="^", lw=0.9, zorder=3)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_color("#CCCCCC")
     counted = f"{len(kept):,} pairs" if len(kept) == total else f"{len(kept):,} of {total:,} pairs"
     axes.set_title(label(title, 80), fontsize=11, loc="left", color=_INK)
     axes.set_xlabel(
-        f"{counted}; lines join {'all' if len(joined) == len(kept) else f'{len(joined)} of them'}. Near is alike; how far "
-        "apart distant groups are says little.",
+        f"{counted}; lines join {'all' if len(joined) == len(kept) else f'{len(joined)} of them'}. Near points are similar; "
+        "distances between distant groups mean little.",
         fontsize=8.5, color=_INK, loc="left",
     )  # fmt: skip
     _map_legend(
@@ -151,20 +157,23 @@ def similarity_map(
     title: str = "Similarities between the modalities",
     seed: int = 0,
 ) -> Figure:
-    """Cosine similarity of every example in one modality with every example in the other, both sorted by class.
+    """Draws the cosine similarity of every example in one modality with every example in the other, both sorted by class.
 
-    A bright diagonal is pairs that find each other, bright blocks on it are classes. Of more than `MOST_COMPARED` examples so
-    many are drawn evenly; the means under the title are of those shown.
+    A bright diagonal means that pairs are close; bright blocks on it are classes. Of more than `MOST_COMPARED` examples, as
+    many are drawn at random; the means below the title are over the examples shown.
 
     Args:
         first: (N, D) float embeddings, the rows.
         second: (N, D) float embeddings, the columns; row i of both of the same example.
         labels, class_names, names, title: as for `joint_map`.
-        seed: of the draw.
+        seed: of the random draw.
+
+    Returns:
+        Figure.
 
     Raises:
-        UserError: no pair; embeddings that are not finite.
-        ValueError: shapes that do not agree.
+        UserError: there is no pair, or embeddings are not finite.
+        ValueError: shapes do not agree.
     """
     first, second = _units(first, second)
     labels = _labels(labels, first, class_names)
@@ -173,8 +182,7 @@ def similarity_map(
     kept = _draw(np.random.default_rng([_STREAM, seed]), len(first), MOST_COMPARED)
     kept = kept[np.argsort(labels[kept], kind="stable")]
     cosines, sorted_labels, n = first[kept] @ second[kept].T, labels[kept], len(kept)
-    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(8.4, 7.2), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     axes = figure.subplots()
     low, high = (
         np.percentile(cosines, 1),
@@ -254,7 +262,7 @@ def _map_legend(
 
 
 def _colours(labels: np.ndarray) -> tuple[dict[int, str], list[int]]:
-    """class → colour, and the classes that have one of their own, in order."""
+    """Returns class → colour, and the classes with a colour of their own, in order."""
     known, counts = np.unique(labels, return_counts=True)
     palette = PALETTE if len(known) <= len(PALETTE) else MUTED
     own = np.sort(known[np.argsort(-counts, kind="stable")[: len(palette)]]).tolist()
@@ -276,7 +284,7 @@ def _labels(labels: np.ndarray, embeddings: np.ndarray, class_names: Sequence[st
 
 
 def _units(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both float64, each row of length 1; a row of zeros stays."""
+    """Returns both as float64 with rows of unit length; a row of zeros stays zero."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(f"embeddings {first.shape} and {second.shape} are not two (N, D) of one space")

@@ -1,8 +1,7 @@
-"""Figures of a run, each from plain data. matplotlib's object interface only: no pyplot, no state, no
-display.
+"""Figures of a run, each from plain data. Only matplotlib's object interface: no pyplot, no global state, no display.
 
-Names of classes and files come from data. `label` makes them safe to draw: no mathtext, no control
-characters, no glyphs that the font lacks (which matplotlib would warn about), limited length.
+Names of classes and files come from data. `label` makes them safe to draw: no mathtext, no control characters, no glyphs that
+the font lacks (which matplotlib would warn about), limited length.
 """
 
 import math
@@ -19,6 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fusionjax import files
@@ -26,15 +26,15 @@ from fusionjax.evaluation.classification import ClassRow
 from fusionjax.interpret.maps import Example
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito, Color Universal Design (2008): told apart by colour-blind readers."""
+"""Okabe and Ito, Color Universal Design (2008): distinguishable for colour-blind readers."""
 NUMBERED, NAMED = 20, 60
-"""Classes up to which a confusion matrix prints its counts, and up to which its names."""
+"""Maximum number of classes for which a confusion matrix shows counts, and class names."""
 _FONT = FontProperties(family="DejaVu Sans")  # comes with matplotlib
 _INK = "#333333"
 
 
 def label(text: str, limit: int = 32) -> str:
-    """Text as matplotlib may draw it literally: at most `limit` characters, the middle left out."""
+    """Returns text that matplotlib draws literally: at most `limit` characters, with the middle elided."""
     glyphs = _glyphs()
     text = "".join(
         c if ord(c) in glyphs else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split())
@@ -55,18 +55,21 @@ def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
 def confusion_matrix(
     matrix: np.ndarray, class_names: Sequence[str], title: str = "Confusion matrix"
 ) -> Figure:
-    """Who is taken for whom.
+    """Draws a confusion matrix.
 
-    Up to 20 classes: names and counts, colour by share of the row. Up to 60: names. Above: class indices on a
-    log scale of counts.
+    Up to 20 classes it shows names and counts, coloured by the share of the row; up to 60, names and counts on a logarithmic
+    colour scale; above, class indices in place of names.
 
     Args:
         matrix: (C, C) int, rows true, columns predicted.
         class_names: C names.
         title: of the figure.
 
+    Returns:
+        Figure.
+
     Raises:
-        ValueError: sizes that do not agree.
+        ValueError: sizes do not agree.
     """
     matrix = np.asarray(matrix)
     c = len(class_names)
@@ -75,7 +78,7 @@ def confusion_matrix(
     if c > NUMBERED:
         side = 7.0 if c > NAMED else 5.0 + 0.12 * c
         shown, bar = np.ma.masked_equal(matrix, 0), "images (log scale)"
-        style = {
+        style: dict[str, Any] = {
             "norm": LogNorm(1, max(2, matrix.max())),
             "cmap": matplotlib.colormaps["viridis_r"].with_extremes(bad="white"),
         }
@@ -111,16 +114,16 @@ def confusion_matrix(
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Training loss, accuracies and learning rate by step, a panel each.
+    """Draws training loss, accuracies and learning rate by step, one panel each.
 
     Args:
-        records: of metrics.jsonl: `step` and flat keys. Keys with the word `loss` under `train/` are
-            losses; keys with the word `accuracy` are accuracies, but not balanced ones and ends of intervals;
-            the learning rate ends in `learning_rate` or `lr`. Where a step was logged twice, as after a
-            resume, the later record counts; values that are not finite are left out.
+        records: of metrics.jsonl: `step` and flat keys. Keys with the word `loss` under `train/` are losses; keys with the
+            word `accuracy` are accuracies, except balanced ones and bounds of intervals; the learning rate ends in
+            `learning_rate` or `lr`. If a step was logged twice, as after a resume, the later record is used; values that are
+            not finite are skipped.
 
     Returns:
-        Figure with a panel for each of the three that is present; None where none is.
+        Figure with one panel for each of the three that is present; None if there is none.
     """
     logged = points_by_step(records)
     loss = {k: v for k, v in logged.items() if k.startswith("train/") and _is(k, "loss")}
@@ -155,14 +158,14 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def per_class_bars(rows: Sequence[ClassRow], most: int = 30) -> Figure | None:
-    """Recall of each class, lowest on top; of more than `most` classes the `most` with the lowest recall.
+    """Draws the recall of each class, lowest on top; of more than `most` classes, those with the lowest recall.
 
     Args:
-        rows: of a Result. Classes without examples are left out.
-        most: bars that one figure holds.
+        rows: of a `Result`. Classes without examples are left out.
+        most: maximum number of bars.
 
     Returns:
-        Figure; None where no class has an example.
+        Figure; None if no class has an example.
     """
     present = sorted((row for row in rows if row.support), key=lambda row: (row.recall, row.name))
     if not present:
@@ -191,7 +194,7 @@ def per_class_bars(rows: Sequence[ClassRow], most: int = 30) -> Figure | None:
     axes.set_ylim(len(shown) - 0.4, -0.6)  # the first on top
     axes.xaxis.set_major_formatter(_percent)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("recall: share of the class's images that are recognised")
+    axes.set_xlabel("recall: share of the class's images that are classified correctly")
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_bounds(0, 1)
     axes.grid(axis="y", visible=False)
@@ -201,12 +204,12 @@ def per_class_bars(rows: Sequence[ClassRow], most: int = 30) -> Figure | None:
 def attention_rows(
     examples: Sequence[Example], title: str = "", *, map_name: str = "attention rollout"
 ) -> Figure | None:
-    """One row an example: the input, its map, which patches GLCA selects. Columns that no example has are left out.
+    """Draws one row per example: the input, its map, the patches that GLCA selects. Empty columns are left out.
 
     Args:
         examples: to show.
-        title: above them.
-        map_name: what the map is.
+        title: of the figure.
+        map_name: name of the map.
 
     Returns:
         Figure; None without examples.
@@ -241,14 +244,12 @@ def _glyphs() -> frozenset[int]:
 def _verdict(example: Example) -> str:
     probability = _percent(example.probability)
     if example.true == example.predicted:
-        return f"{label(example.true)}\nrecognised ({probability})"
+        return f"{label(example.true)}\ncorrect ({probability})"
     return f"true: {label(example.true, 26)}\npredicted: {label(example.predicted, 20)} ({probability})"
 
 
 def _blank(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    return figure
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
 def _words(key: str) -> list[str]:
@@ -261,11 +262,11 @@ def _is(key: str, kind: str) -> bool:
 
 
 def _part(key: str) -> str:
-    """What of a model a key measures, the branch as a rule: "" for the whole."""
+    """Returns the part of a model that a key measures, usually the branch; "" for the whole model."""
     return "/".join(word for word in _words(key)[1:] if word not in ("loss", "accuracy"))
 
 
-def _percent(value: float, position: int | None = None) -> str:
+def _percent(value: float, position: float | None = None) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
@@ -294,7 +295,7 @@ def apply_style(axes: Axes, title: str, grid: str = "y", colour: str = "#DDDDDD"
 
 
 def points_by_step(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Key → steps and values of records of metrics.jsonl, by step; of a step that was logged twice the later one counts."""
+    """Returns key → steps and values, ordered by step; of a step that was logged twice, the later record is used."""
     points: dict[str, dict[float, float]] = {}
     for record in records:
         step = record.get("step")

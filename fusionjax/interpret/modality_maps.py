@@ -60,7 +60,7 @@ class ModalityExample:
     seconds: float = 0.0
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = {"image": self.grid[0] * self.grid[1], "text": len(self.words)}
         for pairing, map in self.maps.items():
             if np.ndim(map) != 2 or not np.isfinite(map).all() or np.min(map, initial=0) < 0:
@@ -113,7 +113,7 @@ def figure(examples: Sequence[ModalityExample]) -> Figure | None:
         return None
     pairings = list(dict.fromkeys(p for e in examples for p in e.maps))
     out = Figure(figsize=(2.4 + 3.4 * len(pairings), 3.3 * len(examples)), layout="constrained")
-    rows = np.atleast_1d(out.subfigures(len(examples), 1))
+    rows = out.subfigures(len(examples), 1, squeeze=False)[:, 0]
     for row, example in zip(rows, examples, strict=True):
         mark = "✓" if example.true == example.predicted else f"✗, it is {label(example.true)}"
         text = (
@@ -128,8 +128,8 @@ def figure(examples: Sequence[ModalityExample]) -> Figure | None:
             found = readers(example, pairing) if pairing in example.maps else []
             if not found:
                 _nothing(part.subplots(), "missing")
-            elif of == "image":
-                _regions(part, example, found)
+            elif of == "image" and example.image is not None:
+                _regions(part, example.image, example.grid, found)
             elif of == "audio":
                 _moments(part.subplots(), example, found)
             else:
@@ -162,18 +162,18 @@ def _given(part: SubFigure, example: ModalityExample) -> None:
         bottom.set_xlabel("seconds", fontsize=6, color=_SOFT)
 
 
-def _regions(part: SubFigure, example: ModalityExample, found: Sequence[Reader]) -> None:
+def _regions(part: SubFigure, image: np.ndarray, grid: tuple[int, int], found: Sequence[Reader]) -> None:
     rows = -(-len(found) // 2)
     axes = part.subplots(rows, 2 if len(found) > 1 else 1, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
     for ax, reader in zip(axes, found, strict=False):
         times = reader.weights * len(reader.weights)
-        shown = times.reshape(example.grid)
+        shown = times.reshape(grid)
         low, high = shown.min(), shown.max()
         # Back from its own range to multiples of the mean: a map that is nearly even must look so.
-        level = (low + upsample(shown, example.image.shape[:2]) * (high - low)) / max(2.0, high)
-        ax.imshow(overlay(example.image, level))
+        level = (low + upsample(shown, image.shape[:2]) * (high - low)) / max(2.0, high)
+        ax.imshow(overlay(image, level))
         ax.set_title(f"{label(reader.name, 16)} ×{high:.1f}", fontsize=7, color=_INK)
 
 

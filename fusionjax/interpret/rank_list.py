@@ -1,4 +1,4 @@
-"""Rank lists of a retrieval result: each query beside what was found for it, right and wrong told apart."""
+"""Rank lists of a retrieval result: each query beside its nearest images, with correct and wrong ones marked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from fusionjax.interpret.figures import label
@@ -18,20 +19,20 @@ _MARK = {True: "✓", False: "✗"}
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One query and its list, nearest first, without junk and without removed entries.
+    """One query and its ranked list, nearest first, without junk and without removed entries.
 
     Attributes:
-        name: of the query (identity, camera); shown under it.
+        name: of the query (identity, camera), shown below it.
         query: (H, W, 3) uint8.
         images: of the list, each (H, W, 3) uint8 of any size.
-        right: one a list image, whether it is of the query's identity.
-        scores: one a list image, larger is nearer; None to show none.
-        names: one a list image; None to show none.
-        average_precision: of the query, 0 … 1; None where it has no match or is not to be shown.
-        matches: images of the gallery that are right, in the list or not; None where unknown.
+        right: for each image of the list, whether it has the query's identity.
+        scores: for each image of the list, larger is nearer; None to show none.
+        names: for each image of the list; None to show none.
+        average_precision: of the query, 0 … 1; None if it has no match or is not to be shown.
+        matches: number of matches in the whole gallery; None if unknown.
 
     Raises:
-        ValueError: lengths that do not agree, a picture that is not (H, W, 3) uint8.
+        ValueError: lengths do not agree, or an image is not (H, W, 3) uint8.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Entry:
     average_precision: float | None = None
     matches: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for what in ("right", "scores", "names"):
             values = getattr(self, what)
             if values is not None and len(values) != len(self.images):
@@ -61,17 +62,18 @@ def rank_list(
     score_name: str = "similarity",
     marks: tuple[str, str] = ("same identity", "another identity"),
 ) -> Figure | None:
-    """One row a query: the query, then its list from rank 1. A right image has a solid green border and ✓, a wrong one a
-    dashed red border and ✗. Write it with `figures.save`.
+    """Draws one row per query: the query, then its list from rank 1; `figures.save` writes the figure.
+
+    A correct image has a solid green border and ✓, a wrong one a dashed red border and ✗.
 
     Args:
         entries: queries, drawn in this order.
         title: of the figure.
-        score_name: what the numbers under the images are, said in the legend.
-        marks: what a right and a wrong image are, said there too.
+        score_name: name of the numbers below the images, for the legend.
+        marks: names of correct and wrong images, for the legend.
 
     Returns:
-        Figure; None without entries or where all lists are empty.
+        Figure; None without entries or if all lists are empty.
     """
     columns = max((len(e.images) for e in entries), default=0)
     if not columns:
@@ -82,9 +84,9 @@ def rank_list(
     height = width * min(max(tall, 0.6), 2.2) + 0.42 + 0.14 * lines
     head = 0.75 if title else 0.45
     figure = Figure(
-        figsize=(width * (columns + 1.6) + 0.2, height * len(entries) + head), layout="constrained"
+        figsize=(width * (columns + 1.6) + 0.2, height * len(entries) + head),
+        layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0, hspace=0.02),
     )
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0, hspace=0.02)
     grid = figure.subplots(
         len(entries), columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1.25, 0.12, *[1] * columns]}
     )
@@ -131,7 +133,9 @@ def _caption(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def _picture(axes: Axes, image: np.ndarray, colour: str, style, width: float) -> None:
+def _picture(
+    axes: Axes, image: np.ndarray, colour: str, style: str | tuple[int, tuple[float, ...]], width: float
+) -> None:
     axes.imshow(image, aspect="equal")
     axes.set_axis_on()
     axes.set(xticks=[], yticks=[])

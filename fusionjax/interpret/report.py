@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fusionjax.evaluation.classification import Result
+from fusionjax.evaluation.classification import ClassRow, Result
 from fusionjax.interpret import figures, pages
 from fusionjax.interpret.maps import Example
 
@@ -23,11 +23,11 @@ BRANCHES = {
     "glca": ("GLCA", "global-local cross-attention branch"),
     "combined": ("SA + GLCA", "mean of both branches' probabilities"),
 }
-"""Branch name → what the report calls it. Other names are shown as they are."""
+"""Branch → its short and long name in the report. Other branches are shown by their own name."""
 SIDE = 320
 """Longest side of an example's pictures, pixels."""
 CONFUSIONS = 10
-"""Pairs of classes that the list of confusions holds."""
+"""Maximum number of class pairs in the list of confusions."""
 
 Headline = tuple[str, float | str, tuple[float, float] | None, str]
 Baseline = tuple[str, float | str, str]
@@ -35,8 +35,8 @@ Baseline = tuple[str, float | str, str]
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a report shows. Empty parts are left out of the page. Numbers given as float are fractions, shown
-    in per cent; a number of another unit is given as text.
+    """Content of a report. Empty parts are left out of the page. Floats are fractions, shown in per cent; numbers with another
+    unit are given as text.
 
     Attributes:
         title: of the page, such as the name of the config.
@@ -79,15 +79,18 @@ class ReportContent:
 
 
 def write(workdir_report: Path, content: ReportContent) -> Path:
-    """Writes the report and returns the path of its index.html.
+    """Writes the report.
 
-    Everything is made in a temporary folder first; then pictures are moved in one by one and index.html last,
-    so a page is whole or absent whenever the process is killed. Pictures of an earlier report that this one
-    lacks are removed; other files in the folder are left alone.
+    Everything is written to a temporary folder first; then the pictures are moved into place, and index.html last, so that the
+    page is either complete or missing if the process is killed. Pictures of an earlier report that this one does not have are
+    removed; other files in the folder are left alone.
 
     Args:
-        workdir_report: folder; made if absent.
+        workdir_report: folder, created if missing.
         content: what to show.
+
+    Returns:
+        The path of index.html.
 
     Raises:
         OSError: the folder cannot be written.
@@ -150,7 +153,7 @@ def _headline(content: ReportContent) -> list[Headline]:
 
 
 def _trivial(result: Result | None) -> tuple[str, float] | None:
-    """The commonest class of the split and its share."""
+    """Returns the majority class of the split and its share."""
     if result is None:
         return None
     row = max(result.per_class, key=lambda row: row.support)
@@ -158,7 +161,7 @@ def _trivial(result: Result | None) -> tuple[str, float] | None:
 
 
 def _confusions(result: Result | None) -> list[tuple[str, str, int, int]]:
-    """(true, predicted, images, images of the true class) that occur at least twice, most frequent first."""
+    """Lists confusions that occur at least twice: (true, predicted, images, images of the true class), by frequency."""
     if result is None:
         return []
     wrong = result.confusion.copy()
@@ -171,7 +174,7 @@ def _confusions(result: Result | None) -> list[tuple[str, str, int, int]]:
     ]
 
 
-def _worst_first(result: Result | None) -> list:
+def _worst_first(result: Result | None) -> list[ClassRow]:
     return (
         []
         if result is None
@@ -182,8 +185,8 @@ def _worst_first(result: Result | None) -> list:
 def _figures(
     content: ReportContent, split: str, result: Result | None, folder: Path
 ) -> dict[str, str | None]:
-    """Draws them; name → file, None for one that has nothing to show."""
-    drawn = {
+    """Draws the figures; returns name → file, None for one that has nothing to show."""
+    drawn: dict[str, Figure | None] = {
         "curves": figures.curves(content.records),
         "attention_right": figures.attention_rows(content.right, "Right answers", map_name=content.map_name),
         "attention_wrong": figures.attention_rows(content.wrong, "Wrong answers", map_name=content.map_name),
@@ -194,11 +197,13 @@ def _figures(
         title = f"Confusion matrix, split {split}, {result.n:,} images"
         drawn["confusion_matrix"] = figures.confusion_matrix(result.confusion, result.class_names, title)
         drawn["per_class"] = figures.per_class_bars(result.per_class)
-    return {k: f and figures.save(f, folder / f"figure_{k}.png").name for k, f in drawn.items()}
+    return {
+        k: None if f is None else figures.save(f, folder / f"figure_{k}.png").name for k, f in drawn.items()
+    }
 
 
 def _drawn(further: Sequence[tuple[str, str, Figure]], folder: Path) -> list[tuple[str, str, str]]:
-    """Saves them under their titles, by which those of several runs are found; title, text and file of each."""
+    """Saves figures under names derived from their titles, so that those of several runs match: (title, text, file)."""
     made: list[tuple[str, str, str]] = []
     for title, text, figure in further:
         stem = "figure_" + (re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")[:60] or "untitled")
@@ -209,15 +214,15 @@ def _drawn(further: Sequence[tuple[str, str, Figure]], folder: Path) -> list[tup
 
 
 def _pictures(example: Example, stem: str, folder: Path) -> dict[str, Any]:
-    """The example with its pictures: kind → file, None for one that it lacks."""
+    """Saves the pictures of an example: the example, and kind → file, None if it has no such picture."""
     arrays = {"image": example.image, "rollout": example.overlay(), "selected": example.selection()}
-    files = dict.fromkeys(arrays)
+    files: dict[str, str | None] = dict.fromkeys(arrays)
     for kind, array in arrays.items():
         if array is not None:
             picture = Image.fromarray(array)
             picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-            files[kind] = f"{stem}_{kind}.png"
-            picture.save(folder / files[kind])
+            files[kind] = name = f"{stem}_{kind}.png"
+            picture.save(folder / name)
     return {"example": example, "files": files}
 
 
@@ -231,7 +236,7 @@ def _facts(content: ReportContent) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words of two units at most: "45 s", "12 min 3 s", "5 h 7 min"."""
+    """Formats seconds in at most two units: "45 s", "12 min 3 s", "5 h 7 min"."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     if hours:

@@ -48,7 +48,7 @@ class TextExample:
     probability: float
     classes: Sequence[str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         image, n, t = np.asarray(self.image), self.grid[0] * self.grid[1], len(self.words)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")

@@ -3,11 +3,13 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
@@ -79,7 +81,7 @@ def figure(examples: Sequence[TextExample], title: str = "", *, count: int = 6) 
     out, parts = _rows(len(examples), sum(widths), 4.0, title)
     for part, example in zip(parts, examples, strict=True):
         part.suptitle(_sentence(example), fontsize=9, color=_INK, x=0.01, ha="left")
-        image, words, cells, bars = part.subfigures(1, 4, width_ratios=widths)
+        image, words, cells, bars = part.subfigures(1, 4, squeeze=False, width_ratios=widths)[0]
         readings = words_to_regions(example, most_read(example, count))
         colours = {
             r.index: _PALE if is_aside(example.words[r.index]) else PALETTE[k] for k, r in enumerate(readings)
@@ -115,8 +117,8 @@ def bank_figure(
     Raises:
         ValueError: an example without `classes`; `count` or `maps` is below 1.
     """
-    if any(e.classes is None for e in examples):
-        raise ValueError("a bank needs the class of every description: TextExample.classes")
+    for example in examples:
+        _classes(example)
     if count < 1 or maps < 1:
         raise ValueError(f"count={count} and maps={maps} must be 1 or more")
     if not examples:
@@ -127,7 +129,7 @@ def bank_figure(
     for part, example in zip(parts, examples, strict=True):
         shares = example.shares()
         order = [int(i) for i in np.argsort(-shares, kind="stable")[:count]]
-        image, bars, regions = part.subfigures(1, 3, width_ratios=widths)
+        image, bars, regions = part.subfigures(1, 3, squeeze=False, width_ratios=widths)[0]
         _head(image, "image")
         _image(image.subplots(), example, _of_class(example, shares))
         _head(bars, f"the descriptions that the regions read most, of {len(shares)}")
@@ -135,7 +137,7 @@ def bank_figure(
         _head(regions, "the regions that read them")
         readings = regions_to_words(example, order[:maps])
         names = [
-            textwrap.wrap(f"{k + 1}  {example.classes[i]}", 22, max_lines=2, placeholder="…")
+            textwrap.wrap(f"{k + 1}  {_classes(example)[i]}", 22, max_lines=2, placeholder="…")
             for k, i in enumerate(order[:maps])
         ]
         grid = regions.subplots(1, maps, squeeze=False)
@@ -146,11 +148,11 @@ def bank_figure(
 def _rows(n: int, width: float, height: float, title: str) -> tuple[Figure, Sequence[SubFigure]]:
     """A figure with n rows, and the rows."""
     head = 0.35 if title else 0
-    out = Figure(figsize=(width + 0.3, n * height + head), layout="constrained")
-    out.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.04)
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.04)
+    out = Figure(figsize=(width + 0.3, n * height + head), layout=layout)
     if title:
         out.suptitle(label(title, 80), fontsize=11, color=_INK)
-    return out, np.atleast_1d(out.subfigures(n, 1))
+    return out, list(out.subfigures(n, 1, squeeze=False)[:, 0])
 
 
 def _maps(
@@ -178,7 +180,7 @@ def _image(axes: Axes, example: TextExample, more: str = "") -> None:
     else:
         lines = [f"true: {label(example.true, 24)}", f"predicted: {label(example.predicted, 20)}"]
     probability = f"{100 * example.probability:.0f}\N{NO-BREAK SPACE}%"
-    lines += [f"✓ recognised ({probability})" if right else f"✗ wrong ({probability})"]
+    lines += [f"✓ correct ({probability})" if right else f"✗ wrong ({probability})"]
     lines += [label(example.name, 28), *([more] if more else [])]
     axes.set_xlabel("\n".join(lines), fontsize=8.5, color=_INK, labelpad=5)
 
@@ -251,7 +253,7 @@ def _descriptions(axes: Axes, example: TextExample, order: Sequence[int], shares
     even = 1 / max(len(shares), 1)
     most = max(even, shares.max(initial=0))
     for k, i in enumerate(order):
-        name = example.classes[i]
+        name = _classes(example)[i]
         kind = 0 if name == example.true else 1 if name == example.predicted else 2
         note = ("  ✓ true class", "  ✗ predicted class", "")[kind]
         axes.text(0, k - 0.4, f"{k + 1}  {label(name, 56)}{note}", va="center", fontsize=8.5, color=_INK)
@@ -270,7 +272,9 @@ def _number(axes: Axes, share: float, at: float, even: float, most: float, room:
     axes.text(start + 0.02 * most, at, _percent(share), va="center", fontsize=7.5, color=_INK)
 
 
-def _share_axes(axes: Axes, most: float, slots: int, notes: Sequence[str], loc: str) -> None:
+def _share_axes(
+    axes: Axes, most: float, slots: int, notes: Sequence[str], loc: Literal["left", "right"]
+) -> None:
     axes.set(xlim=(0, most * 1.2), ylim=(slots - 0.4, -0.6), xticks=[])
     axes.tick_params(length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -279,11 +283,17 @@ def _share_axes(axes: Axes, most: float, slots: int, notes: Sequence[str], loc: 
 
 
 def _of_class(example: TextExample, shares: np.ndarray) -> str:
-    own = np.asarray([name == example.true for name in example.classes], bool)
+    own = np.asarray([name == example.true for name in _classes(example)], np.bool_)
     if not own.any():
         return ""
     got, even = _percent(shares[own].sum()), _percent(own.mean())
     return f"the true class's descriptions\nget {got} of the attention\n(if all were read alike: {even})"
+
+
+def _classes(example: TextExample) -> Sequence[str]:
+    if example.classes is None:
+        raise ValueError("a bank needs the class of every description: TextExample.classes")
+    return example.classes
 
 
 def _sentence(example: TextExample) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from fusionjax.types import Array
 
-DType = Any
+DType: TypeAlias = jax.typing.DTypeLike
 
 trunc_normal = nn.initializers.truncated_normal(0.02)
-"""timm's ViT initialisation: normal, σ = 0.02, cut at ±2σ."""
+"""timm's ViT initialisation: normal, σ = 0.02, truncated at ±2σ."""
 INPUT_KERNEL = re.compile(r"(trunk/)?(stem|patch_embed(_\d+)?(/conv0)?)/kernel")
-"""Name of the parameter that reads an image's channels; with a trunk it is the trunk's."""
+"""Name of the kernel that is applied to the input channels; in a model with a trunk, the trunk's."""
 
 
 class Dense(nn.Module):
@@ -48,7 +48,7 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, in float32 whatever the input; `epsilon` as the reference model has it."""
+    """Layer normalisation over the last axis, always in float32; `epsilon` is the reference model's."""
 
     epsilon: float = 1e-6
     dtype: DType = jnp.float32
@@ -67,7 +67,7 @@ class LayerNorm(nn.Module):
 
 @jax.custom_jvp
 def gelu(x: Array) -> Array:
-    """The exact GELU, x·Φ(x) by erf, as timm and transformers have it (jax.nn.gelu is the tanh form by default)."""
+    """Computes the exact GELU, x·Φ(x) with erf, as timm and transformers do (jax.nn.gelu defaults to the tanh form)."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -106,12 +106,17 @@ class Mlp(nn.Module):
 
 
 def drop_path(x: Array, rate: Array | float, key: Array) -> Array:
-    """Stochastic depth (Huang et al., 2016): drops the whole residual of an example, scales the rest by 1 / (1 − rate).
+    """Applies stochastic depth (Huang et al., ECCV 2016) to a residual.
+
+    The residual of an example is dropped as a whole; those that are kept are divided by 1 − rate.
 
     Args:
         x: (B, ...) residual.
         rate: probability of dropping, a scalar that may be traced (scanned layers each have their own).
         key: PRNG key.
+
+    Returns:
+        (B, ...) in the dtype of `x`.
     """
     keep = 1 - jnp.asarray(rate, jnp.float32)
     mask = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
@@ -119,13 +124,16 @@ def drop_path(x: Array, rate: Array | float, key: Array) -> Array:
 
 
 def residual(module: nn.Module, x: Array, out: Array, rate: Array | float | None, *, train: bool) -> Array:
-    """x + out, with stochastic depth of `out` in training.
+    """Adds a residual, with stochastic depth in training: x + out.
 
     Args:
-        module: gives the key, from its PRNG collection "dropout".
-        x, out: (B, ...).
-        rate: as in `drop_path`; None for none, and then no key is asked for.
-        train: whether anything is dropped.
+        module: whose PRNG collection "dropout" supplies the key.
+        x, out: (B, ...) float.
+        rate: as for `drop_path`; None for no stochastic depth, and then no key is drawn.
+        train: whether to drop.
+
+    Returns:
+        (B, ...).
     """
     return x + (drop_path(out, rate, module.make_rng("dropout")) if train and rate is not None else out)
 
@@ -179,14 +187,14 @@ def feature_norm(dtype: DType) -> nn.BatchNorm:
 
 
 class PatchEmbed(nn.Module):
-    """Patches as one flat matmul: (B, h, w, C) → (B, rows, columns, D). `patch` 1 embeds a feature map.
+    """Patch embedding as one flat matmul: (B, h, w, C) → (B, rows, columns, D). A `patch` of 1 embeds a feature map.
 
     Attributes:
         width: D.
-        patch: side of a patch.
+        patch: side of a patch in pixels.
         dtype: of the computation.
-        stride: from one patch to the next; less than `patch` makes them overlap (TransReID, ICCV 2021, section 3.1):
-            rows = ⌊(h − patch) / stride⌋ + 1. 0 for `patch`, and then h and w must be multiples of it.
+        stride: pixels from one patch to the next; less than `patch` makes patches overlap (TransReID, ICCV 2021, section
+            3.1): rows = ⌊(h − patch) / stride⌋ + 1. 0 means `patch`, and then h and w must be multiples of it.
     """
 
     width: int

@@ -1,6 +1,6 @@
-"""Log-mel spectrogram, for a small audio encoder: periodic Hann window, power, HTK's mel scale, natural logarithm.
+"""Log-mel spectrogram: periodic Hann window, power spectrum, HTK's mel scale, natural logarithm.
 
-Frames are whole windows of the clip (none is centred on its edge), so a clip's frames do not depend on the padding behind it.
+Frames are whole windows of the clip (none is centred on an edge), so they do not depend on the padding after the clip.
 """
 
 import functools
@@ -8,28 +8,29 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from fusionjax.errors import UserError
-from fusionjax.types import SAMPLE_RATE
+from fusionjax.types import SAMPLE_RATE, Array
 
 WINDOW, HOP, SIZE, BANDS = 400, 160, 512, 80
-"""25 ms, 10 ms, the length of the transform, mel bands."""
+"""Samples per window (25 ms) and per hop (10 ms), length of the Fourier transform, number of mel bands."""
 FLOOR = 1e-10
-"""Power below which the logarithm is taken of this."""
+"""Lower bound of the power before the logarithm."""
 
 
 def hann(length: int) -> np.ndarray:
-    """Periodic Hann window, sin²(π n / length), float32 (length,)."""
+    """Returns the periodic Hann window sin²(π n / length), (length,) float32."""
     return np.square(np.sin(np.pi * np.arange(length) / length)).astype(np.float32)
 
 
-def hertz_to_mel(frequency: np.ndarray) -> np.ndarray:
-    """HTK's scale: 2595 · log10(1 + f / 700)."""
+def hertz_to_mel(frequency: np.ndarray | float) -> np.ndarray:
+    """Converts frequencies in Hz to HTK's mel scale, 2595 · log10(1 + f / 700); any shape, float64."""
     return 2595 * np.log10(1 + np.asarray(frequency, np.float64) / 700)
 
 
 def mel_to_hertz(mel: np.ndarray) -> np.ndarray:
-    """The inverse of `hertz_to_mel`."""
+    """Converts mel to Hz, the inverse of `hertz_to_mel`."""
     return 700 * (10 ** (np.asarray(mel, np.float64) / 2595) - 1)
 
 
@@ -37,19 +38,20 @@ def mel_to_hertz(mel: np.ndarray) -> np.ndarray:
 def filters(
     bands: int = BANDS, size: int = SIZE, rate: int = SAMPLE_RATE, low: float = 20.0, high: float = 0.0
 ) -> np.ndarray:
-    """Triangles of height 1, whose corners are evenly spaced in mel, over the transform's frequencies in Hz.
+    """Returns triangular mel filters of height 1, with corners evenly spaced in mel.
 
     Args:
-        bands: F.
-        size: length of the transform.
-        rate: samples a second.
-        low, high: Hz, the outer corners; `high` 0 for half of the rate.
+        bands: F, number of filters.
+        size: length of the Fourier transform.
+        rate: samples per second.
+        low, high: the outer corners in Hz; a `high` of 0 means half the sampling rate.
 
     Returns:
-        float32 (size // 2 + 1, F), read-only.
+        (size // 2 + 1, F) float32, read-only.
 
     Raises:
-        UserError: corners that cannot be, or a band so narrow that no frequency of the transform is in it.
+        UserError: the corners are not 0 ≤ low < high ≤ rate / 2, or a band is so narrow that it contains no frequency of
+            the transform.
     """
     high = high or rate / 2
     if not 0 <= low < high <= rate / 2:
@@ -70,35 +72,37 @@ def filters(
 
 
 def num_frames(samples: int, window: int = WINDOW, hop: int = HOP) -> int:
-    """Whole windows in so many samples."""
+    """Returns the number of whole windows in `samples` samples."""
     return max(0, (samples - window) // hop + 1)
 
 
 def log_mel(
-    samples: jax.Array | np.ndarray,
-    mask: jax.Array | np.ndarray | None = None,
+    samples: Float[Array, "batch samples"],
+    mask: Bool[Array, "batch samples"] | None = None,
     *,
     bands: int = BANDS,
     window: int = WINDOW,
     hop: int = HOP,
     size: int = SIZE,
     rate: int = SAMPLE_RATE,
-) -> tuple[jax.Array, jax.Array]:
-    """Logarithm of the mel spectrogram; compiles, and has a gradient.
+) -> tuple[Float[Array, "batch frames bands"], Bool[Array, "batch frames"]]:
+    """Computes the logarithm of the mel spectrogram; can be compiled and differentiated.
 
     Args:
         samples: (B, S) float.
-        mask: bool (B, S), True for sound, which comes first; None where all is.
-        bands, window, hop, size, rate: mel bands F, samples of a window and from one to the next, length of the transform,
-            samples a second.
+        mask: (B, S) bool, True for the samples of the clip, which come before the padding; None if there is no padding.
+        bands: F, number of mel bands.
+        window, hop: samples per window, and from one window to the next.
+        size: length of the Fourier transform.
+        rate: samples per second.
 
     Returns:
-        float32 (B, T, F), T = `num_frames(S)`, and bool (B, T), True for the frames whose window is all sound. Other frames
-        are 0.
+        The spectrogram, (B, T, F) float32 with T = `num_frames(S)`, and (B, T) bool, True for frames whose window
+        contains no padding. All other frames are 0.
 
     Raises:
-        UserError: a window longer than the transform; as `filters`.
-        ValueError: fewer samples than a window.
+        UserError: the window is longer than the transform, or as for `filters`.
+        ValueError: there are fewer samples than a window has.
     """
     if window > size or min(window, hop) < 1:
         raise UserError(
@@ -113,7 +117,7 @@ def log_mel(
     place = np.arange(frames)[:, None] * hop + np.arange(window)
     spectrum = jnp.fft.rfft(x[:, place] * hann(window), size)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    # The default precision of a matmul is bfloat16 on some devices: not enough for a logarithm.
+    # On some devices a matmul defaults to bfloat16, which is too coarse for a logarithm.
     mel = jnp.matmul(power, filters(bands, size, rate), precision=jax.lax.Precision.HIGHEST)
     own = jnp.ones(mel.shape[:2], bool)
     if mask is not None:

@@ -1,27 +1,30 @@
-"""Bicubic resizing as torch does it, inside the compiled program: one matmul an axis."""
+"""Bicubic resizing as torch does it, inside the compiled program: one matmul per axis."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from fusionjax.types import Array
 
 A = -0.75
-"""torch's constant of the cubic kernel (Keys, 1981); Pillow and jax.image have −0.5."""
+"""Coefficient of torch's cubic kernel (Keys, 1981); Pillow and jax.image use −0.5."""
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
+def resize_bicubic(
+    images: Float[Array, "batch rows columns channels"], size: tuple[int, int]
+) -> Float[Array, "batch new_rows new_columns channels"]:
     """Resizes images as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` does, without antialias.
 
     Args:
         images: (B, h, w, C) float.
-        size: new rows and columns; where they are the old ones the images come back as they are.
+        size: new rows and columns; images that have this size already are returned unchanged.
 
     Returns:
-        (B, *size, C), of the images' dtype. Values may lie outside the input's range, as torch's do.
+        (B, *size, C) in the dtype of `images`. Values may lie outside the range of the input, as torch's do.
     """
     if images.shape[1:3] == tuple(size):
         return images
@@ -32,9 +35,12 @@ def resize_bicubic(images: Array, size: tuple[int, int]) -> Array:
     return jnp.einsum("xw,bywc->byxc", columns, taller, precision="highest")
 
 
-def bicubic_weights(old: int, new: int) -> np.ndarray:
-    """(new, old) float64 weights of one axis: four taps a row, those beyond the edge fall on the edge; rows sum to 1."""
-    # In float32, as torch computes them: near pixel 400 that moves a sample by 1e-5 of a pixel, and the result by 1e-4.
+def bicubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns the interpolation weights of one axis, (new, old) float64.
+
+    Each row has four taps and sums to 1; taps beyond the edge are added to the edge pixel.
+    """
+    # In float32, as torch computes them: near pixel 400 this moves a sample by 1e-5 pixels, and the result by 1e-4.
     centers = np.float32(old) / np.float32(new) * (
         np.arange(new, dtype=np.float32) + np.float32(0.5)
     ) - np.float32(0.5)

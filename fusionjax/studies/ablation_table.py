@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes, significance
+from fusionjax.evaluation import per_example, significance
 from fusionjax.experiment.trainer import Experiment, workdir
 from fusionjax.studies import config_file, run_record
 
@@ -96,8 +96,8 @@ def train(
         if not (run / "results.json").is_file() or workdir.config_of(workdir.read(run)) != experiment.config:
             experiment.train()
         results = json.loads((run / "results.json").read_text())
-        scored = run_record.load(run).outcomes
-        shown = ", ".join(f"{outcomes.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
+        scored = run_record.load(run).per_example
+        shown = ", ".join(f"{per_example.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
         say(f"{title}, seed {seed}: {shown}, {results['seconds']:.0f} s")
         del experiment
         jax.clear_caches()  # programs of one row are of no use to the next, and keep their memory
@@ -136,27 +136,28 @@ def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
     """
     loaded = {title: [run_record.load(path) for path in paths] for title, paths in made.items()}
     every = [r for runs in loaded.values() for r in runs]
-    keys = [k for k in every[0].outcomes.measures if all(k in r.outcomes.measures for r in every)]
+    keys = [k for k in every[0].per_example.measures if all(k in r.per_example.measures for r in every)]
     if not keys:
         raise UserError("the runs have no measure in common, such as accuracy or recall@1")
-    return {outcomes.score_of(key): _rows(loaded, key) for key in keys}
+    return {per_example.score_of(key) or key: _rows(loaded, key) for key in keys}
 
 
-def _rows(loaded: Mapping[str, Sequence[run_record.FinishedRun]], key: str) -> list[TableRow]:
+def _rows(loaded: Mapping[str, Sequence[run_record.RunRecord]], key: str) -> list[TableRow]:
     first = next(iter(loaded.values()))
     rows = []
     for title, runs in loaded.items():
-        scores = tuple(float(r.outcomes.measures[key].mean()) for r in runs)
+        scores = tuple(float(r.per_example.measures[key].mean()) for r in runs)
         seconds = float(np.mean([r.results["seconds"] for r in runs]))
         if runs is first:
             rows.append(TableRow(title, scores, None, None, None, 0, seconds))
             continue
-        names, gains = [], []
+        names: list[str] = []
+        gains: list[np.ndarray] = []
         for a, b in zip(first, runs, strict=True):
-            if a.outcomes.names != b.outcomes.names:
+            if a.per_example.names != b.per_example.names:
                 raise UserError(f"{a.folder} and {b.folder} were scored on different examples")
-            names.extend(a.outcomes.names)
-            gains.append(b.outcomes.measures[key] - a.outcomes.measures[key])
+            names.extend(a.per_example.names)
+            gains.append(b.per_example.measures[key] - a.per_example.measures[key])
         gain = np.concatenate(gains)
         draws = _clustered(names, gain)
         better = sum(b > a for a, b in zip(rows[0].scores, scores, strict=True))
@@ -180,7 +181,7 @@ def _markdown(name: str, rows: Sequence[TableRow]) -> str:
     ]
     for row in rows:
         cells = ["", "", "", ""]
-        if row.difference is not None:
+        if row.difference is not None and row.interval is not None and row.p is not None:
             low, high = row.interval
             p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
             cells = [

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes as outcomes_lib
-from fusionjax.evaluation import significance
+from fusionjax.evaluation import per_example, significance
 from fusionjax.interpret.comparison import Comparison, Group, Row, Score, short_names, shown
 from fusionjax.interpret.report import duration
-from fusionjax.studies.run_record import FinishedRun, further_scores, load, pictures
+from fusionjax.studies.run_record import RunRecord, further_scores, load, pictures
 
 _ENVIRONMENT = {"jax": "versions of JAX", "git": "revisions of the program", "device": "devices"}
 """What of the environment is named where runs differ in it."""
@@ -45,9 +44,11 @@ def compare(
             raise UserError(f"{folder} is named twice; name each workdir once")
         seen.add(folder.resolve())
     runs = [load(folder) for folder in folders]
-    arrays = [name for name in runs[0].outcomes.measures if all(name in r.outcomes.measures for r in runs)]
+    arrays = [
+        name for name in runs[0].per_example.measures if all(name in r.per_example.measures for r in runs)
+    ]
     for run in runs[1:]:
-        if not arrays or run.outcomes.split != runs[0].outcomes.split:
+        if not arrays or run.per_example.split != runs[0].per_example.split:
             raise UserError(
                 f"{runs[0].folder} and {run.folder} cannot be compared: one has {_scores(runs[0])}, the other {_scores(run)}"
             )
@@ -60,17 +61,17 @@ def compare(
     differing = _differing(runs)
     scores, means = {}, {}
     for name in arrays:
-        measure = outcomes_lib.score_of(name)
+        measure = per_example.score_of(name) or name
         scores[measure], means[measure] = _score(runs, groups, name, paired, resamples)
     rows = [
         Row(
             name=names[i],
             folder=str(run.folder),
             fields={f: run.fields[f] for f in differing},
-            examples=len(run.outcomes.names),
+            examples=len(run.per_example.names),
             scores={measure: found[i] for measure, found in scores.items()},
             group=next(k for k, g in enumerate(groups) if i in g),
-            facts=_facts(run),
+            details=_details(run),
         )
         for i, run in enumerate(runs)
     ]
@@ -84,7 +85,7 @@ def compare(
         for k, members in enumerate(groups)
     ]
     return Comparison(
-        split=runs[0].outcomes.split,
+        split=runs[0].per_example.split,
         measures=list(scores),
         rows=rows,
         groups=made if grouped else (),
@@ -100,10 +101,10 @@ def compare(
 
 
 def _score(
-    runs: Sequence[FinishedRun], groups: Sequence[Sequence[int]], name: str, paired: bool, resamples: int
+    runs: Sequence[RunRecord], groups: Sequence[Sequence[int]], name: str, paired: bool, resamples: int
 ) -> tuple[list[Score], list[Score]]:
     """Of every run, and of every group's mean, for the array `name`."""
-    values = [run.outcomes.values[name] for run in runs]
+    values = [run.per_example.values[name] for run in runs]
     if paired:
         draws = significance.bootstrap_means(np.stack(values, 1), resamples=resamples)
     else:  # each run's examples drawn by themselves
@@ -118,7 +119,7 @@ def _score(
     scores = []
     for i in range(len(runs)):
         found = _difference(value[i], draws[:, i], value[0], draws[:, 0], first=i == 0)
-        if i and paired and outcomes_lib.is_binary(name):
+        if i and paired and per_example.is_binary(name):
             test = significance.mcnemar(values[0], values[i])
             found |= {"p": test.p, "test": "McNemar, exact", "gained": test.gained, "lost": test.lost}
         elif i and paired:
@@ -146,29 +147,30 @@ def _difference(
 # -- which runs belong together ---------------------------------------------------------------------------------------------
 
 
-def _check_pairs(first: FinishedRun, other: FinishedRun) -> None:
+def _check_pairs(first: RunRecord, other: RunRecord) -> None:
     """A UserError where two runs were not scored on the same examples."""
     rest = "--unpaired compares them without pairing"
-    if first.digests != other.digests or first.outcomes.read != other.outcomes.read:
+    if first.digests != other.digests or first.per_example.read != other.per_example.read:
         drawn = first.fields["seed"] != other.fields["seed"]
         hint = " (config.seed draws the splits of a data set without official ones)" if drawn else ""
         raise UserError(f"{first.folder} and {other.folder} were scored on other examples{hint}; {rest}")
-    if first.outcomes.names != other.outcomes.names:
-        common = len(set(first.outcomes.names) & set(other.outcomes.names))
+    if first.per_example.names != other.per_example.names:
+        common = len(set(first.per_example.names) & set(other.per_example.names))
         raise UserError(
-            f"{first.folder} and {other.folder} were scored on other examples of one data set, {len(first.outcomes.names)} "
-            f"and {len(other.outcomes.names)}, {common} in common: an image may be unreadable, or the protocol another; {rest}"
+            f"{first.folder} and {other.folder} were scored on other examples of one data set, {len(first.per_example.names)} "
+            f"and {len(other.per_example.names)}, {common} in common: an image may be unreadable, or the protocol differs; "
+            f"{rest}"
         )
 
 
-def _differing(runs: Sequence[FinishedRun]) -> list[str]:
+def _differing(runs: Sequence[RunRecord]) -> list[str]:
     """Fields in which runs differ; the seed last."""
     fields = dict.fromkeys(f for run in runs for f in run.fields)
     differing = [f for f in fields if any(run.fields.get(f) != runs[0].fields.get(f) for run in runs)]
     return sorted(differing, key=lambda f: f == "seed")
 
 
-def _groups(runs: Sequence[FinishedRun]) -> list[list[int]]:
+def _groups(runs: Sequence[RunRecord]) -> list[list[int]]:
     """Indices of runs whose fields differ in the seed alone."""
     groups: list[list[int]] = []
     for i, run in enumerate(runs):
@@ -181,11 +183,11 @@ def _groups(runs: Sequence[FinishedRun]) -> list[list[int]]:
     return groups
 
 
-def _but_seed(run: FinishedRun) -> dict[str, Any]:
+def _but_seed(run: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in run.fields.items() if name != "seed"}
 
 
-def _group_name(runs: Sequence[FinishedRun], groups: Sequence[Sequence[int]], k: int) -> str:
+def _group_name(runs: Sequence[RunRecord], groups: Sequence[Sequence[int]], k: int) -> str:
     firsts = [runs[members[0]] for members in groups]
     fields = [f for f in _differing(firsts) if f != "seed"]
     words = [f"{short}={shown(firsts[k].fields[f])}" for f, short in short_names(fields).items()]
@@ -212,13 +214,13 @@ def _widthless(rows: Sequence[Row]) -> list[str]:
     return ["An interval without numbers: all examples are alike there, and the bootstrap says nothing."]
 
 
-def _scores(run: FinishedRun) -> str:
+def _scores(run: RunRecord) -> str:
     return " and ".join(
-        f"{run.outcomes.split}/{outcomes_lib.score_of(name)}" for name in run.outcomes.measures
+        f"{run.per_example.split}/{per_example.score_of(name)}" for name in run.per_example.measures
     )
 
 
-def _facts(run: FinishedRun) -> dict[str, str]:
+def _details(run: RunRecord) -> dict[str, str]:
     seconds = run.results.get("seconds")
     environment = run.content.get("environment", {})
     return {
@@ -231,7 +233,7 @@ def _facts(run: FinishedRun) -> dict[str, str]:
 
 
 def _warnings(
-    runs: Sequence[FinishedRun], names: Sequence[str], groups: Sequence[Sequence[int]], paired: bool
+    runs: Sequence[RunRecord], names: Sequence[str], groups: Sequence[Sequence[int]], paired: bool
 ) -> list[str]:
     """What makes the numbers less comparable than they look."""
     said = []
@@ -240,7 +242,7 @@ def _warnings(
         said.append(
             f"No measurement: every image of {', '.join(leaking)} comes with the description of its true class."
         )
-    split = runs[0].outcomes.split
+    split = runs[0].per_example.split
     chosen = [
         n for n, r in zip(names, runs, strict=True) if r.fields["train.best_metric"].startswith(f"{split}/")
     ]
@@ -267,14 +269,14 @@ def _warnings(
     return said
 
 
-def _leaks(run: FinishedRun) -> bool:
+def _leaks(run: RunRecord) -> bool:
     """Whether the text of a run's examples is looked up by their label."""
     # Any task that reads no such text refuses the field.
     return run.fields["text.kind"] == "class" and run.fields["fusion.mode"] != "image"
 
 
 def _notes(
-    runs: Sequence[FinishedRun],
+    runs: Sequence[RunRecord],
     names: Sequence[str],
     arrays: Sequence[str],
     paired: bool,
@@ -288,15 +290,15 @@ def _notes(
     ]
     if len(runs) > 1 and paired:
         tests = []
-        if any(map(outcomes_lib.is_binary, arrays)):
+        if any(map(per_example.is_binary, arrays)):
             tests.append("McNemar's exact test where an example is right or wrong")
-        if not all(map(outcomes_lib.is_binary, arrays)):
+        if not all(map(per_example.is_binary, arrays)):
             tests.append("a paired bootstrap for mAP")
         said.append(
             f"Differences are to {names[0]}, in percentage points, on the same examples. p is two-sided, by {', '.join(tests)}"
             f"{'; not corrected for the ' + str(len(runs) - 1) + ' comparisons' if len(runs) > 2 else ''}."
         )
-        if any(map(outcomes_lib.is_binary, arrays)):
+        if any(map(per_example.is_binary, arrays)):
             said.append(
                 f"gained : lost – examples that only the run has right, and that only {names[0]} has right."
             )

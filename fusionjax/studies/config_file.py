@@ -20,9 +20,11 @@ def load(path: str, function: str, hint: str) -> tuple[ModuleType, Callable[[], 
         The module and the function.
 
     Raises:
-        UserError: the file has no such function.
+        UserError: the file is no Python file, or has no such function.
     """
     spec = importlib.util.spec_from_file_location(f"config_with_{function}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found = getattr(module, function, None)

@@ -1,24 +1,29 @@
-"""What a sweep found: a table on the terminal, as CSV and as Markdown, two figures, the command of the best run."""
+"""Results of a sweep: a table for the terminal, as CSV and as Markdown, two figures, the command of the best run."""
 
 import csv
 import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from fusionjax import files
 from fusionjax.interpret import figures
 
+if TYPE_CHECKING:
+    from fusionjax.studies.search import Sweep
+
 _INK = "#333333"
 
 
 def rows(trials: Sequence[FrozenTrial], direction: str) -> list[dict[str, Any]]:
-    """A row a trial: finished ones by value, best first (the earlier of two equal ones), then the others by number.
+    """Returns one row per trial: finished trials by value, best first (ties by number), then the others by number.
 
     Args:
         trials: of the study.
@@ -29,9 +34,9 @@ def rows(trials: Sequence[FrozenTrial], direction: str) -> list[dict[str, Any]]:
     """
 
     def order(trial: FrozenTrial) -> tuple[bool, float, int]:
-        done = trial.state == TrialState.COMPLETE
-        value = (trial.value if direction == "minimize" else -trial.value) if done else 0.0
-        return (not done, value, trial.number)
+        if trial.state != TrialState.COMPLETE or trial.value is None:
+            return (True, 0.0, trial.number)
+        return (False, trial.value if direction == "minimize" else -trial.value, trial.number)
 
     out = []
     for place, trial in enumerate(sorted(trials, key=order)):
@@ -47,8 +52,8 @@ _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSt
            TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}  # fmt: skip
 
 
-def finish(sweep: Any, config: str, overrides: Mapping[str, Any]) -> str:
-    """Writes everything; returns what the command prints: the table, the files, the best run.
+def finish(sweep: "Sweep", config: str, overrides: Mapping[str, Any]) -> str:
+    """Writes all files; returns the text for the terminal: the table, the files, the best run.
 
     Args:
         sweep: see `fusionjax.studies.search`, opened.
@@ -87,7 +92,7 @@ def write(folder: Path, found: Sequence[Mapping[str, Any]], names: Sequence[str]
 
 
 def table(found: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str, most: int = 20) -> str:
-    """For a terminal: the first `most` rows, columns aligned, and how many are left out."""
+    """Formats the first `most` rows for a terminal, with aligned columns, and the number of rows left out."""
     lines = [["rank", "trial", "state", metric, "step", "seconds", *names, "note"]]
     lines += [_cells(row, names) for row in found[:most]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -98,7 +103,7 @@ def table(found: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str,
 
 
 def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    def shown(value: Any, form: str = "") -> str:
+    def shown(value: object, form: str = "") -> str:
         return "" if value is None else f"{value:{form}}"
 
     values = (row["parameters"].get(name) for name in names)
@@ -110,7 +115,7 @@ def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 def best_command(
     found: Sequence[Mapping[str, Any]], config: str, overrides: Mapping[str, Any], folder: Path
 ) -> str | None:
-    """The line that runs the best config as its trial ran it, with a report; None where no trial finished.
+    """Returns the command that runs the best config as its trial did, with a report; None if no trial finished.
 
     Args:
         found: of `rows`.
@@ -127,10 +132,10 @@ def best_command(
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of the variance of the value that each parameter explains alone (fANOVA: Hutter et al., ICML 2014).
+    """Computes the share of the variance of the value that each parameter explains (fANOVA; Hutter et al., ICML 2014).
 
     Returns:
-        By parameter, largest first; empty where the finished trials do not tell: fewer than two, or all the same.
+        Parameter → share, largest first; empty if the finished trials do not determine it: fewer than two, or all equal.
     """
     values = {t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     if len(values) < 2:
@@ -138,12 +143,15 @@ def importances(study: optuna.Study) -> dict[str, float]:
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except (ValueError, RuntimeError):  # Optuna's words for: no parameter varies, no variance in any tree
+    except (
+        ValueError,
+        RuntimeError,
+    ):  # Optuna raises these if no parameter varies or no tree has any variance
         return {}
 
 
 def draw(study: optuna.Study, folder: Path, metric: str) -> list[Path]:
-    """Writes history.png, and importance.png where the trials tell; returns their paths."""
+    """Writes history.png, and importance.png if importances can be computed; returns their paths."""
     made = [figures.save(history(study, metric), folder / "history.png")]
     if shares := importances(study):
         made.append(figures.save(bars(shares, metric), folder / "importance.png"))
@@ -151,10 +159,10 @@ def draw(study: optuna.Study, folder: Path, metric: str) -> list[Path]:
 
 
 def history(study: optuna.Study, metric: str) -> Figure:
-    """The value of every trial by its number, and the best so far; crosses: pruned, at their last score."""
+    """Draws the value of every trial by number, and the best so far; crosses are pruned trials, at their last score."""
     figure, axes = _axes(7, 4, f"{metric} by trial")
     trials = study.get_trials(deepcopy=False)
-    done = [(t.number, t.value) for t in trials if t.state == TrialState.COMPLETE]
+    done = [(t.number, t.value) for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     pruned = [(t.number, t.value) for t in trials if t.state == TrialState.PRUNED and t.value is not None]
     best = min if study.direction == optuna.study.StudyDirection.MINIMIZE else max
     if done:
@@ -166,12 +174,12 @@ def history(study: optuna.Study, metric: str) -> Figure:
     if done or pruned:
         axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("trial", color=_INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return figure
 
 
 def bars(shares: Mapping[str, float], metric: str) -> Figure:
-    """Importance by parameter, largest on top."""
+    """Draws the importance of each parameter, largest on top."""
     figure, axes = _axes(7, 1.2 + 0.35 * len(shares), f"What {metric} depends on")
     names = [figures.label(name, 40) for name in shares]
     drawn = axes.barh(names, list(shares.values()), color=figures.PALETTE[0], height=0.6)
@@ -183,7 +191,7 @@ def bars(shares: Mapping[str, float], metric: str) -> Figure:
     return figure
 
 
-def _axes(width: float, height: float, title: str):
+def _axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     figures.apply_style(axes, title)

@@ -9,8 +9,8 @@ from typing import Any
 from flax import traverse_util
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes as outcomes_lib
-from fusionjax.evaluation.outcomes import Outcomes
+from fusionjax.evaluation import per_example
+from fusionjax.evaluation.per_example import PerExample
 from fusionjax.experiment import workdir
 from fusionjax.train import metrics
 
@@ -20,7 +20,7 @@ _IDLE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", 
 
 
 @dataclass(frozen=True, eq=False)
-class FinishedRun:
+class RunRecord:
     """What a workdir says of its run.
 
     Attributes:
@@ -28,7 +28,7 @@ class FinishedRun:
         fields: dotted config field → value, without those that change no number.
         content: of config.json.
         results: of results.json.
-        outcomes: of outcomes.npz.
+        per_example: of outcomes.npz.
         records: of metrics.jsonl.
     """
 
@@ -36,16 +36,16 @@ class FinishedRun:
     fields: Mapping[str, Any]
     content: Mapping[str, Any]
     results: Mapping[str, float]
-    outcomes: Outcomes
+    per_example: PerExample
     records: Sequence[Mapping[str, Any]]
 
     @property
     def digests(self) -> tuple[str | None, ...]:
         """Of the examples of the splits that were scored."""
-        return tuple(self.content.get("examples", {}).get(split) for split in self.outcomes.read)
+        return tuple(self.content.get("examples", {}).get(split) for split in self.per_example.read)
 
 
-def load(folder: str | Path) -> FinishedRun:
+def load(folder: str | Path) -> RunRecord:
     """Reads a workdir.
 
     Raises:
@@ -80,8 +80,8 @@ def load(folder: str | Path) -> FinishedRun:
         for name, value in traverse_util.flatten_dict(config, sep=".").items()
         if not name.startswith(_IDLE)
     }
-    found = outcomes_lib.read(folder, results)
-    return FinishedRun(folder, fields, content, results, found, metrics.read(folder))
+    found = per_example.read(folder, results)
+    return RunRecord(folder, fields, content, results, found, metrics.read(folder))
 
 
 PICTURES = {
@@ -92,12 +92,12 @@ PICTURES = {
 """How the names of a report's figures begin that are worth seeing beside those of other runs, and what they show."""
 
 
-def further_scores(runs: Sequence[FinishedRun]) -> dict[str, list[float]]:
+def further_scores(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
     """Scores of the split that every run has in results.json and that no example says by itself: name → a value a run."""
-    prefix = f"{runs[0].outcomes.split}/"
-    measured = {outcomes_lib.score_of(name) for name in runs[0].outcomes.measures}
+    prefix = f"{runs[0].per_example.split}/"
+    measured = {per_example.score_of(name) for name in runs[0].per_example.measures}
 
-    def numeric(run: FinishedRun, key: str) -> bool:
+    def numeric(run: RunRecord, key: str) -> bool:
         return isinstance(run.results.get(key), int | float)
 
     return {
@@ -109,7 +109,7 @@ def further_scores(runs: Sequence[FinishedRun]) -> dict[str, list[float]]:
     }
 
 
-def pictures(runs: Sequence[FinishedRun]) -> dict[str, list[Path]]:
+def pictures(runs: Sequence[RunRecord]) -> dict[str, list[Path]]:
     """Figures of the runs' reports that all of them have: what they show → a file a run."""
     found = {}
     for path in sorted((runs[0].folder / "report").glob("figure_*.png")):

@@ -1,15 +1,14 @@
-"""The trials of a sweep: asked for, claimed by one worker at a time, run, pruned, told; resumable wherever it stops.
+"""The trials of a sweep: each is drawn, claimed by one worker, run, possibly pruned, and reported; resumable at any point.
 
-The study (which trial has which parameters, and its scores) is Optuna's, in a journal of JSON lines or a database. Which
-worker has a trial is a file lock, which the kernel takes back from a worker however it ends: a trial that runs but is locked
-by nobody was left by a worker that died, and goes on from its own checkpoint with its own parameters.
+Optuna stores the study (the parameters and scores of all trials) in a journal of JSON lines or a database. A worker claims a
+trial with a file lock, which the kernel releases however the worker ends: a running trial without a lock was left by a worker
+that died, and is resumed from its own checkpoint with its own parameters.
 """
 
 import contextlib
 import fcntl
 import json
 import math
-import os
 import re
 import secrets
 import sys
@@ -17,20 +16,21 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import jax
 import numpy as np
 import optuna
 from ml_collections import ConfigDict
+from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from fusionjax import files, tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
-from fusionjax.studies import leaderboard
+from fusionjax.studies import leaderboard, locks
 from fusionjax.studies import search_space as sweeping
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train.loop import Diverged
@@ -46,10 +46,10 @@ SAMPLERS = ("tpe", "random", "grid")
 
 
 def prepare(config: ConfigDict, folder: Path) -> trainer.Experiment:
-    """The run of a trial, checked as far as that goes without computing.
+    """Creates the run of a trial and checks it as far as possible without computing.
 
     Raises:
-        UserError: what is wrong with the config, the model, the optimiser's patterns or the data set.
+        UserError: the config, the model, the optimiser's patterns or the data set are invalid.
     """
     run = trainer.Experiment(config, folder)
     run.optimizer()
@@ -57,7 +57,7 @@ def prepare(config: ConfigDict, folder: Path) -> trainer.Experiment:
 
 
 class Sweep:
-    """A search over a space of configs. Building one checks everything and writes nothing.
+    """A search over a space of configs. The constructor checks everything and writes nothing.
 
     Args:
         base: config that every trial begins with.
@@ -108,19 +108,19 @@ class Sweep:
         scorer = tasks.create(self.base, Facts(("a", "b"))).scorer
         check_best_metric(self.base, scorer)
         lowest = self.metric.partition("/")[2] in scorer.lower_is_better
-        self.direction = "minimize" if lowest else "maximize"
+        self.direction: Literal["minimize", "maximize"] = "minimize" if lowest else "maximize"
         if pruner and not base.train.eval_every_epochs:
             raise UserError(
                 "--prune looks at evaluations on the way: set config.train.eval_every_epochs above 0"
             )
         self.space = sweeping.Space(spec, self.base)
         self._grid = self.space.grid() if sampler == "grid" else None
-        if trials is None and self._grid is None:
-            raise UserError("--trials is missing: how many configs to try, e.g. --trials=50")
-        if self._grid is None:
-            self.count = trials
-        else:
+        if self._grid is not None:
             self.count = min(trials or len(self._grid), len(self._grid))
+        elif trials is None:
+            raise UserError("--trials is missing: how many configs to try, e.g. --trials=50")
+        else:
+            self.count = trials
         self.folder, self.seed, self.pruner, self.storage = Path(folder), seed, pruner, storage
         self._identity = {"metric": self.metric, "sampler": sampler, "seed": seed, "pruner": pruner,
                           "space": self.space.described(),
@@ -189,14 +189,15 @@ class Sweep:
             ) from None
 
     def _journal(self) -> optuna.storages.JournalStorage:
-        path, lock = self.folder / "journal.jsonl", _Flock(self.folder / ".journal.lock")
+        path, lock = self.folder / "journal.jsonl", locks.JournalLock(self.folder / ".journal.lock")
         lock.acquire()
         try:
-            _drop_half_a_line(path)
+            locks.drop_half_a_line(path)
         finally:
             lock.release()
         try:
-            return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+            backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]  # its base is private
+            return optuna.storages.JournalStorage(backend)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise UserError(
                 f"{path} is damaged ({e}); restore it, or begin anew in another --workdir"
@@ -218,11 +219,11 @@ class Sweep:
     # -- trials ---------------------------------------------------------------------------------------------------------
 
     def work(self) -> None:
-        """Runs trials until there is none left that nobody else has.
+        """Runs trials until all are finished or claimed by other workers.
 
         Raises:
-            UserError: what is no fault of a trial's parameters: data that cannot be read, a workdir in use. The trial is then
-                taken up again by the next start.
+            UserError: an error that does not depend on the parameters of a trial, such as unreadable data or a workdir in use.
+                The next start then resumes the trial.
         """
         while (claimed := self._claim()) is not None:
             trial, values, held = claimed
@@ -243,11 +244,11 @@ class Sweep:
         return self.folder / f"trial_{number:05d}"
 
     def _claim(self) -> tuple[optuna.Trial, dict[str, Any], IO[bytes]] | None:
-        """A trial that a dead worker left, else a new one; its values; its lock. None when there is none to have."""
+        """Claims a trial that a dead worker left, else a new one: (trial, values, lock); None if no trial is left."""
         with self._locked():
             known = self.study.get_trials(deepcopy=False)
             for left in (t for t in known if t.state == TrialState.RUNNING):
-                held = _hold(self.folder_of(left.number))
+                held = locks.hold(self.folder_of(left.number))
                 if held is not None:
                     self.study.sampler = self._sampler(left.number)
                     # Optuna has no public way to take up a trial that runs.
@@ -257,11 +258,13 @@ class Sweep:
                 return None
             self.study.sampler = self._sampler(len(known))
             trial = self.study.ask()
-            held = _hold(self.folder_of(trial.number))
+            held = locks.hold(self.folder_of(trial.number))
+            if held is None:
+                raise UserError(f"{self.folder_of(trial.number)} is in use by another sweep")
             return trial, self.space.suggest(trial), held
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Of one trial: a sampler that lived longer would begin again at its first draw after every start."""
+        """Creates the sampler of one trial; one for all trials would restart at its first draw after every start."""
         if self._grid is not None:
             return _Grid(self._grid)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
@@ -301,8 +304,10 @@ class Sweep:
         finally:
             jax.clear_caches()  # programs of one trial are of no use to the next, and keep their memory
 
-    def _watch(self, trial: optuna.Trial, run: Any) -> Callable[[int, Mapping[str, float]], None]:
-        """Takes the scores of every evaluation; raises where the trial is not worth going on with.
+    def _watch(
+        self, trial: optuna.Trial, run: trainer.Experiment
+    ) -> Callable[[int, Mapping[str, float]], None]:
+        """Returns a function that reports the scores of every evaluation and raises `_Pruned` if the trial is pruned.
 
         Scores are compared by the number of the evaluation, not by the step: batch sizes may differ between trials.
         """
@@ -323,7 +328,9 @@ class Sweep:
 
         return on_scores
 
-    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None, **about: Any) -> None:
+    def _tell(
+        self, trial: optuna.Trial, state: TrialState, value: float | None = None, **about: object
+    ) -> None:
         for key, what in about.items():
             trial.set_user_attr(key, " ".join(what.split()) if isinstance(what, str) else what)
         self.study.tell(trial, value, state)
@@ -340,58 +347,33 @@ class Sweep:
 
 
 class _Pruned(Exception):
-    """Ends a trial that is not worth going on with."""
+    """The trial is pruned."""
 
 
 class _Grid(optuna.samplers.BaseSampler):
     """Trial n is point n of the grid."""
 
-    def __init__(self, points: list[dict[str, Any]]):
+    def __init__(self, points: list[dict[str, Any]]) -> None:
         self._points = points
 
-    def infer_relative_search_space(self, study, trial):
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         return {}
 
-    def sample_relative(self, study, trial, search_space):
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         return {}
 
-    def sample_independent(self, study, trial, param_name, param_distribution):
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
         return self._points[trial.number][param_name]
-
-
-class _Flock:
-    """The journal's lock. The kernel releases it with its process: Optuna's own outlive a killed one by half a minute."""
-
-    def __init__(self, path: Path):
-        self._path, self._file = path, None
-
-    def acquire(self) -> bool:
-        self._file = self._path.open("ab")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        self._file.close()
-
-
-def _hold(folder: Path) -> IO[bytes] | None:
-    """The lock of a trial, until it is closed or the process ends; None if another worker has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    claim = (folder / ".claim").open("ab")
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        claim.close()
-        return None
-    return claim
-
-
-def _drop_half_a_line(path: Path) -> None:
-    """What a worker that died while writing left at the end: the next line would be glued to it."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
 
 
 def _say(text: str) -> None:

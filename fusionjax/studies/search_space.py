@@ -20,16 +20,19 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
 from fusionjax.errors import UserError
 from fusionjax.studies import config_file
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 # What is compared must be the same for all: these decide which images are scored, or by what.
 _FIXED = ("data.source", "data.root", "data.builder", "data.label", "data.train_split", "data.eval_splits", "data.fractions",
@@ -45,7 +48,7 @@ class Range:
     logarithmic: bool = False
     whole: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = "integers" if self.whole else "log" if self.logarithmic else "uniform"
         said = f"search_space.{name}({self.low!r}, {self.high!r})"
         kinds = int if self.whole else (int, float)
@@ -105,15 +108,15 @@ class Space:
             config_lib.check_key(f"config.{name}")
             self.fields[name] = _checked(name, values, _get(base, name))
 
-    def suggest(self, trial: Any) -> dict[str, Any]:
-        """The values of an Optuna trial, drawn by its sampler; those that it has already stay as they are."""
+    def suggest(self, trial: "Trial") -> dict[str, Any]:
+        """Returns the values of an Optuna trial, drawn by its sampler; values that it already has are kept."""
         values: dict[str, Any] = {}
         for name, field in self.fields.items():
             if isinstance(field, tuple):
-                shown = {_shown(value): value for value in field}
-                values[name] = shown[trial.suggest_categorical(name, list(shown))]
+                shown: dict[object, object] = {_shown(value): value for value in field}
+                values[name] = shown[trial.suggest_categorical(name, [_shown(value) for value in field])]
             elif field.whole:
-                values[name] = trial.suggest_int(name, field.low, field.high, log=field.logarithmic)
+                values[name] = trial.suggest_int(name, int(field.low), int(field.high), log=field.logarithmic)
             else:
                 values[name] = trial.suggest_float(name, field.low, field.high, log=field.logarithmic)
         return values
@@ -124,14 +127,16 @@ class Space:
         Raises:
             UserError: a range of real numbers, which has no grid.
         """
-        axes = []
+        axes: list[Sequence[str | float]] = []
         for name, field in self.fields.items():
             if isinstance(field, Range) and not field.whole:
                 raise UserError(
                     f"--sampler=grid needs a list of values for {name}, not a range of real numbers"
                 )
             axes.append(
-                range(field.low, field.high + 1) if isinstance(field, Range) else [_shown(v) for v in field]
+                range(int(field.low), int(field.high) + 1)
+                if isinstance(field, Range)
+                else [_shown(v) for v in field]
             )
         return [dict(zip(self.fields, point, strict=True)) for point in itertools.product(*axes)]
 
@@ -202,7 +207,7 @@ def check_metric(metric: str, base: ConfigDict, *, allow_test: bool = False) -> 
         )
 
 
-def _checked(name: str, values: Any, now: Any) -> Range | tuple[Any, ...]:
+def _checked(name: str, values: object, now: object) -> Range | tuple[Any, ...]:
     """The values of one field, of its type; `now` is what the base config has there."""
     if isinstance(now, ConfigDict):
         raise UserError(f"sweep(): config.{name} is a section, not a field; it has {', '.join(now)}")
@@ -235,16 +240,15 @@ def _checked(name: str, values: Any, now: Any) -> Range | tuple[Any, ...]:
     return tuple(chosen)
 
 
-def _shown(value: Any) -> str | int | float | bool:
-    """As Optuna stores a choice: a tuple as its text."""
+def _shown(value: object) -> str | int | float | bool:
+    """Returns a choice as Optuna stores it: a tuple as its text."""
     return value if isinstance(value, str | int | float | bool) else repr(value)
 
 
 def _get(config: ConfigDict, name: str) -> Any:
-    value: Any = config
     for part in name.split("."):
-        value = value[part]
-    return value
+        config = config[part]
+    return config
 
 
 def command(name: str, arguments: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or are not used: Orbax, with a checksum manifest that commits together with the data.
+"""Checkpoints that are verified before use: Orbax, with a checksum manifest that is committed together with the data.
 
-Orbax writes no checksum of its own, and a flipped byte in an array would load silently. A sha256 manifest is therefore
-written after all files of a checkpoint are final and before the folder gets its name, and is verified before a restore.
+Orbax writes no checksums, so that a flipped byte in an array would be loaded silently. A sha256 manifest is therefore
+written after all files of a checkpoint are final and before its folder is renamed, and is verified before a restore.
 """
 
 import json
@@ -28,19 +28,19 @@ _FINAL = re.compile(r"^\d+$")
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint whose files are not the ones that were saved."""
+    """The files of a checkpoint differ from those that were saved."""
 
 
 class Checkpointer:
-    """State and data position of a run, saved together, asynchronously; the best and the last are kept.
+    """Saves the state and the data position of a run together, asynchronously, and keeps the best and the last.
 
     Args:
-        folder: of the checkpoints, made if missing.
+        folder: of the checkpoints, created if missing.
         keep_last: number of newest checkpoints to keep; 2, so that a damaged one has a predecessor.
-        read_only: for evaluation: nothing is written or cleaned.
+        read_only: for evaluation: nothing is written or removed.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int = 2, read_only: bool = False):
+    def __init__(self, folder: Path, *, keep_last: int = 2, read_only: bool = False) -> None:
         self.folder = Path(folder).absolute()
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,25 +54,28 @@ class Checkpointer:
                 cleanup_tmp_directories=not read_only,
                 best_fn=lambda m: m[
                     "best"
-                ],  # without it Orbax writes no metrics, and a resumed run forgets its best
+                ],  # without it Orbax writes no metrics, and a resumed run loses its best checkpoint
                 preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifests),
             ),
         )
 
     def save(self, step: int, state: PyTree, data: Mapping[str, Any], best: float | None = None) -> None:
-        """Starts writing; returns once the arrays are copied, the files follow in the background.
+        """Starts to write a checkpoint; returns once the arrays are copied, the files are written in the background.
 
         Args:
-            step: name of the checkpoint; one of that name is replaced.
+            step: name of the checkpoint; an existing one of that name is replaced.
             state: pytree of jax arrays.
-            data: JSON-serialisable: the data iterator's position and what else the run must remember.
-            best: figure that the best checkpoint has most of, or None.
+            data: JSON-serialisable: the position of the data iterator and whatever else is needed to resume.
+            best: score by which the best checkpoint is chosen (higher is better), or None.
+
+        Raises:
+            ValueError: a newer checkpoint exists.
         """
         if step in self.steps():
             self._manager.delete(step)
         if self.steps() and step < self.steps()[-1]:
-            raise ValueError(f"step {step} is behind the newest checkpoint {self.steps()[-1]}")
+            raise ValueError(f"step {step} is before the newest checkpoint {self.steps()[-1]}")
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -84,7 +87,7 @@ class Checkpointer:
         )
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises what the background writer raised (a full disk, say)."""
+        """Waits until everything is on disk; raises the errors of the background writer, such as a full disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -92,11 +95,11 @@ class Checkpointer:
         self._manager.close()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints on disk, whole or not, ascending."""
+        """Returns the steps of the checkpoints on disk in ascending order, damaged ones included."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The whole checkpoint with the highest `best`, None where no checkpoint has one."""
+        """Returns the step of the undamaged checkpoint with the highest `best`; None if no checkpoint has a score."""
         found = []
         for step in self.steps():
             try:
@@ -110,18 +113,18 @@ class Checkpointer:
         return -max(found)[1] if found else None
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest whole checkpoint.
+        """Restores the newest undamaged checkpoint.
 
         Args:
             target: pytree of `jax.ShapeDtypeStruct` with shardings.
-            step: this one, or None for the newest. Damaged ones are named in a warning, removed if this run writes, and
-                the next older one is tried.
+            step: the checkpoint to restore, or None for the newest. A damaged one is named in a warning, and the next older
+                one is tried.
 
         Returns:
-            (step, state, data), or None where there is no checkpoint.
+            (step, state, data), or None if there is no checkpoint.
 
         Raises:
-            UserError: checkpoints are there but all damaged, or of another architecture.
+            UserError: all checkpoints are damaged, one cannot be read, or they have another architecture.
         """
         wanted = self.steps() if step is None else [step]
         for candidate in reversed(wanted):
@@ -138,7 +141,7 @@ class Checkpointer:
             except OSError as e:
                 if not isinstance(
                     e, FileNotFoundError
-                ):  # the disk's fault, not the checkpoint's: nothing may be given up
+                ):  # an error of the disk, not of the checkpoint: do not fall back to an older one
                     raise UserError(
                         f"checkpoint {self.folder / str(candidate)} cannot be read: {e.strerror or e}"
                     ) from None
@@ -146,7 +149,7 @@ class Checkpointer:
                     "checkpoint %s is damaged (%s): not used", self.folder / str(candidate), _short(e)
                 )
                 damaged = candidate
-            except Exception as e:  # damage shows in as many exception types as there are readers underneath
+            except Exception as e:  # damage raises different exceptions in each of the underlying readers
                 log.warning(
                     "checkpoint %s is damaged (%s): not used", self.folder / str(candidate), _short(e)
                 )
@@ -154,8 +157,8 @@ class Checkpointer:
         if not wanted:
             return None
         raise UserError(
-            f"no checkpoint in {self.folder} is whole (the oldest tried is {damaged}); restore one from a backup, or remove "
-            "the folder to start anew"
+            f"all checkpoints in {self.folder} are damaged (the oldest tried is {damaged}); restore one from a backup, or "
+            "remove the folder to start over"
         )
 
     def discard_after(self, step: int) -> None:
@@ -167,10 +170,10 @@ class Checkpointer:
         self._manager.reload()
 
     def verify(self, step: int) -> None:
-        """Compares every file with the manifest.
+        """Compares every file of a checkpoint with the manifest.
 
         Raises:
-            DamagedCheckpoint: naming the first file that is missing or changed.
+            DamagedCheckpoint: a file is missing or has changed; the message names the first one.
         """
         folder = self.folder / str(step)
         manifest = folder / MANIFEST
@@ -192,26 +195,26 @@ class Checkpointer:
         for name in sorted(set(saved) | set(wanted)):
             if saved.get(name) != wanted.get(name):
                 raise UserError(
-                    f"checkpoint {self.folder / str(step)} is of another architecture: {name} is "
+                    f"checkpoint {self.folder / str(step)} has another architecture: {name} is "
                     f"{saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this config; use another --workdir"
                 )
 
     def _write_manifests(self) -> None:
-        """Called by Orbax on the primary process when all files are final and the folder has not got its name yet."""
+        """Called by Orbax on the primary process when all files are final and before the folder is renamed."""
         for folder in self.folder.iterdir():
             if folder.is_dir() and "orbax-checkpoint-tmp" in folder.name:
                 digests = {p.relative_to(folder).as_posix(): files.sha256(p) for p in sorted(_files(folder))}
                 (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
 
     def _drop_leftovers(self) -> None:
-        """An empty numeric folder would count as a step."""
+        """Removes empty numeric folders, which would count as steps."""
         for folder in self.folder.iterdir():
             if folder.is_dir() and _FINAL.match(folder.name) and not any(folder.iterdir()):
                 folder.rmdir()
 
 
 def _files(folder: Path) -> list[Path]:
-    """All but the manifest and the top-level metadata, to which Orbax adds the time of the commit afterwards."""
+    """Lists all files but the manifest and the top-level metadata, to which Orbax later adds the commit time."""
     apart = {folder / MANIFEST, folder / "_CHECKPOINT_METADATA"}
     return [p for p in folder.rglob("*") if p.is_file() and p not in apart]
 

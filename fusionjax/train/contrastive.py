@@ -1,58 +1,64 @@
 """Contrastive losses between modalities and between views, their temperature and their curriculum.
 
-Pure functions of a batch's embeddings, in float32. Negatives come from the whole (global) batch: on arrays that are sharded
-over devices, loss and gradients are those of one device. Embeddings are brought to unit length here, so those that already
-have it give the same loss, and a gradient only along the sphere. Rows whose `valid` is 0 are neither anchors, positives nor
-negatives, whatever they hold; their gradient is 0.
+Pure functions of a batch's embeddings, in float32. Negatives come from the whole (global) batch: with arrays sharded over
+devices, loss and gradients are the same as on one device. Embeddings are normalised to unit length here; the gradient is
+therefore tangential to the sphere. Rows whose `valid` is 0 are neither anchors, positives nor negatives, whatever they
+contain; their gradient is 0.
 
-`chunk` bounds memory: the B × B similarities are made `chunk` rows at a time, and made again for the gradient, so memory
-grows with chunk × B. Every similarity is still there: the result is that without chunks, up to rounding.
+`chunk` bounds memory: the B × B similarities are computed `chunk` rows at a time and recomputed for the gradient, so memory
+grows with chunk × B. All similarities are still used: the result equals that without chunks, up to rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int, Shaped
 
 from fusionjax.errors import UserError
 from fusionjax.train.losses import masked_mean
-from fusionjax.types import Array
+from fusionjax.types import Array, PyTree
 from fusionjax.vectors import unit_or_zero
 
 TEMPERATURE = 0.1
 SCALES = (1.0, 100.0)
-"""Range of a learned scale; Radford et al., ICML 2021, arXiv 2103.00020, section 2.5, for its upper end."""
-_ABSENT = -1e30  # logit of a pair that is none; finite, so that its gradient is 0 and not NaN
+"""Range of a learned logit scale; the upper bound is that of Radford et al., ICML 2021, arXiv 2103.00020, section 2.5."""
+
+Embeddings: TypeAlias = Float[Array, "batch width"]
+Valid: TypeAlias = Shaped[Array, " batch"]
+Scalar: TypeAlias = Float[Array, ""]
+_ABSENT = -1e30  # logit of an excluded pair; finite, so that its gradient is 0 and not NaN
 
 
 def info_nce(
-    a: Array,
-    b: Array,
+    a: Embeddings,
+    b: Embeddings,
     *,
-    temperature: float | Array | None = None,
-    logit_scale: Array | None = None,
-    valid: Array | None = None,
+    temperature: float | Scalar | None = None,
+    logit_scale: Scalar | None = None,
+    valid: Valid | None = None,
     chunk: int = 0,
-) -> Array:
-    """Symmetric InfoNCE: row i of `a` and row i of `b` are a pair, all other rows of the **other** side its negatives.
+) -> Scalar:
+    """Computes symmetric InfoNCE: row i of `a` and row i of `b` are a pair, all other rows of the **other** side negatives.
 
-    ½ (mean_i −log softmax_j(s·aᵢ·bⱼ)ᵢ + mean_i −log softmax_j(s·bᵢ·aⱼ)ᵢ), s the logit scale: a mean over 2B anchors, so on
-    the footing of `nt_xent`, which differs by the negatives of the anchor's own side.
+    ½ (mean_i −log softmax_j(s·aᵢ·bⱼ)ᵢ + mean_i −log softmax_j(s·bᵢ·aⱼ)ᵢ) with the logit scale s: a mean over 2B anchors,
+    and thus comparable to `nt_xent`, which adds the negatives of the anchor's own side.
 
     Args:
         a: (B, D) float embeddings of one modality.
         b: (B, D) float embeddings of the other.
-        temperature: 1 / s, above 0; 0.1 where neither is given.
-        logit_scale: s itself, e.g. `clamped_scale(log_scale)`, in place of `temperature`.
+        temperature: 1 / s, above 0; 0.1 if neither it nor `logit_scale` is given.
+        logit_scale: s, e.g. `clamped_scale(log_scale)`, instead of `temperature`.
         valid: (B,) 1 for a real pair, 0 for padding; None where all are real.
-        chunk: rows of similarities at a time; 0 for all at once.
+        chunk: rows of similarities to compute at a time; 0 for all at once.
 
     Returns:
-        float32 scalar; 0 where no pair is valid.
+        float32 scalar, in nats; 0 if no pair is valid.
 
     Raises:
-        UserError: both `temperature` and `logit_scale`; a temperature that is not above 0; a negative `chunk`.
-        ValueError: shapes that do not agree.
+        UserError: both `temperature` and `logit_scale` are given, the temperature is not above 0, or `chunk` is negative.
+        ValueError: shapes do not agree.
 
     Source: Radford et al., ICML 2021, arXiv 2103.00020, figure 3.
     """
@@ -63,28 +69,28 @@ def info_nce(
 
 
 def nt_xent(
-    views_1: Array,
-    views_2: Array,
+    views_1: Embeddings,
+    views_2: Embeddings,
     *,
-    temperature: float | Array | None = None,
-    logit_scale: Array | None = None,
-    valid: Array | None = None,
+    temperature: float | Scalar | None = None,
+    logit_scale: Scalar | None = None,
+    valid: Valid | None = None,
     chunk: int = 0,
-) -> Array:
-    """NT-Xent: each of 2B views is an anchor, the other view of its image the positive, the other 2B − 2 views its negatives.
+) -> Scalar:
+    """Computes NT-Xent: each of 2B views is an anchor, the other view of its image the positive, the other 2B − 2 negatives.
 
-    The mean over the 2B anchors, as in the paper (algorithm 1). google-research/simclr adds the means over the B anchors of
-    either view: its total is twice this.
+    The result is the mean over the 2B anchors, as in the paper (algorithm 1). google-research/simclr adds the means over the
+    B anchors of each view, which is twice this value.
 
     Args:
         views_1: (B, D) float embeddings of one view of each image.
         views_2: (B, D) float embeddings of the other.
         temperature, logit_scale: as for `info_nce`.
         valid: (B,) 1 for a real image, 0 for padding; None where all are real.
-        chunk: images whose similarities (three rows each) are held at a time; 0 for all at once.
+        chunk: images whose similarities (three rows each) are computed at a time; 0 for all at once.
 
     Returns:
-        float32 scalar; 0 where no image is valid.
+        float32 scalar, in nats; 0 if no image is valid.
 
     Raises:
         UserError, ValueError: as for `info_nce`.
@@ -98,12 +104,13 @@ def nt_xent(
 
 
 def alignment_uniformity(
-    a: Array, b: Array, *, valid: Array | None = None, chunk: int = 0
-) -> tuple[Array, Array]:
-    """How near pairs are, and how evenly each side spreads over the sphere; smaller is better for both.
+    a: Embeddings, b: Embeddings, *, valid: Valid | None = None, chunk: int = 0
+) -> tuple[Scalar, Scalar]:
+    """Measures how close pairs are and how evenly each side is spread over the sphere; smaller is better for both.
 
-    Alignment: mean |aᵢ − bᵢ|², 0 … 4. Uniformity: log of the mean of e^(−2 |x − y|²) over the pairs of different rows of a
-    side, the mean of both sides; −8 … 0, near −4 for many rows that are uniform in many dimensions.
+    Alignment is the mean of |aᵢ − bᵢ|², in 0 … 4. Uniformity is the logarithm of the mean of e^(−2 |x − y|²) over pairs of
+    different rows of a side, averaged over both sides; in −8 … 0, and close to −4 for many rows that are uniform in many
+    dimensions.
 
     Args:
         a: (B, D) float embeddings of one side.
@@ -112,11 +119,11 @@ def alignment_uniformity(
         chunk: as for `info_nce`.
 
     Returns:
-        alignment, uniformity: float32 scalars. Without a valid pair alignment is 0; with fewer than two uniformity is 0.
+        Alignment and uniformity, float32 scalars; 0 with no valid pair, and with fewer than two valid pairs.
 
     Raises:
-        UserError: a negative `chunk`.
-        ValueError: shapes that do not agree.
+        UserError: `chunk` is negative.
+        ValueError: shapes do not agree.
 
     Source: Wang & Isola, ICML 2020, arXiv 2005.10242, equations in section 4.1 with α = t = 2.
     """
@@ -134,19 +141,20 @@ def alignment_uniformity(
 
 
 @jax.custom_vjp
-def clamped_scale(log_scale: Array) -> Array:
-    """A learned logit scale, e^log_scale within `SCALES`.
+def clamped_scale(log_scale: Scalar | float) -> Scalar:
+    """Computes a learned logit scale, e^log_scale, clipped to `SCALES`.
 
-    The gradient is that of projected descent: on a bound or beyond it, it passes (with the slope at the bound) where descent
-    leads back, and is 0 where descent leads further out. A plain clip has no gradient beyond a bound, so a parameter that an
-    optimiser's momentum carried there would stay; clipping the parameter after its update, as CLIP does, needs the optimiser
-    to know of it. Here the parameter may overshoot by what is left of the momentum, the scale may not.
+    The gradient is that of projected descent: at or beyond a bound, it is passed on (with the slope at the bound) if descent
+    leads back into the range, and is 0 if descent leads further out. A plain clip has no gradient beyond a bound, so a
+    parameter that the optimiser's momentum carried there would never return; clipping the parameter after its update, as
+    CLIP does, would have to be part of the optimiser. Here the parameter may overshoot with the remaining momentum, but the
+    scale may not.
 
     Args:
-        log_scale: float32 scalar; ln(1 / 0.07) is CLIP's start, ln 10 that of temperature 0.1.
+        log_scale: float32 scalar; ln(1 / 0.07) is CLIP's initial value, ln 10 corresponds to temperature 0.1.
 
     Returns:
-        float32 scalar, 1 … 100; 1 / temperature.
+        float32 scalar in 1 … 100, 1 / temperature.
     """
     return jnp.clip(jnp.exp(jnp.asarray(log_scale, jnp.float32)), *SCALES)
 
@@ -166,9 +174,12 @@ clamped_scale.defvjp(_scale_forward, _scale_backward)
 
 
 def total(
-    cross: Array, intra: Sequence[Array], w_cross: float | Array, w_intra: float | Array | None = None
-) -> Array:
-    """w_cross · cross + w_intra · mean(intra).
+    cross: Scalar | float,
+    intra: Sequence[Scalar | float],
+    w_cross: float | Scalar,
+    w_intra: float | Scalar | None = None,
+) -> Scalar:
+    """Combines the losses between and within modalities: w_cross · cross + w_intra · mean(intra).
 
     Args:
         cross: scalar loss between modalities.
@@ -176,8 +187,11 @@ def total(
         w_cross: weight, e.g. from `curriculum`.
         w_intra: weight; None for 1 − w_cross.
 
+    Returns:
+        Scalar.
+
     Raises:
-        UserError: no loss within a modality.
+        UserError: `intra` is empty.
     """
     if not len(intra):
         raise UserError("total needs the loss within at least one modality; without one, use the cross loss")
@@ -185,19 +199,19 @@ def total(
     return w_cross * cross + w_intra * jnp.mean(jnp.stack([jnp.asarray(x) for x in intra]))
 
 
-def curriculum(step: Array | int, steps: int, start: float = 0.2, end: float = 0.8) -> Array:
-    """Weight of the cross-modal loss: `start` at step 0, `end` from step `steps` on, a straight line between.
+def curriculum(step: Int[Array, ""] | int, steps: int, start: float = 0.2, end: float = 0.8) -> Scalar:
+    """Computes the weight of the cross-modal loss, which rises linearly from `start` at step 0 to `end` at step `steps`.
 
     Args:
-        step: scalar int, steps done.
-        steps: length of the line, at least 1.
+        step: int scalar, number of steps done.
+        steps: length of the ramp, at least 1; the weight is constant afterwards.
         start, end: weights.
 
     Returns:
         float32 scalar.
 
     Raises:
-        UserError: `steps` below 1.
+        UserError: `steps` is below 1.
     """
     if steps < 1:
         raise UserError(f"steps={steps} of the curriculum must be at least 1")
@@ -206,7 +220,7 @@ def curriculum(step: Array | int, steps: int, start: float = 0.2, end: float = 0
 
 
 def _pairs(a: Array, b: Array, valid: Array | None) -> tuple[Array, Array, Array]:
-    """Unit float32 rows, 0 where not valid; valid as (B,) bool."""
+    """Returns the rows as float32 unit vectors, 0 where not valid, and `valid` as (B,) bool."""
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"embeddings {a.shape} and {b.shape} are not both (B, D)")
     if valid is None:
@@ -233,12 +247,13 @@ def _scale(temperature: float | Array | None, logit_scale: Array | None) -> Arra
 def _log_sums(
     a: Array, b: Array, valid: Array, scale: Array, chunk: int, *, within: bool
 ) -> tuple[Array, Array]:
-    """log Σ e^logit of each row of a over b, and of each row of b over a; `within`: also over the other rows of its own side.
+    """Computes log Σ e^logit of each row of a over b, and of each row of b over a.
 
-    One pass over the rows of a gives both: the sums of b's rows build up in the carry.
+    `within` also includes the other rows of the anchor's own side. A single pass over the rows of a computes both: the sums
+    for the rows of b are accumulated in the carry.
     """
 
-    def block(columns: Array, part: tuple[Array, ...]):
+    def block(columns: Array, part: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         a_rows, b_rows, index = part
         logits = _logits(a_rows, b, valid, index, scale)
         columns = jnp.logaddexp(columns, jax.nn.logsumexp(logits, axis=0))
@@ -256,9 +271,9 @@ def _log_sums(
 
 
 def _log_sums_within(x: Array, valid: Array, scale: Array, chunk: int) -> Array:
-    """log Σ e^logit of each row over the other rows."""
+    """Computes log Σ e^logit of each row over the other rows."""
 
-    def block(carry: Array, part: tuple[Array, ...]):
+    def block(carry: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
         return carry, _within(part[0], x, valid, part[1], scale)
 
     (x, valid), count = _padded((x, valid), chunk)
@@ -266,21 +281,26 @@ def _log_sums_within(x: Array, valid: Array, scale: Array, chunk: int) -> Array:
 
 
 def _logits(rows: Array, others: Array, valid: Array, index: Array, scale: Array) -> Array:
-    """(c, D) rows at `index` of the batch, (B, D) → (c, B); `_ABSENT` where either is not valid."""
+    """Computes the logits (c, B) of the rows at `index` of the batch, (c, D), with all others, (B, D).
+
+    They are `_ABSENT` where either row is not valid.
+    """
     products = jnp.matmul(rows, others.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.where(valid[index][:, None] & valid, scale * products, _ABSENT)
 
 
 def _within(rows: Array, side: Array, valid: Array, index: Array, scale: Array) -> Array:
-    """log Σ e^logit of rows over their own side, themselves left out."""
+    """Computes log Σ e^logit of rows over their own side, excluding themselves."""
     logits = _logits(rows, side, valid, index, scale)
     return jax.nn.logsumexp(jnp.where(index[:, None] == jnp.arange(len(side)), _ABSENT, logits), axis=1)
 
 
 def _padded(arrays: tuple[Array, ...], chunk: int) -> tuple[tuple[Array, ...], int]:
-    """Rows of 0 (not valid) up to a multiple of the chunk, and the number of rows that there were."""
+    """Pads with rows of 0 (not valid) to a multiple of the chunk; also returns the original number of rows."""
     if chunk < 0:
-        raise UserError(f"chunk={chunk} must be 0, for all rows at once, or the rows at a time")
+        raise UserError(
+            f"chunk={chunk} must be the number of rows to compute at a time, or 0 for all at once"
+        )
     count = len(arrays[0])
     more = -count % chunk if 0 < chunk < count else 0
     if more:
@@ -288,10 +308,16 @@ def _padded(arrays: tuple[Array, ...], chunk: int) -> tuple[tuple[Array, ...], i
     return arrays, count
 
 
-def _blocks(block, carry: Array, parts: tuple[Array, ...], chunk: int):
-    """lax.scan of `block` over blocks of rows, nothing of a block kept for the gradient; outputs in the order of the rows.
+def _blocks(
+    block: Callable[[Array, tuple[Array, ...]], tuple[Array, PyTree]],
+    carry: Array,
+    parts: tuple[Array, ...],
+    chunk: int,
+) -> tuple[Array, PyTree]:
+    """Scans over blocks of rows, which are recomputed for the gradient; the outputs are in the order of the rows.
 
-    A block takes every n-th row, not neighbours: where rows are sharded over devices, each has its share of every block.
+    A block takes every n-th row, not consecutive ones: if rows are sharded over devices, each device has a share of every
+    block.
     """
     size = len(parts[0])
     if not 0 < chunk < size:

@@ -1,10 +1,10 @@
-"""The one training loop. A task differs by its step and its hooks, never by a loop of its own."""
+"""The training loop that all tasks share. A task differs in its step and its hooks, never in the loop."""
 
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -13,26 +13,28 @@ from tqdm import tqdm
 from fusionjax.errors import UserError
 from fusionjax.train import metrics as metrics_lib
 from fusionjax.train.state import TrainState
+from fusionjax.train.step import TrainStep
+from fusionjax.types import Metrics, PyTree
 
 Batch = dict[str, np.ndarray]
 
 
 class Hook(Protocol):
-    """Something periodic: an evaluation, a checkpoint, a profile."""
+    """Something that runs periodically: an evaluation, a checkpoint, a profile."""
 
     def due(self, step: int) -> bool:
-        """Whether to run after the update that made `step` updates in all."""
+        """Returns whether to run after `step` updates in all."""
 
     def run(self, step: int, state: TrainState) -> None:
-        """Sees the state of that step, whose metrics are known to be finite."""
+        """Runs with the state after `step` updates, whose metrics are known to be finite."""
 
 
 class Diverged(UserError):
-    """The loss or the gradient is not finite. The state is the last good one."""
+    """The loss or the gradient is NaN or Inf. The state is the last finite one."""
 
     def __init__(self, step: int, what: str):
         super().__init__(
-            f"the {what} is not finite at step {step}; the last good state is kept. Lower config.optim.learning_rate, set "
+            f"the {what} is not finite at step {step}; the last finite state is kept. Lower config.optim.learning_rate, set "
             "config.optim.clip_norm or use --config.precision=float32, with a new --workdir"
         )
         self.step = step
@@ -40,10 +42,10 @@ class Diverged(UserError):
 
 def fit(
     state: TrainState,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]],
+    train_step: TrainStep,
     batches: Iterator[Batch],
     *,
-    place: Callable[[Batch], Any],
+    place: Callable[[Batch], PyTree],
     start: int,
     steps: int,
     hooks: Sequence[Hook],
@@ -53,21 +55,24 @@ def fit(
     """Runs `train_step` from `start` to `steps`.
 
     Args:
-        state: to begin with; its buffers are donated.
-        train_step: compiled.
-        batches: host batches; its position is saved by a hook.
+        state: the initial state, whose buffers are donated.
+        train_step: compiled, (state, batch) → (state, metrics).
+        batches: host batches; a hook saves the position of the iterator.
         place: puts a batch on the devices.
-        start, steps: updates done, and to be done in all.
-        hooks: asked after every step, in order.
-        meter: takes the metrics, one step late: those of step n are fetched while step n + 1 runs.
-        on_divergence: saves the last good state before `Diverged` is raised.
+        start, steps: number of updates done, and in all.
+        hooks: called after every step at which they are due, in order.
+        meter: records the metrics with a delay of one step: those of step n are fetched while step n + 1 runs.
+        on_divergence: saves the last finite state before `Diverged` is raised.
 
     Returns:
-        The last state.
+        The state after the last step.
+
+    Raises:
+        Diverged: the loss or the gradient is NaN or Inf.
     """
     for step in range(start, steps):
         batch = place(next(batches))
-        # Whatever would silently copy between host and device in the hot path is an error.
+        # An implicit copy between host and device in the hot path is an error.
         with jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
         due = [hook for hook in hooks if hook.due(step + 1)]
@@ -86,14 +91,14 @@ def fit(
 
 
 class Meter:
-    """Averages the metrics between two log lines, shows progress, stops on a number that is none.
+    """Averages the metrics between two log lines, shows progress, and stops on NaN or Inf.
 
     Args:
         writer: of metrics.jsonl, or None on processes that do not write.
         start, steps: as for `fit`.
-        log_every: steps.
-        batch_size: images a step, of all devices.
-        show: progress on stderr: a bar on a terminal, lines elsewhere.
+        log_every: steps between two log lines.
+        batch_size: images per step, over all devices.
+        show: show progress on stderr: a bar on a terminal, lines elsewhere.
     """
 
     def __init__(
@@ -107,8 +112,8 @@ class Meter:
         show: bool,
     ):
         self._writer, self._log_every, self._batch_size = writer, log_every, batch_size
-        self._pending: tuple[int, Any] | None = None
-        self._window: list[Any] = []
+        self._pending: tuple[int, Metrics] | None = None
+        self._window: list[Metrics] = []
         self._since = (start, time.perf_counter())
         self.last: dict[str, float] = {}
         self._show = show
@@ -122,34 +127,42 @@ class Meter:
             smoothing=0.1,
         )
 
-    def push(self, step: int, metrics: Any) -> None:
-        """Takes the metrics of `step`, which may still be computed, and looks at those of the step before."""
+    def push(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of `step`, which may still be in computation, and records those of the previous step.
+
+        Raises:
+            Diverged: the previous step was not finite.
+        """
         previous, self._pending = self._pending, (step, metrics)
         if previous is not None:
             self._take(*previous)
 
     def flush(self) -> None:
-        """Looks at the last step too: before a checkpoint, so that no bad state is ever saved."""
+        """Records the last step too; called before a checkpoint, so that no diverged state is ever saved.
+
+        Raises:
+            Diverged: the last step was not finite.
+        """
         previous, self._pending = self._pending, None
         if previous is not None:
             self._take(*previous)
 
     def skip(self, seconds: float) -> None:
-        """Takes the time of an evaluation or a checkpoint out of images/s."""
+        """Excludes the time of an evaluation or a checkpoint, in seconds, from images/s."""
         self._since = (self._since[0], self._since[1] + seconds)
 
     def note(self, text: str) -> None:
-        """A line of its own, above the progress bar where there is one."""
+        """Prints a line, above the progress bar if there is one."""
         if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
         elif self._show:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Closes the progress bar."""
         self._bar.close()
 
-    def _take(self, step: int, metrics: Any) -> None:
+    def _take(self, step: int, metrics: Metrics) -> None:
         metrics = jax.device_get(metrics)
         if float(metrics["nonfinite"].total):
             what = "gradient" if math.isfinite(float(metrics["loss"].total)) else "loss"

@@ -1,36 +1,38 @@
 """Metric-learning losses: pure functions of a batch's embeddings and identities, in float32.
 
-Each looks at the whole (global) batch, so a batch that is sharded over devices gives the loss and gradients of one device. A
-loss over pairs returns a value an anchor **and** which anchors count, because an anchor may lack a positive or a negative:
+Each is computed over the whole (global) batch, so that a batch sharded over devices has the same loss and gradients as on one
+device. A loss over pairs returns one value per anchor **and** which anchors count, because an anchor may have no positive or
+no
+negative:
 
     values, counted = triplet(embeddings, ids, valid)
     loss = losses.masked_mean(values, counted)
 
-Rows whose `valid` is 0 are no anchors and in nobody's pairs, whatever they hold; their gradient is 0.
+Rows whose `valid` is 0 are neither anchors nor part of any pair, whatever they contain; their gradient is 0.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int, Shaped
 
 from fusionjax.errors import UserError
 from fusionjax.types import Array
 from fusionjax.vectors import unit
 
 METRICS = ("euclidean", "cosine")
-_TINY = 1e-12  # least squared length or distance: its root has no gradient at 0
-_ABSENT = -1e30  # logit of a pair that is none; finite, so that its gradient is 0 and not NaN
+_TINY = 1e-12  # squared length below which a vector counts as 0 and its gradient is 0
+_ABSENT = -1e30  # logit of an excluded pair; finite, so that its gradient is 0 and not NaN
 
 
 def triplet(
-    embeddings: Array,
-    ids: Array,
-    valid: Array | None = None,
+    embeddings: Float[Array, "batch width"],
+    ids: Int[Array, " batch"],
+    valid: Shaped[Array, " batch"] | None = None,
     *,
     margin: float | None = None,
     metric: str = "euclidean",
-) -> tuple[Array, Array]:
-    """Batch-hard triplet loss (Hermans et al., 2017, arXiv 1703.07737, equations 5 and 6): for each anchor its farthest
-    positive a–p and its nearest negative a–n.
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Computes the batch-hard triplet loss: for each anchor, the farthest positive a–p and the nearest negative a–n.
 
     Args:
         embeddings: (B, D) float.
@@ -40,18 +42,20 @@ def triplet(
         metric: "euclidean", not squared, or "cosine": 1 − cosine similarity.
 
     Returns:
-        values (B,) float32, 0 where an anchor does not count; counted (B,) float32, 1 for a valid anchor with a positive and a
-        negative.
+        values, (B,) float32, 0 for an anchor that does not count; and counted, (B,) float32, 1 for a valid anchor with a
+        positive and a negative.
 
     Raises:
-        UserError: an unknown metric.
+        UserError: the metric is unknown.
+
+    Source: Hermans et al., 2017, arXiv 1703.07737, equations 5 and 6.
     """
     if metric not in METRICS:
         raise UserError(f"metric={metric!r} is unknown; use {' or '.join(METRICS)}")
     x, valid = _rows(embeddings, valid)
     x = unit(x, _TINY) if metric == "cosine" else x
     positive, negative, counted = _pairs(ids, valid)
-    # Chosen from the matrix of all distances, whose |a|² + |b|² − 2 a·b cancels; then taken from the differences.
+    # Pairs are selected by |a|² + |b|² − 2 a·b, which suffers from cancellation; their distances come from the differences.
     products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.square(x).sum(-1)
     squared = jax.lax.stop_gradient(norms[:, None] + norms - 2 * products)
@@ -63,12 +67,17 @@ def triplet(
 
 
 def circle(
-    embeddings: Array, ids: Array, valid: Array | None = None, *, margin: float = 0.25, scale: float = 64.0
-) -> tuple[Array, Array]:
-    """Circle loss with pair-wise labels (Sun et al., CVPR 2020, equations 4 to 8): over an anchor's positives s_p and
-    negatives s_n, ln(1 + Σ e^(γ α_n (s_n − m)) · Σ e^(−γ α_p (s_p − 1 + m))), α_p = [1 + m − s_p]₊, α_n = [s_n + m]₊.
+    embeddings: Float[Array, "batch width"],
+    ids: Int[Array, " batch"],
+    valid: Shaped[Array, " batch"] | None = None,
+    *,
+    margin: float = 0.25,
+    scale: float = 64.0,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Computes the circle loss with pair-wise labels.
 
-    No gradient passes through the weights α, as in the authors' code.
+    With an anchor's positives s_p and negatives s_n, it is ln(1 + Σ e^(γ α_n (s_n − m)) · Σ e^(−γ α_p (s_p − 1 + m))), where
+    α_p = [1 + m − s_p]₊ and α_n = [s_n + m]₊. No gradient flows through the weights α, as in the authors' code.
 
     Args:
         embeddings: (B, D) float; s is the cosine similarity.
@@ -78,8 +87,10 @@ def circle(
         scale: γ.
 
     Returns:
-        values (B,) float32, 0 where an anchor does not count; counted (B,) float32, 1 for a valid anchor with a positive and a
-        negative.
+        values, (B,) float32, 0 for an anchor that does not count; and counted, (B,) float32, 1 for a valid anchor with a
+        positive and a negative.
+
+    Source: Sun et al., CVPR 2020, equations 4 to 8.
     """
     x, valid = _rows(embeddings, valid)
     x = unit(x, _TINY)
@@ -93,10 +104,14 @@ def circle(
     return jnp.where(counted, jax.nn.softplus(logit_p + logit_n), 0), counted.astype(jnp.float32)
 
 
-def center(embeddings: Array, labels: Array, centers: Array) -> Array:
-    """Centre loss, ½ |x − c_y|² (Wen et al., ECCV 2016, equation 2; the sum over the batch is the caller's).
+def center(
+    embeddings: Float[Array, "batch width"],
+    labels: Int[Array, " batch"],
+    centers: Float[Array, "classes width"],
+) -> Float[Array, " batch"]:
+    """Computes the centre loss of each example, ½ |x − c_y|².
 
-    The gradient passes to the centres too. To move them by the paper's rule instead, stop it and use `move_centers`.
+    The gradient also flows to the centres. To update them by the paper's rule instead, stop it and use `move_centers`.
 
     Args:
         embeddings: (B, D) float.
@@ -104,16 +119,23 @@ def center(embeddings: Array, labels: Array, centers: Array) -> Array:
         centers: (C, D) float.
 
     Returns:
-        (B,) float32; of padding too, so take the mean with `losses.masked_mean`.
+        (B,) float32, for padding too: take the mean with `losses.masked_mean`.
+
+    Source: Wen et al., ECCV 2016, equation 2, without the sum over the batch.
     """
     difference = embeddings.astype(jnp.float32) - centers.astype(jnp.float32)[labels]
     return 0.5 * jnp.square(difference).sum(-1)
 
 
 def move_centers(
-    embeddings: Array, labels: Array, centers: Array, valid: Array | None = None, *, rate: float = 0.5
-) -> Array:
-    """Centres after a batch: c_j − α Σ (c_j − x_i) / (1 + n_j) over the n_j examples of class j (Wen et al., equation 4).
+    embeddings: Float[Array, "batch width"],
+    labels: Int[Array, " batch"],
+    centers: Float[Array, "classes width"],
+    valid: Shaped[Array, " batch"] | None = None,
+    *,
+    rate: float = 0.5,
+) -> Float[Array, "classes width"]:
+    """Updates the centres with a batch: c_j − α Σ (c_j − x_i) / (1 + n_j), over the n_j examples of class j.
 
     Args:
         embeddings: (B, D) float.
@@ -123,7 +145,9 @@ def move_centers(
         rate: α, 0 … 1.
 
     Returns:
-        (C, D) float32; a class that is absent keeps its centre.
+        (C, D) float32; a class without examples keeps its centre.
+
+    Source: Wen et al., ECCV 2016, equation 4.
     """
     x, valid = _rows(embeddings, valid)
     old = centers.astype(jnp.float32)
@@ -134,14 +158,14 @@ def move_centers(
 
 
 def _rows(embeddings: Array, valid: Array | None) -> tuple[Array, Array]:
-    """float32 embeddings, 0 where not valid; valid as (B,) bool."""
+    """Returns the embeddings as float32, 0 where not valid, and `valid` as (B,) bool."""
     valid = jnp.ones(embeddings.shape[0], bool) if valid is None else valid > 0
     # where, not a product: a padded row may hold NaN.
     return jnp.where(valid[:, None], embeddings.astype(jnp.float32), 0), valid
 
 
 def _pairs(ids: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """(B, B) bool of positives, of negatives, anchor by row; (B,) bool of the anchors that have both."""
+    """Returns the positives and the negatives of each anchor, (B, B) bool, and which anchors have both, (B,) bool."""
     pair = valid[:, None] & valid
     same = ids[:, None] == ids
     positive, negative = pair & same & ~jnp.eye(len(ids), dtype=bool), pair & ~same

@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl and TensorBoard; fractions, not per cent."""
+"""Writes and reads the metrics of a run: metrics.jsonl and TensorBoard events; fractions, not per cent."""
 
 import json
 import math
@@ -13,7 +13,14 @@ from fusionjax import files
 
 
 def merge(parts: Iterable[Mapping[str, clu_metrics.Average]]) -> dict[str, clu_metrics.Average]:
-    """Adds up (sum, count) pairs by name; a metric that is absent from a part adds nothing."""
+    """Adds up (sum, count) pairs by name.
+
+    Args:
+        parts: metrics by name; a metric may be absent from some parts.
+
+    Returns:
+        name → Average over all parts.
+    """
     total: dict[str, clu_metrics.Average] = {}
     for part in parts:
         for name, value in part.items():
@@ -22,7 +29,7 @@ def merge(parts: Iterable[Mapping[str, clu_metrics.Average]]) -> dict[str, clu_m
 
 
 def compute(metrics: Mapping[str, clu_metrics.Average]) -> dict[str, float]:
-    """sum / count, once."""
+    """Divides each sum by its count: name → mean."""
     return {name: float(value.total) / max(float(value.count), 1e-12) for name, value in metrics.items()}
 
 
@@ -31,7 +38,7 @@ class Writer:
 
     Args:
         workdir: folder of the run.
-        start: records of later steps, left by a run that was killed, are dropped: they will be written again.
+        start: step from which the run resumes; later records, left by a run that was killed, are removed.
     """
 
     def __init__(self, workdir: Path, *, start: int = 0):
@@ -42,8 +49,8 @@ class Writer:
         self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1, flush_secs=10)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One record, with flat keys such as train/loss."""
-        # JSON has no NaN; null keeps the line readable by every parser.
+        """Writes one record, with flat keys such as train/loss; NaN and Inf become null in metrics.jsonl."""
+        # JSON has no NaN; every parser reads null.
         clean = {k: (float(v) if math.isfinite(v) else None) for k, v in scalars.items()}
         self._file.write(json.dumps({"step": int(step), **clean}) + "\n")
         self._file.flush()
@@ -51,13 +58,20 @@ class Writer:
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes both."""
+        """Flushes and closes both files."""
         self._file.close()
         self._events.close()
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """Records of metrics.jsonl; a last line cut short by a kill is left out."""
+    """Reads the records of metrics.jsonl; an incomplete last line, left by a run that was killed, is skipped.
+
+    Args:
+        workdir: folder of the run.
+
+    Returns:
+        The records in order, each with "step" and flat keys; empty if there is no file.
+    """
     path = Path(workdir) / "metrics.jsonl"
     records = []
     for line in path.read_text().splitlines() if path.exists() else ():

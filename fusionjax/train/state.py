@@ -1,4 +1,6 @@
-"""Everything a run needs to go on, as one pytree."""
+"""The complete state of a training run, as one pytree."""
+
+from typing import TYPE_CHECKING
 
 import flax.struct
 import flax.traverse_util
@@ -7,16 +9,19 @@ import jax.numpy as jnp
 
 from fusionjax.types import PyTree
 
+if TYPE_CHECKING:
+    from fusionjax.train.optim import Optimizer
+
 
 @flax.struct.dataclass
 class TrainState:
     """A training run at one step.
 
     Attributes:
-        step: int32 scalar, updates done.
-        params: nested dict, float32.
+        step: int32 scalar, number of updates done.
+        params: nested dict of float32 arrays.
         collections: the model's other variables, e.g. {"batch_stats": …}.
-        opt_state: of the optimiser, over the trainable parameters only.
+        opt_state: state of the optimiser, for the trainable parameters only.
         ema: exponential moving average of `params`, or None.
     """
 
@@ -28,22 +33,25 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What trains: for `module.apply`."""
+        """The variables that are trained, for `module.apply`."""
         return {"params": self.params, **self.collections}
 
     @property
     def averaged(self) -> dict[str, PyTree]:
-        """What is evaluated and served: the averaged parameters where there are any."""
+        """The variables to evaluate and export: with the averaged parameters, if there are any."""
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
-def create(variables: dict[str, PyTree], optimizer, *, ema: bool) -> TrainState:
-    """The state before the first step; pure, so it can be jitted or given to `eval_shape`.
+def create(variables: dict[str, PyTree], optimizer: "Optimizer", *, ema: bool) -> TrainState:
+    """Creates the state before the first step; a pure function that can be jitted or passed to `eval_shape`.
 
     Args:
         variables: of the model, with "params".
-        optimizer: `optim.Optimizer`.
-        ema: keep a moving average.
+        optimizer: of the run.
+        ema: keep an exponential moving average of the parameters.
+
+    Returns:
+        TrainState.
     """
     params = variables["params"]
     return TrainState(
@@ -56,7 +64,7 @@ def create(variables: dict[str, PyTree], optimizer, *, ema: bool) -> TrainState:
 
 
 def flatten(params: PyTree) -> dict[str, jax.Array]:
-    """Nested dict → {"a/b/c": leaf}: the names that patterns in a config are matched against."""
+    """Flattens a nested dict to {"a/b/c": leaf}; the patterns in a config are matched against these names."""
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 

@@ -1,8 +1,7 @@
-"""The train step: loss, gradient, update. Pure; knows nothing of files, flags or progress."""
+"""The train step: loss, gradient, update. A pure function without files, flags or progress."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,13 @@ from clu import metrics as clu_metrics
 
 from fusionjax.train.optim import Optimizer
 from fusionjax.train.state import TrainState
-from fusionjax.types import PyTree
+from fusionjax.types import Metrics, PyTree
 
 Batch = dict[str, jax.Array]
-Loss = Callable[
-    [dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, PyTree]]]
-]
+Loss = Callable[[dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]]]
 """(variables, batch, key) → loss, (metrics by name as clu Averages, new collections)."""
+Gradient = tuple[tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]], PyTree]
+"""What `jax.value_and_grad` of a `Loss` returns: (loss, (metrics, new collections)), gradient."""
 
 
 TrainStep = Callable[..., tuple[TrainState, dict[str, clu_metrics.Average]]]
@@ -38,30 +37,37 @@ def make(
 
     Args:
         loss: of the task.
-        optimizer: `optim.create`'s.
-        seed: every random number of a step derives from (seed, step). A third argument of `train_step` stands for it, so that
+        optimizer: of the run.
+        seed: every random number of a step derives from (seed, step). A third argument of `train_step` overrides it, so that
             one compiled program serves all seeds.
-        accumulate: micro-batches whose gradients are averaged before the update.
-        shards: devices that the batch is split over; each contributes its share to every micro-batch.
-        ema_decay: of the averaged parameters; 0 for none.
-        norms: name → how the names of some parameters begin: their gradient's norm is logged as grad_norm_<name>.
+        accumulate: number of micro-batches whose gradients are averaged before the update.
+        shards: number of devices that the batch is split over; each contributes its share to every micro-batch.
+        ema_decay: decay of the averaged parameters; 0 for no averaging.
+        norms: name → prefix of parameter names; the norm of their gradient is logged as grad_norm_<name>.
 
-    The step leaves the state as it was where the loss or the gradient is not finite, and says so in the metric
-    `nonfinite`: the loop stops on it with the last good state at hand.
+    Returns:
+        `train_step`. If the loss or the gradient is NaN or Inf, it returns the state unchanged and sets the metric
+        `nonfinite`, on which the loop stops.
     """
 
-    def gradient(trainable, frozen, collections, batch, key):
-        def of(trainable):
+    def gradient(
+        trainable: PyTree, frozen: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
+    ) -> Gradient:
+        def of(trainable: PyTree) -> tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]]:
             return loss({"params": optimizer.join(trainable, frozen), **collections}, batch, key)
 
         return jax.value_and_grad(of, has_aux=True)(trainable)
 
-    def accumulated(trainable, frozen, collections, batch, key):
+    def accumulated(
+        trainable: PyTree, frozen: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
+    ) -> Gradient:
         if accumulate == 1:
             return gradient(trainable, frozen, collections, batch, key)
         parts = {name: _micro_batches(value, accumulate, shards) for name, value in batch.items()}
 
-        def body(collections, part):
+        def body(
+            collections: dict[str, PyTree], part: tuple[jax.Array, Batch]
+        ) -> tuple[dict[str, PyTree], tuple[jax.Array, Metrics, PyTree]]:
             index, batch = part
             (value, (metrics, new)), grads = gradient(
                 trainable, frozen, collections, batch, jax.random.fold_in(key, index)
@@ -74,7 +80,9 @@ def make(
         metrics = jax.tree.map(lambda x: x.sum(0), metrics)  # totals and counts: sums are exact
         return (values.mean(), (metrics, collections)), jax.tree.map(lambda g: g.mean(0), grads)
 
-    def train_step(state: TrainState, batch: Batch, seed: jax.Array | int = seed):
+    def train_step(
+        state: TrainState, batch: Batch, seed: jax.Array | int = seed
+    ) -> tuple[TrainState, dict[str, clu_metrics.Average]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trainable, frozen = optimizer.split(state.params)
         (value, (metrics, new)), grads = accumulated(trainable, frozen, state.collections, batch, key)
@@ -84,9 +92,9 @@ def make(
         params = optimizer.join(optax.apply_updates(trainable, updates), frozen)
         ema = state.ema
         if ema is not None:
-            # Young averages follow closely, as in TensorFlow's ExponentialMovingAverage with num_updates.
+            # Early averages follow closely, as in TensorFlow's ExponentialMovingAverage with num_updates.
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
-            # What is frozen is its own average; a pass over a large encoder would cost more than a small step.
+            # Frozen parameters are their own average; averaging a large encoder would cost more than a small step.
             moving, _ = optimizer.split(ema)
             current, held = optimizer.split(params)
             ema = optimizer.join(
@@ -117,7 +125,7 @@ def make(
 
 
 def _micro_batches(x: jax.Array, accumulate: int, shards: int) -> jax.Array:
-    """(B, ...) → (accumulate, B / accumulate, ...) of rows that are neighbours on their device."""
+    """(B, ...) → (accumulate, B / accumulate, ...), in which every device keeps its own rows."""
     rest = x.shape[1:]
     x = x.reshape(shards, accumulate, -1, *rest)
     return x.swapaxes(0, 1).reshape(accumulate, -1, *rest)

@@ -18,6 +18,7 @@ FLOORS = (
     {"config"},
     {"models", "data"},
     {"pretrained", "train", "evaluation", "interpret"},
+    {"losses"},
     {"tasks"},
     {"experiment"},
     {"studies"},

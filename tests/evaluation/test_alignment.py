@@ -104,6 +104,7 @@ def test_collapsed_embeddings_have_no_correlation(rng):
     assert np.isnan(got.correlation) and got.p_value == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_one_line(rng):
     x = rng.normal(size=(5, 3))
     bad = x.copy()

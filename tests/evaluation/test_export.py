@@ -21,7 +21,7 @@ def sample(**changes):
         "class_names": ["ash", "never seen", "<oak>"],
         "modalities": {m: rng.normal(size=(3, 4)).astype(np.float32) for m in ("rgb", "uv")},
     } | changes
-    return export.Embeddings(**fields)
+    return export.Embeddings(**fields | {"labels": np.asarray(fields["labels"])})
 
 
 def test_npz_is_plain_numpy(tmp_path):
@@ -82,26 +82,26 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, suffix, monkeypatch):
 def test_damaged_files_are_one_line(tmp_path, suffix, damage):
     path = export.write(tmp_path / f"e{suffix}", sample())
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match="is damaged or holds no exported embeddings") as e:
+    with pytest.raises(UserError, match="is damaged or contains no exported embeddings") as e:
         export.read(path)
     assert "\n" not in str(e.value)
 
 
 def test_other_files_and_mistakes(tmp_path):
-    with pytest.raises(UserError, match=r"ends in .npz or .parquet, not 'e.csv'"):
+    with pytest.raises(UserError, match=r"must end in .npz or .parquet, which 'e.csv'"):
         export.write(tmp_path / "e.csv", sample())
     with pytest.raises(UserError, match="is missing"):
         export.read(tmp_path / "e.npz")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(UserError, match="holds no exported embeddings"):
+    with pytest.raises(UserError, match="contains no exported embeddings"):
         export.read(tmp_path / "other.npz")
     np.savez(tmp_path / "pickled.npz", name=np.asarray([{}], object))
-    with pytest.raises(UserError, match="holds no exported embeddings"):
+    with pytest.raises(UserError, match="contains no exported embeddings"):
         export.read(tmp_path / "pickled.npz")
     columns = export._columns(sample())
     columns["label"][4] = 1  # the second example, in the other modality
     np.savez(tmp_path / "torn.npz", **columns, class_names=np.asarray(["a", "b", "c"]))
-    with pytest.raises(UserError, match="modality 'uv' has another column 'label' than 'rgb'"):
+    with pytest.raises(UserError, match="column 'label' differs between the modalities 'uv' and 'rgb'"):
         export.read(tmp_path / "torn.npz")
 
 

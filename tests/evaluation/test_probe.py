@@ -53,6 +53,7 @@ def test_reports_that_it_did_not_converge():
     assert logistic_regression(x, y, x, y, seed=0, c=100.0, max_iter=2)["converged"] == 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refuses():
     x, y = blobs(20, 3, 2, 0)
     with pytest.raises(UserError, match="two classes"):

@@ -224,6 +224,7 @@ def test_protocol_is_named():
     assert text.startswith("cosine similarity; AP: step definition") and text.endswith("skipped")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_one_line(rng):
     f, ids = rng.normal(size=(3, 2)), np.array([1, 2, 1])
     ok = (f, ids, None, f, ids, None)

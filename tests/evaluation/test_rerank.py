@@ -147,6 +147,7 @@ def test_no_array_has_all_pairs():
     assert compiled.temp_size_in_bytes < 600 * 600 * 4
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

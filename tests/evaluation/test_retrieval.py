@@ -50,7 +50,7 @@ def test_ties_come_in_gallery_order(rng):
     """Integers, whose products are exact: of equals the lower index is first, whichever of them matches."""
     ties = 0
     for _ in range(50):
-        query, gallery = rng.integers(-1, 2, (6, 3)), rng.integers(-1, 2, (18, 3))
+        query, gallery = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (6, 18))
         ids = np.arange(18) % 6
         table = scores(query, gallery, "euclidean")
         want = [first_rank(row, ids == q) for q, row in enumerate(table)]
@@ -100,6 +100,7 @@ def test_centring_closes_the_gap_between_modalities(rng):
     assert centered > plain + 0.05 and centered > 0.8
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_one_line(rng):
     x, ids = rng.normal(size=(4, 3)), np.arange(4)
     good = {"query_ids": ids, "gallery_ids": ids}

@@ -182,7 +182,7 @@ def test_figure_says_what_it_shows():
     figure = text_maps.figure([e, wrong], "title")
     captions = [axes.get_xlabel() for axes in titled(figure, "image")]
     assert captions == [
-        "rust\n✓ recognised (75\N{NO-BREAK SPACE}%)\na.jpg",
+        "rust\n✓ correct (75\N{NO-BREAK SPACE}%)\na.jpg",
         "true: rust\npredicted: scab\n✗ wrong (75\N{NO-BREAK SPACE}%)\na.jpg",
     ]
     np.testing.assert_array_equal(titled(figure, "image")[0].images[0].get_array(), e.image)

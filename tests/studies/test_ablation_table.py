@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes
+from fusionjax.evaluation import per_example
 from fusionjax.studies import ablation_table
 from tests.support import process
 from tests.support.tiny import pictures
@@ -71,7 +71,7 @@ class Run:
 
     def __init__(self, folder, names, correct, split="test"):
         self.folder, self.results = folder, {"seconds": 2.0}
-        self.outcomes = outcomes.Outcomes(
+        self.per_example = per_example.PerExample(
             tuple(names), split, (split,), {"correct": np.asarray(correct, float)}
         )
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes
+from fusionjax.evaluation import per_example
 from fusionjax.evaluation.significance import mcnemar
 from fusionjax.experiment import trainer, workdir
 from fusionjax.interpret import comparison as page
@@ -38,7 +38,7 @@ def hand_made(
         target[name] = value
     workdir.write(folder, c, {"examples": {"train": "t", **dict.fromkeys(read, examples)}})
     n = len(next(iter(values.values())))
-    outcomes.write(
+    per_example.write(
         folder,
         {
             "name": [f"{i:04d}.png" for i in range(n)] if names is None else names,
@@ -48,7 +48,9 @@ def hand_made(
         },
     )
     results = {
-        f"test/{outcomes.MEASURES[k]}": float(np.mean(v)) for k, v in values.items() if k in outcomes.MEASURES
+        f"test/{per_example.MEASURES[k]}": float(np.mean(v))
+        for k, v in values.items()
+        if k in per_example.MEASURES
     }
     (folder / "results.json").write_text(json.dumps({**results, "step": 12, "seconds": 75.0}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -88,7 +90,7 @@ def ablations(tmp_path):
     return made
 
 
-def test_numbers_are_those_of_the_outcomes(ablations):
+def test_numbers_are_those_of_the_examples(ablations):
     found = comparison.compare(ablations)
     values = [np.load(f / "outcomes.npz")["correct"].astype(float) for f in ablations]
     assert found.measures == ["accuracy"] and [r.name for r in found.rows] == [f.name for f in ablations]
@@ -340,7 +342,7 @@ def test_curves_have_more_than_one_point(tmp_path):
 
 
 def test_two_real_runs(tmp_path):
-    """One is trained, and its outcomes are its scores; the other is it with some answers changed. Then the command."""
+    """One is trained, and its results average to its scores; the other is it with some answers changed. Then the command."""
     root = tiny.pictures(tmp_path / "pictures")
     c = tiny.get_config(f"root={root},steps=4")
     c.report.enabled, c.data.eval_splits, c.model.ablation, c.optim.ema_decay = (
@@ -356,14 +358,15 @@ def test_two_real_runs(tmp_path):
     assert stored["correct"].mean() == summary["test/accuracy"]
     assert -np.log(stored["probability"]).mean() == pytest.approx(summary["test/nll"], abs=1e-5)
     assert ((stored["label"] == stored["prediction"]) == stored["correct"]).all()
-    found = outcomes.read(one, summary)
+    found = per_example.read(one, summary)
     assert len(found.names) == 9 and all((root / name).exists() for name in found.names)
     assert {tiny.CLASSES[k] for k in stored["label"]} == {pathlib.Path(n).parts[0] for n in found.names}
 
     (one / "outcomes.npz").unlink()
     again = trainer.Experiment(c, one).train()
     assert (
-        again["test/accuracy"] == summary["test/accuracy"] and outcomes.read(one, again).names == found.names
+        again["test/accuracy"] == summary["test/accuracy"]
+        and per_example.read(one, again).names == found.names
     )
 
     two.mkdir()
@@ -372,7 +375,7 @@ def test_two_real_runs(tmp_path):
     (two / "config.json").write_text(json.dumps(content))
     (two / "metrics.jsonl").write_bytes((one / "metrics.jsonl").read_bytes())
     values = {k: v for k, v in stored.items() if not k.startswith("name_")}
-    outcomes.write(two, values | {"name": found.names, "correct": 1 - stored["correct"]})
+    per_example.write(two, values | {"name": found.names, "correct": 1 - stored["correct"]})
     (two / "results.json").write_text(json.dumps({**summary, "test/accuracy": 1 - summary["test/accuracy"]}))
 
     def command(*arguments, **settings):

@@ -1,4 +1,4 @@
-"""Checkpoints: what is whole comes back bit for bit, what is damaged is named and never used."""
+"""Checkpoints: an undamaged one is restored bit for bit, what is damaged is named and never used."""
 
 import json
 import logging
@@ -98,14 +98,14 @@ def test_every_file_is_in_the_manifest(saved):
 def test_none_whole_is_an_error_that_says_so(saved):
     for step in saved.steps():
         (saved.folder / str(step) / MANIFEST).unlink()
-    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match="all checkpoints in .* are damaged"):
         saved.restore(target(tree()))
 
 
 def test_another_architecture_is_named(saved):
     with pytest.raises(
         UserError,
-        match=r"of another architecture: \['a'\] is float32\[600\] there and float32\[5\] in this config",
+        match=r"has another architecture: \['a'\] is float32\[600\] there and float32\[5\] in this config",
     ):
         saved.restore(target({**tree(), "a": jnp.zeros(5)}))
     with pytest.raises(UserError, match="absent there"):

@@ -269,12 +269,13 @@ def test_total_and_curriculum():
         contrastive.curriculum(0, 0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_one_line():
     x = np.zeros((4, 2), np.float32)
     for keywords, message in (
         ({"temperature": 0.1, "logit_scale": 10.0}, "not both"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
-        ({"chunk": -1}, "chunk=-1 must be 0"),
+        ({"chunk": -1}, "chunk=-1 must be the number of rows"),
     ):
         for loss in LOSSES.values():
             with pytest.raises(UserError, match=message) as caught:

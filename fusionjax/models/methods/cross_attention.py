@@ -1,27 +1,34 @@
-"""Cross-attention between two token sequences of any width, and layers in which both read each other."""
+"""Cross-attention between two token sequences of any width, and layers in which both attend to each other.
 
-from typing import Any
+See docs/methods/image_text_fusion.md.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
 from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp
 from fusionjax.models.methods import token_blocks
 from fusionjax.models.methods.token_blocks import Blocks
-from fusionjax.types import Array
+from fusionjax.types import Array, PyTree
 
 EPSILON = 1e-5
-"""Of every layer normalisation here: torch.nn.LayerNorm's default."""
+"""Epsilon of every layer normalisation here, the default of torch.nn.LayerNorm."""
+
+TokenMask: TypeAlias = Shaped[Array, "#batch keys"] | Shaped[Array, "#batch queries keys"]
 
 
-def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
-    """2-D sine-cosine positions of a grid, in row-major order (Vaswani et al., 2017, per axis; no learned part).
+def sincos_2d(grid: tuple[int, int], width: int) -> Float[np.ndarray, "tokens width"]:
+    """Returns fixed 2-D sine-cosine positions of a grid in row-major order (Vaswani et al., NeurIPS 2017, per axis).
 
-    The first half of the channels is for rows, the second for columns; each half is [sin(p·ω), cos(p·ω)] with
+    The first half of the channels encodes rows, the second columns; each half is [sin(p·ω), cos(p·ω)] with
     ω_i = 10000^(−i / (d/4)), i < d/4.
 
     Args:
@@ -32,7 +39,7 @@ def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
         (h·w, d) float32.
 
     Raises:
-        UserError: d is not a multiple of 4.
+        UserError: `width` is not a multiple of 4.
     """
     if width % 4:
         raise UserError(f"width={width} must be a multiple of 4: sine and cosine of rows and of columns")
@@ -54,7 +61,7 @@ class CrossAttention(nn.Module):
         heads: H.
         out_width: D of the output; None for `width`.
         dropout: of the attention map.
-        qkv_bias: queries, keys and values have a bias.
+        qkv_bias: whether queries, keys and values have a bias.
         dtype: of the computation; parameters and the softmax are float32.
 
     Raises:
@@ -84,32 +91,36 @@ class CrossAttention(nn.Module):
 
     def __call__(
         self,
-        queries: Array,
-        keys: Array,
-        values: Array | None = None,
-        mask: Array | None = None,
+        queries: Float[Array, "batch queries query_width"],
+        keys: Float[Array, "key_batch keys key_width"],
+        values: Float[Array, "key_batch keys value_width"] | None = None,
+        mask: TokenMask | None = None,
         *,
         train: bool = False,
         capture: tuple[str, ...] = (),
-    ) -> tuple[Array, dict[str, Array]]:
-        """Every query's weighted mean of the values.
+    ) -> tuple[Float[Array, "batch queries width"], dict[str, Array]]:
+        """Computes each query's weighted mean of the values.
 
         Args:
-            queries: (B, N, Dq).
-            keys: (B, M, Dk), or (1, M, Dk): the same for every example, projected once.
-            values: (B, M, Dv), or (1, M, Dv) as the keys; None for the keys.
-            mask: bool, (B, M) or, of each query its own, (B, N, M); or with a batch of 1. False keys get no weight at all.
+            queries: (B, N, Dq) float.
+            keys: (B, M, Dk) float, or (1, M, Dk), shared by all examples and projected once.
+            values: (B, M, Dv) float, or (1, M, Dv) as the keys; None to use the keys as values.
+            mask: (B, M) bool or number, or (B, N, M) for a mask per query; the batch may be 1. Keys where it is 0 or False
+                get zero weight.
             train: dropout of the map on; needs the PRNG collection "dropout".
             capture: "attention" or nothing.
 
         Returns:
-            (B, N, D), and {"attention": (B, H, N, M) float32, before dropout} where asked for. Where a query has no key at
-            all, its row of the map and its whole output (also the projection's bias) are 0, and so is their gradient.
+            (B, N, D); and, if captured, {"attention": (B, H, N, M) float32, before dropout}. For a query without any key,
+            its row of the map and its whole output (the projection's bias included) are 0, and so is their gradient.
+
+        Raises:
+            ValueError: the shape of the mask does not fit.
         """
         return self.attend(queries, *self.keys_values(keys, values), mask, train=train, capture=capture)
 
     def keys_values(self, keys: Array, values: Array | None = None) -> tuple[Array, Array]:
-        """Projected heads (B, H, M, d) of keys and of values, for `attend`."""
+        """Projects keys and values to heads, (B, H, M, d) each, for `attend`."""
         values = keys if values is None else values
         return split_heads(self.key(keys), self.heads), split_heads(self.value(values), self.heads)
 
@@ -123,7 +134,7 @@ class CrossAttention(nn.Module):
         train: bool = False,
         capture: tuple[str, ...] = (),
     ) -> tuple[Array, dict[str, Array]]:
-        """As the call, with keys and values that `keys_values` projected."""
+        """Does the same as the call, with keys and values that `keys_values` projected."""
         q = split_heads(self.query(queries), self.heads)
         mask = _check_mask(mask, queries, k)
         batch, heads, n, depth = q.shape
@@ -138,24 +149,24 @@ class CrossAttention(nn.Module):
             q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture
         )
         if folded:
-            out, weights = (
-                None if x is None else x.reshape(heads, batch, n, -1).swapaxes(0, 1) for x in (out, weights)
-            )
+            out = _unfolded(out, batch, n)
+            weights = None if weights is None else _unfolded(weights, batch, n)
         out = self.out(merge_heads(out))
         if mask is not None:
             some = mask.any(-1, keepdims=True)
             out = jnp.where(some[:, 0], out, 0)
             weights = None if weights is None else jnp.where(some, weights, 0)
-        return out, {} if weights is None else {"attention": weights}
+        return out, {} if weights is None or "attention" not in capture else {"attention": weights}
 
     def over_blocks(
         self, queries: Array, blocks: Blocks, *, train: bool = False, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
-        """As the call, over keys in blocks: padding moves no bit of the output.
+        """Does the same as the call, over keys in blocks: padding does not change a single bit of the output.
 
         Args:
-            queries: (B, N, Dq).
-            blocks: the keys, which are also the values; a batch of 1 serves every example.
+            queries: (B, N, Dq) float.
+            blocks: the keys, which are also the values; a batch of 1 is shared by all examples.
+            train, capture: as for the call.
 
         Returns:
             As the call, but "attention" in blocks, (n, B, H, N, S).
@@ -177,8 +188,13 @@ class CrossAttention(nn.Module):
         return out, {} if weights is None else {"attention": weights}
 
 
+def _unfolded(x: Array, batch: int, n: int) -> Array:
+    """(1, H, B·N, ·) → (B, H, N, ·)."""
+    return x.reshape(x.shape[1], batch, n, -1).swapaxes(0, 1)
+
+
 def _check_mask(mask: Array | None, queries: Array, k: Array) -> Array | None:
-    """The mask as (B or 1, 1, N or 1, M) bool."""
+    """Returns the mask as (B or 1, 1, N or 1, M) bool."""
     if mask is None:
         return None
     batches, n, m = (1, queries.shape[0]), queries.shape[1], k.shape[2]
@@ -191,7 +207,7 @@ def _check_mask(mask: Array | None, queries: Array, k: Array) -> Array | None:
 
 
 class Update(nn.Module):
-    """One side of a layer: x ← norm(x + attention(x, other, other)), x ← x + ffn(x)."""
+    """One direction of a bidirectional layer: x ← norm(x + attention(x, other, other)), x ← x + ffn(x)."""
 
     width: int
     heads: int
@@ -207,14 +223,14 @@ class Update(nn.Module):
     def from_blocks(
         self, x: Array, other: Blocks, *, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
-        """x (B, N, d) reads blocks."""
+        """Updates tokens x (B, N, d), which attend to blocks."""
         out, seen = self.attention.over_blocks(x, other, train=train, capture=capture)
         return self._finish(x, out, train), seen
 
     def from_tokens(
         self, x: Blocks, other: Array, *, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Blocks, dict[str, Array]]:
-        """Blocks x read tokens (B, N, d)."""
+        """Updates blocks x, which attend to tokens (B, N, d)."""
         k, v = self.attention.keys_values(other)
 
         def block(module: "Update", tokens: Array) -> tuple[Array, dict[str, Array]]:
@@ -230,7 +246,7 @@ class Update(nn.Module):
 
 
 class BidirectionalLayer(nn.Module):
-    """Both sequences read each other, the image first: docs/methods/image_text_fusion.md.
+    """Both sequences attend to each other, the image first; see docs/methods/image_text_fusion.md.
 
     V ← LN(V + MHA(V, T, T)), V ← V + FFN(V); then, with the updated V, T ← LN(T + MHA(T, V, V)), T ← T + FFN(T).
 
@@ -241,13 +257,15 @@ class BidirectionalLayer(nn.Module):
         dtype: of the computation; parameters are float32.
 
     Args (call):
-        image: (B, N, d).
-        text: blocks with tokens of width d. A batch of 1 serves every image and is repeated only after the image has read it.
+        image: (B, N, d) float.
+        text: blocks with tokens of width d. A batch of 1 is shared by all images and is repeated only after the image side
+            has attended to it.
         train: dropout on.
         capture: any of "image_to_text", "text_to_image".
 
     Returns:
-        image, text (of batch B), and the maps before dropout, in blocks: (n, B, H, N, S) and (n, B, H, S, N), float32.
+        image, text (of batch B), and the captured maps before dropout, in blocks: (n, B, H, N, S) and (n, B, H, S, N)
+        float32.
     """
 
     width: int
@@ -280,12 +298,14 @@ class BidirectionalLayer(nn.Module):
 
 
 class BidirectionalStack(nn.Module):
-    """`depth` bidirectional layers, one scan: their parameters carry a leading layer axis.
+    """`depth` bidirectional layers in one scan; their parameters have a leading layer axis.
+
+    Takes the arguments of `BidirectionalLayer`; captured maps are stacked over the layers.
 
     Attributes:
-        depth: n layers.
-        remat: recompute layers in the backward pass; memory for time.
-        The rest as in `BidirectionalLayer`, whose arguments it takes; what `capture` names is stacked over layers.
+        width, heads, mlp_ratio, dropout, dtype: as for `BidirectionalLayer`.
+        depth: number of layers.
+        remat: recompute the layers in the backward pass, which saves memory and costs time.
     """
 
     width: int
@@ -302,7 +322,9 @@ class BidirectionalStack(nn.Module):
     def __call__(
         self, image: Array, text: Blocks, *, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, Blocks, dict[str, Array]]:
-        def body(layer: nn.Module, state: tuple[Array, Blocks]) -> tuple[tuple[Array, Blocks], Any]:
+        def body(
+            layer: BidirectionalLayer, state: tuple[Array, Blocks]
+        ) -> tuple[tuple[Array, Blocks], dict[str, Array]]:
             image, text, seen = layer(*state, train=train, capture=capture)
             return (image, text), seen
 
@@ -313,7 +335,7 @@ class BidirectionalStack(nn.Module):
             state = (image, text.broadcast(image.shape[0]))
             (image, text), seen = self._scanned(body, self.depth)(self.layers, state)
             return image, text, seen
-        # Before the first layer the text is one for all images: that layer, outside the scan, projects it once.
+        # Up to the first layer the text is the same for all images: that layer, outside the scan, projects it once.
         first = nn.map_variables(body, "params", lambda tree: jax.tree.map(lambda x: x[0], tree))
         (image, text), seen = first(self.layers, (image, text))
         seen = jax.tree.map(lambda x: x[None], seen)
@@ -325,7 +347,7 @@ class BidirectionalStack(nn.Module):
         )(self.layers, (image, text))
         return image, text, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seen, rest)
 
-    def _scanned(self, body: Any, depth: int) -> Any:
+    def _scanned(self, body: Callable[..., PyTree], depth: int) -> Callable[..., PyTree]:
         return nn.scan(
             body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=depth
         )

@@ -1,47 +1,54 @@
 """Dual cross-attention learning, DCAL (Zhu et al., CVPR 2022, arXiv 2205.02151), over a vision transformer.
 
-Three branches are trained together; SA and GLCA are used at test time.
+Three branches are trained together; SA and GLCA are used at test time. See docs/methods/dcal.md.
 
-    SA     the plain transformer.
-    GLCA   one more block with weights of its own: CLS and the R·(N − 1) patches with the highest rollout weight query all
-           tokens (section 3.2, equation 5).
-    PWCA   a second stream through the same blocks, whose queries see the keys and values of their own image and of another
-           one (section 3.3, equations 6–7). Training only.
+    SA     self-attention: the plain transformer.
+    GLCA   global-local cross-attention: one more block with its own weights, in which CLS and the R·(N − 1) patches with
+           the highest rollout weight query all tokens (section 3.2, equation 5).
+    PWCA   pair-wise cross-attention: a second stream through the same blocks, whose queries attend to the keys and values
+           of their own image and of a partner image (section 3.3, equations 6–7). Training only.
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
-from fusionjax.models.backbones.vit import ViT
+from fusionjax.models.backbones.vit import Attend, ViT
 from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual, take_within_groups
 from fusionjax.models.methods.rollout import cls_rollout_from_qk
-from fusionjax.types import Array
+from fusionjax.types import Array, Aux
 
 
-def derangement(key: Array, groups: int, size: int, kin: int = 1) -> Array:
-    """Random partners within groups, never oneself: a uniformly drawn cycle through each group.
+def derangement(
+    key: Array, groups: int, size: int, images_per_identity: int = 1
+) -> Int[Array, "groups size"]:
+    """Draws a partner for each image within its group, never the image itself: a random cycle through the group.
 
-    Re-identification batches come grouped by identity. There the images of a group are dealt into `kin` hands of one image
-    of each identity, and the cycle goes through each hand: nobody meets their kind.
+    Batches for re-identification list the images of each identity consecutively. Each group is then partitioned into
+    `images_per_identity` subsets with one image per identity, and a cycle is drawn through each subset, so that partners
+    never share an identity.
 
     Args:
         key: PRNG key.
         groups: number of groups.
         size: images in a group, at least 2.
-        kin: neighbours that are of one identity; a group holds at least two whole identities.
+        images_per_identity: consecutive images of one identity; a group holds at least two complete identities.
 
     Returns:
-        (groups, size) int32: the position within the group of each image's partner.
+        (groups, size) int32, the position within the group of each image's partner.
+
+    Raises:
+        ValueError: a group has fewer than 2 images, or does not hold at least two complete identities.
     """
     if size < 2:
         raise ValueError(f"a group of {size} has no pairs")
-    if kin > 1:
-        return _between_kinds(key, groups, size, kin)
+    if images_per_identity > 1:
+        return _between_identities(key, groups, size, images_per_identity)
     order = jnp.argsort(jax.random.uniform(key, (groups, size)), axis=1)
     rows = jnp.arange(groups)[:, None]
     return (
@@ -51,48 +58,57 @@ def derangement(key: Array, groups: int, size: int, kin: int = 1) -> Array:
     )
 
 
-def _between_kinds(key: Array, groups: int, size: int, kin: int) -> Array:
-    kinds = size // kin
-    if size % kin or kinds < 2:
-        raise ValueError(f"a group of {size} does not hold two whole identities of {kin}")
-    deal, turn = jax.random.split(key)
-    member = jnp.argsort(jax.random.uniform(deal, (groups, kinds, kin)), axis=2)
-    hands = (jnp.arange(kinds)[:, None] * kin + member).swapaxes(1, 2)  # (groups, kin, kinds)
-    cycle = jnp.take_along_axis(
-        hands, jnp.argsort(jax.random.uniform(turn, (groups, kin, kinds)), axis=2), axis=2
-    )
+def _between_identities(key: Array, groups: int, size: int, per_identity: int) -> Array:
+    identities = size // per_identity
+    if size % per_identity or identities < 2:
+        raise ValueError(f"a group of {size} images does not hold two complete identities of {per_identity}")
+    member_key, cycle_key = jax.random.split(key)
+    member = jnp.argsort(jax.random.uniform(member_key, (groups, identities, per_identity)), axis=2)
+    subsets = (jnp.arange(identities)[:, None] * per_identity + member).swapaxes(1, 2)
+    order = jnp.argsort(jax.random.uniform(cycle_key, (groups, per_identity, identities)), axis=2)
+    cycle = jnp.take_along_axis(subsets, order, axis=2)  # (groups, per_identity, identities)
     rows = jnp.arange(groups)[:, None, None]
     partner = jnp.zeros((groups, size), jnp.int32)
     return partner.at[rows, cycle].set(jnp.roll(cycle, -1, axis=2).astype(jnp.int32))
 
 
 def num_selected(ratio: float, patches: int) -> int:
-    """How many patch tokens GLCA selects: floor(R · (N − 1)), at least one."""
+    """Returns the number of patch tokens that GLCA selects, max(1, ⌊R · (N − 1)⌋), for R = `ratio` and N − 1 patches."""
     return max(1, math.floor(ratio * patches + 1e-9))  # 0.29 · 100 is 28.999…96 in floating point
 
 
-def select(rollout: Array, count: int) -> Array:
-    """Token indices of GLCA's queries.
+def select(rollout: Float[Array, "batch tokens"], count: int) -> Int[Array, "batch selected"]:
+    """Returns the token indices of GLCA's queries.
 
     Args:
-        rollout: (B, N), CLS first.
-        count: patch tokens to select.
+        rollout: (B, N) float rollout weights, CLS first.
+        count: number of patch tokens to select.
 
     Returns:
-        (B, 1 + count) int32: 0 (CLS, always), then the patches by falling weight; of equal weights the earlier first.
+        (B, 1 + count) int32: always 0 (CLS), then the patches by descending weight; ties go to the lower index.
     """
     _, top = jax.lax.top_k(rollout[:, 1:], count)
     return jnp.concatenate([jnp.zeros_like(top[:, :1]), top + 1], axis=1)
 
 
 class GlobalLocalBlock(nn.Module):
-    """A pre-norm block whose queries, residual and MLP are the selected tokens only; keys and values come from all.
+    """Pre-norm block with queries, residual and MLP of the selected tokens only, and keys and values of all tokens.
+
+    Attributes:
+        heads: H.
+        hidden: hidden width of the MLP.
+        dropout: after the attention projection and inside the MLP.
+        dtype: of the computation; parameters are float32.
 
     Args (call):
-        x: (B, N, D) all tokens.
-        selected: (B, n) indices of the query tokens.
-        rate: stochastic depth rate, or None for none.
-        capture: with "glca_attention" the second value is the map (B, H, n, N), else None.
+        x: (B, N, D) float, all tokens.
+        selected: (B, n) int, indices of the query tokens.
+        rate: rate of stochastic depth, or None.
+        train: dropout and stochastic depth on; needs the PRNG collection "dropout".
+        capture: "glca_attention" or nothing.
+
+    Returns:
+        The selected tokens, (B, n, D), and the attention map (B, H, n, N) float32 if captured, else None.
     """
 
     heads: int
@@ -102,8 +118,14 @@ class GlobalLocalBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, selected: Array, rate: float | None, *, train: bool, capture: tuple[str, ...] = ()
-    ) -> tuple[Array, Array | None]:
+        self,
+        x: Float[Array, "batch tokens width"],
+        selected: Int[Array, "batch selected"],
+        rate: float | None,
+        *,
+        train: bool,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[Float[Array, "batch selected width"], Float[Array, "batch heads selected tokens"] | None]:
         width = x.shape[-1]
         local = jnp.take_along_axis(x, selected[..., None], axis=1)
         norm = LayerNorm(dtype=self.dtype, name="norm1")
@@ -121,14 +143,15 @@ class GlobalLocalBlock(nn.Module):
 
 
 class DCAL(ViT):
-    """ViT with the GLCA and PWCA branches; the attributes of `ViT`, and:
+    """ViT with the branches GLCA and PWCA. It has the attributes of `ViT`, and:
 
     Attributes:
         branches: which of "sa", "glca", "pwca" exist; "sa" always does.
         ratio: R, the share of patch tokens that GLCA selects, in (0, 1].
         glca_input: "last", the output of the last block, or "penultimate", its input.
-        partner_stream: where PWCA's partner comes from: "pwca", its own pair-wise stream, or "sa".
-        uncertainty_init: start of the learned w of the branch losses.
+        partner_stream: the stream that supplies the partner's keys and values in PWCA: "pwca", the pair-wise stream
+            itself, or "sa".
+        uncertainty_init: initial value of the learned log variances w of the branch losses.
     """
 
     branches: tuple[str, ...] = ("sa", "glca", "pwca")
@@ -153,39 +176,46 @@ class DCAL(ViT):
 
     def __call__(
         self,
-        images: Array | None = None,
+        images: Float[Array, "batch rows columns channels"] | None = None,
         *,
-        features: Array | None = None,
-        camera: Array | None = None,
+        features: Float[Array, "batch feature_rows feature_columns feature_channels"] | None = None,
+        camera: Int[Array, " batch"] | None = None,
         train: bool = False,
-        partner: Array | None = None,
+        partner: Int[Array, "groups size"] | None = None,
         capture: tuple[str, ...] = (),
-    ) -> tuple[Array, dict[str, Any]]:
-        """Log of the mean class probabilities of SA and GLCA.
+    ) -> tuple[Float[Array, "batch classes"], Aux]:
+        """Computes the log of the mean class probabilities of SA and GLCA.
 
         Args:
-            images, features, camera, train, capture: as for `ViT`; capture also knows "glca_attention" (B, H, n, N).
-            partner: (groups, size) from `derangement`; with it, and the "pwca" branch, the PWCA stream runs too. It never
-                changes the other branches' outputs.
+            images, features, camera, train, capture: as for `ViT`; capture also accepts "glca_attention" (B, H, n, N).
+            partner: (groups, size) int from `derangement`. If it is given and there is a "pwca" branch, the PWCA stream
+                runs too; the outputs of the other branches stay the same.
 
         Returns:
-            (B, C) float32; its softmax is the prediction. aux: "logits" and "features", each by branch; "rollout" (B, N)
-            and "selected" (B, n) with GLCA; "log_variances" by branch.
+            (B, C) float32, whose softmax is the prediction, or without classes the CLS features of SA and GLCA, (B, 2·D);
+            and aux: "logits" and "features", each by branch; with GLCA "rollout" (B, N) and "selected" (B, n);
+            "log_variances" by branch.
+
+        Raises:
+            ValueError: attention maps are captured although `partner` is given.
         """
+        attend: Attend = attention
         pairs = "pwca" in self.branches and partner is not None
+        if pairs and partner is not None:
+            attend = self._two_streams(partner)
         x = self.embed(images, features, camera, train=train)
         embedded, batch = x, x.shape[0]
-        extra = ("qk",) if "glca" in self.branches else ()
+        extra: tuple[str, ...] = ("qk",) if "glca" in self.branches else ()
         extra += ("tokens",) if "glca" in self.branches and self.glca_input == "penultimate" else ()
         if pairs and "attention" in capture:
-            raise ValueError("attention maps are captured without a partner: PWCA's are over 2N keys")
-        x, aux = self.encode(
+            raise ValueError("capture attention maps without a partner: those of PWCA are over 2N keys")
+        x, seen = self.encode(
             jnp.concatenate([x, x]) if pairs else x,
-            attend=self._two_streams(partner) if pairs else attention,
+            attend=attend,
             train=train,
             capture=(*extra, *(name for name in capture if name not in extra)),
         )
-        aux = {name: value[:, :batch] for name, value in aux.items()}
+        aux: Aux = {name: value[:, :batch] for name, value in seen.items()}
         feature = {"sa": self.norm(x[:batch, 0])}
         if pairs:
             feature["pwca"] = self.norm(x[batch:, 0])
@@ -213,8 +243,8 @@ class DCAL(ViT):
             return jnp.concatenate([feature[b] for b in ("sa", "glca") if b in feature], axis=-1), aux
         return combine(logits), aux
 
-    def _two_streams(self, partner: Array):
-        """Attention of the SA stream (first half of the batch) and of the PWCA stream (second half)."""
+    def _two_streams(self, partner: Array) -> Attend:
+        """Returns the attention of the SA stream (first half of the batch) and of the PWCA stream (second half)."""
 
         def attend(q: Array, k: Array, v: Array) -> Array:
             (q1, q2), (k1, k2), (v1, v2) = (jnp.split(x, 2) for x in (q, k, v))
@@ -226,7 +256,14 @@ class DCAL(ViT):
         return attend
 
 
-def combine(logits: dict[str, Array]) -> Array:
-    """log of the mean of SA's and GLCA's class probabilities, (B, C): the fine-grained test rule (section 4.1)."""
+def combine(logits: Mapping[str, Float[Array, "batch classes"]]) -> Float[Array, "batch classes"]:
+    """Computes the log of the mean class probabilities of SA and GLCA, the test rule for classification (section 4.1).
+
+    Args:
+        logits: branch → (B, C) float; only "sa" and "glca" are used.
+
+    Returns:
+        (B, C) float32 log probabilities.
+    """
     used = [jax.nn.log_softmax(logits[b]) for b in ("sa", "glca") if b in logits]
     return jax.nn.logsumexp(jnp.stack(used), axis=0) - math.log(len(used))

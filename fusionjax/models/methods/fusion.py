@@ -1,9 +1,9 @@
-"""Image–text fusion: both token sequences read each other, a head makes one vector of them, a classifier its logits.
+"""Image–text fusion: both token sequences attend to each other, a head fuses them into one vector, a classifier follows.
 
-docs/methods/image_text_fusion.md. The encoders stay outside, so that their features can be kept.
+See docs/methods/image_text_fusion.md. The encoders are not part of this module, so that their features can be cached.
 
-Padding is inert to the bit: text goes through every layer in blocks of a fixed size (`token_blocks`), and the output depends
-on the tokens that count alone, neither on what stands in the padding nor on how much of it there is.
+Padding does not change a single bit of the output: text goes through every layer in blocks of a fixed size (`token_blocks`),
+and the output depends on the unpadded tokens alone, neither on the content of the padding nor on its length.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jaxtyping import Float, Shaped
 
 from fusionjax import register
 from fusionjax.errors import UserError
@@ -27,21 +28,23 @@ CAPTURE = ("image_to_text", "text_to_image", "gates", "pooled_attention")
 
 
 class Classifier(nn.Module):
-    """Dropout, linear to `hidden`, ReLU, dropout, linear to `num_classes`; float32."""
+    """Two-layer classifier in float32: dropout, linear to `hidden`, ReLU, dropout, linear to `num_classes`."""
 
     hidden: int
     num_classes: int
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(
+        self, x: Float[Array, "batch width"], *, train: bool
+    ) -> Float[Array, "batch {self.num_classes}"]:
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = jax.nn.relu(Dense(self.hidden, name="fc1")(drop(x)))
         return Dense(self.num_classes, name="fc2")(drop(x))
 
 
 class FusionClassifier(nn.Module):
-    """Classifies an image and a text by their tokens.
+    """Classifies an image and a text from their tokens.
 
     Attributes:
         grid: rows h and columns w of the image tokens.
@@ -49,17 +52,18 @@ class FusionClassifier(nn.Module):
         width, depth, heads: d, number of layers, H.
         mlp_ratio: hidden width of a layer's FFN / d.
         dropout: of attention maps, inside FFNs and in the classifier.
-        mode: "fusion"; or a baseline: "concat", the masked means of both projections side by side, "image" or "text", the
-            mean of that one projection. A baseline has neither layers nor positions, and its head is "concat" or none.
+        mode: "fusion"; or a baseline: "concat", the masked means of both projections, concatenated; "image" or "text", the
+            mean of that projection alone. A baseline has neither layers nor positions; leave its head at "concat".
         head: a name of `register.fusion_heads`.
-        head_options: fields of that head alone, e.g. {"form": "hadamard"}.
-        text_block: tokens a block of text, S: lengths are rounded up to a multiple of S, and to 2·S at least. 0 for no blocks:
-            the text is computed at its length, and longer padding changes the rounding (its content still changes nothing).
-        remat: recompute layers in the backward pass; memory for time.
+        head_options: fields that only this head has, e.g. {"form": "hadamard"}.
+        text_block: S, tokens per block of text: lengths are rounded up to a multiple of S, and to 2·S at least. 0 for no
+            blocks: the text is computed at its own length, and the length of the padding (not its content) changes the
+            rounding.
+        remat: recompute the layers in the backward pass, which saves memory and costs time.
         dtype: of the computation over tokens; parameters, heads and classifier are float32.
 
     Raises:
-        UserError: a field has a value that cannot be.
+        UserError: a field has an invalid value.
 
     Example:
         >>> module = FusionClassifier(grid=(2, 2), num_classes=3, width=8, depth=1, heads=2)
@@ -85,7 +89,7 @@ class FusionClassifier(nn.Module):
     dtype: DType = jnp.float32
 
     def __post_init__(self) -> None:
-        # A module must have a hash, to be a static argument of jit; a dict has none.
+        # A module must be hashable, to be a static argument of jit; a dict is not.
         self.head_options = FrozenDict(self.head_options)
         super().__post_init__()
 
@@ -123,39 +127,41 @@ class FusionClassifier(nn.Module):
 
     def __call__(
         self,
-        image_tokens: Array | None = None,
-        text_tokens: Array | None = None,
-        text_mask: Array | None = None,
+        image_tokens: Float[Array, "batch image_tokens image_width"] | None = None,
+        text_tokens: Float[Array, "*text_batch text_tokens text_width"] | None = None,
+        text_mask: Shaped[Array, "*mask_batch text_tokens"] | None = None,
         *,
         train: bool = False,
         capture: tuple[str, ...] = (),
-    ) -> tuple[Array, dict[str, Array]]:
-        """Class logits.
+    ) -> tuple[Float[Array, "batch {self.num_classes}"], dict[str, Array]]:
+        """Computes class logits.
 
         Args:
-            image_tokens: (B, h·w, Ci), row-major; not read in mode "text".
-            text_tokens: (B, T, Ct), not read in mode "image"; or one text for all images, (M, Ct) or (1, M, Ct), such as the
-                descriptions of all classes one after another. It is projected once, also to the first layer's keys and
-                values; from then on every image has its own.
-            text_mask: (B, T) with 0 or False where a token is padding, or (M,) or (1, M) as the tokens; None for no padding.
+            image_tokens: (B, h·w, Ci) float, row-major; not used in mode "text".
+            text_tokens: (B, T, Ct) float; or one text for all images, (M, Ct) or (1, M, Ct), such as the concatenated
+                descriptions of all classes. A shared text is projected once, to the first layer's keys and values too;
+                from then on every image has its own copy. Not used in mode "image".
+            text_mask: (B, T), 0 or False where a token is padding, or (M,) or (1, M) as the tokens; None for no padding.
             train: dropout on; needs the PRNG collection "dropout".
-            capture: any of CAPTURE: "image_to_text" (L, B, H, N, T) and "text_to_image" (L, B, H, T, N), the maps before
-                dropout, float32, 0 in rows and columns of padding; "gates" and "pooled_attention" of the heads that have them.
+            capture: any of CAPTURE: "image_to_text" (L, B, H, N, T) and "text_to_image" (L, B, H, T, N), the attention maps
+                before dropout, float32, 0 in rows and columns of padding; "gates" and "pooled_attention" of the heads that
+                have them.
 
         Returns:
-            logits (B, C) float32, and aux: "features" (B, width of the head), what the classifier reads, float32, and what
-            `capture` named. Where no token of a text counts, its attention output and its mean are 0.
+            Logits, (B, C) float32, and aux: "features" (B, out_width of the head) float32, the input of the classifier, and
+            what `capture` names. For a text that is all padding, attention output and mean are 0.
 
         Raises:
-            ValueError: an input that the mode reads is missing, or its shape does not fit.
+            ValueError: an input that the mode needs is missing, or its shape does not fit.
         """
-        image = text = None
+        image: Array | None = None
+        text: Blocks | None = None
         if self.mode != "text":
             image = self._embed_image(image_tokens)
         if self.mode != "image":
             text = self._embed_text(text_tokens, text_mask, None if image is None else image.shape[0])
         aux: dict[str, Array] = {}
-        if self.mode == "fusion":
+        if image is not None and text is not None and text_tokens is not None and self.mode == "fusion":
             length = text_tokens.shape[-2]
             image = image + jnp.asarray(sincos_2d(self.grid, self.width), image.dtype)
             image, text, maps = self.cross_attention(image, text, train=train, capture=capture)
@@ -176,21 +182,21 @@ class FusionClassifier(nn.Module):
 
     def _embed_image(self, tokens: Array | None) -> Array:
         if tokens is None:
-            raise ValueError(f"mode={self.mode!r} reads image_tokens: pass them")
+            raise ValueError(f"mode={self.mode!r} needs image_tokens: pass them")
         if tokens.ndim != 3 or tokens.shape[1] != self.grid[0] * self.grid[1]:
             raise ValueError(f"image_tokens {tokens.shape} are not (B, {self.grid[0]}·{self.grid[1]}, C)")
         return self.image_proj(tokens)
 
     def _embed_text(self, tokens: Array | None, mask: Array | None, batch: int | None) -> Blocks:
         if tokens is None:
-            raise ValueError(f"mode={self.mode!r} reads text_tokens: pass them")
+            raise ValueError(f"mode={self.mode!r} needs text_tokens: pass them")
         if tokens.ndim == 2:
             tokens = tokens[None]
         mask = jnp.ones(tokens.shape[:2], bool) if mask is None else jnp.asarray(mask) != 0
         mask = mask[None] if mask.ndim == 1 else mask
         if mask.shape != tokens.shape[:2]:
             raise ValueError(
-                f"text_mask {mask.shape} is not of the shape of the text tokens {tokens.shape[:2]}"
+                f"text_mask {mask.shape} does not have the shape of the text tokens, {tokens.shape[:2]}"
             )
         if batch is not None and tokens.shape[0] not in (1, batch):
             raise ValueError(f"{tokens.shape[0]} texts for {batch} images: pass as many, or one for all")
@@ -200,29 +206,33 @@ class FusionClassifier(nn.Module):
 
 
 def _join(maps: Mapping[str, Array], mask: Array, length: int) -> dict[str, Array]:
-    """The layers' maps without blocks: (L, n, B, H, N, S) → (L, B, H, N, T), (L, n, B, H, S, N) → (L, B, H, T, N)."""
+    """Joins the blocks of the layers' maps: (L, n, B, H, N, S) → (L, B, H, N, T), (L, n, B, H, S, N) → (L, B, H, T, N)."""
     out = {}
     if "image_to_text" in maps:
         out["image_to_text"] = token_blocks.join_maps(maps["image_to_text"].swapaxes(0, 1), length, 4)
     if "text_to_image" in maps:
-        # A padded query reads the image, too; nobody reads it.
+        # A padded query attends to the image too, but no token attends to it.
         seen = jnp.where(mask[:, None, :, None, :, None], maps["text_to_image"].swapaxes(0, 1), 0)
         out["text_to_image"] = token_blocks.join_maps(seen, length, 3)
     return out
 
 
 def check(module: FusionClassifier) -> None:
-    """Raises UserError where the fields cannot be together."""
+    """Checks the fields of a module.
+
+    Raises:
+        UserError: a field is invalid, or two of them contradict each other.
+    """
     if module.mode not in MODES:
         raise UserError(f"fusion: mode={module.mode!r} is not one of {', '.join(MODES)}")
     for name in ("num_classes", "width", "depth", "heads"):
         value = getattr(module, name)
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"fusion: {name}={value!r} must be a whole number above 0")
+            raise UserError(f"fusion: {name}={value!r} must be a positive integer")
     if module.width % module.heads:
         raise UserError(f"fusion: heads={module.heads} must divide width={module.width}")
     if module.width % 4:
-        raise UserError(f"fusion: width={module.width} must be a multiple of 4 for the positions")
+        raise UserError(f"fusion: width={module.width} must be a multiple of 4 for the sine-cosine positions")
     if not 0 <= module.dropout < 1:
         raise UserError(f"fusion: dropout={module.dropout} must be in [0, 1)")
     if module.text_block < 0:

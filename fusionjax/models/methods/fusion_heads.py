@@ -1,13 +1,20 @@
-"""Fusion heads: one vector from an image's and a text's, by name.
+"""Fusion heads, by name: each fuses an image and a text into one vector.
 
 Every head has `out_width` and is called as
 
     fused, seen = head(v, t, image, text, train=…, capture=(…))
 
-with v, t (B, d) float32, the masked means of the tokens; image (B, N, d) and text (`token_blocks.Blocks`), the tokens
-themselves, which only "bottleneck" reads; train: dropout on (PRNG collection "dropout"); fused (B, out_width) float32; and
-seen, what `capture` named. Everything is computed in float32 but the layers of "bottleneck".
-Source: docs/methods/image_text_fusion.md.
+Args (call):
+    v, t: (B, d) float32, the masked means of the image and text tokens.
+    image: (B, N, d) float, the image tokens, which only "bottleneck" uses.
+    text: `token_blocks.Blocks`, the text tokens, which only "bottleneck" uses.
+    train: dropout on; needs the PRNG collection "dropout".
+    capture: "gates" or "pooled_attention", of the heads that have them.
+
+Returns:
+    fused, (B, out_width) float32, and seen, what `capture` names.
+
+All heads compute in float32, except the layers of "bottleneck". See docs/methods/image_text_fusion.md.
 """
 
 import dataclasses
@@ -36,7 +43,7 @@ class Head(nn.Module):
 
     Attributes:
         width: d.
-        heads: H of the model's own attention (some heads attend with another number).
+        heads: H of the model's own attention (some fusion heads use another number).
         dropout: of attention maps and inside feed-forward layers.
         dtype: of the computation over tokens.
     """
@@ -70,9 +77,9 @@ class Adaptive(Head):
     """Linear(g_v·v + g_t·t), g = σ(Linear([v; t])) divided by g_v + g_t.
 
     Attributes:
-        gate: "scalar", one gate a modality, or "channel", one for each of its channels.
+        gate: "scalar", one gate per modality, or "channel", one gate per channel.
 
-    `capture` "gates": (B, 2) or (B, 2, d), the image's first.
+    `capture` "gates": (B, 2) or (B, 2, d), the gate of the image first.
     """
 
     gate: str = "scalar"
@@ -85,7 +92,7 @@ class Adaptive(Head):
             raise UserError(f"head adaptive: gate={self.gate!r} is not one of scalar, channel")
         each = 1 if self.gate == "scalar" else self.width
         scores = Dense(2 * each, name="gates")(jnp.concatenate([v, t], -1)).reshape(-1, 2, each)
-        # a / (a + b) of two sigmoids by their logarithms: 0 / 0 cannot occur.
+        # a / (a + b) of two sigmoids, computed from their logarithms, so that 0 / 0 cannot occur.
         gates = jax.nn.softmax(jax.nn.log_sigmoid(scores), axis=1)
         out = Dense(self.width, name="out")(gates[:, 0] * v + gates[:, 1] * t)
         seen = gates[..., 0] if self.gate == "scalar" else gates
@@ -114,7 +121,7 @@ class Bilinear(Head):
         if self.form == "hadamard":
             out = Dense(width, name="bilinear")(v * t)
         elif self.form == "full":
-            # 1/d: the form of two vectors of variance 1 has variance 1.
+            # With σ = 1/d the bilinear form of two vectors of variance 1 has variance 1.
             kernel = self.param("kernel", nn.initializers.normal(1 / width), (width,) * 3, jnp.float32)
             bias = self.param("bias", nn.initializers.zeros_init(), (width,), jnp.float32)
             out = bilinear(v, t, kernel, chunk=self.chunk) + bias
@@ -124,7 +131,7 @@ class Bilinear(Head):
 
 
 def bilinear(v: Array, t: Array, kernel: Array, *, chunk: int = 32) -> Array:
-    """Σ_ij v_i W_kij t_j of every k: (B, I), (B, J), (K, I, J) → (B, K), `chunk` of the K at a time."""
+    """Computes Σ_ij v_i W_kij t_j for every k: (B, I), (B, J), (K, I, J) → (B, K), `chunk` of the K at a time."""
 
     @jax.checkpoint
     def part(kernel: Array) -> Array:
@@ -142,14 +149,14 @@ def bilinear(v: Array, t: Array, kernel: Array, *, chunk: int = 32) -> Array:
 
 
 class Attention(Head):
-    """Cross-attention both ways, self-attention over the two results, their mean, LN.
+    """Cross-attention in both directions, self-attention over the two results, their mean, LN.
 
-    v' = MHA(v, t, t), t' = MHA(t, v, v), LN(mean of MHA(x, x, x)) with x = [v', t'] as two tokens. A softmax over the one key
-    of v' and of t' is 1, so these two are linear; the weighing happens in the self-attention.
+    v' = MHA(v, t, t), t' = MHA(t, v, v), LN(mean of MHA(x, x, x)) with x = [v', t'] as two tokens. A softmax over a single key
+    is 1, so v' and t' are linear; only the self-attention weights the modalities.
 
     Attributes:
         self_heads: H of the self-attention.
-        residual: adds each attention's input to its output.
+        residual: add the input of each attention to its output.
 
     `capture` "pooled_attention": (B, self_heads, 2, 2).
     """
@@ -176,7 +183,7 @@ class Attention(Head):
 
 
 class BottleneckBlock(nn.Module):
-    """Pre-norm transformer block over one modality's tokens and the bottleneck: what one sees of the other goes through it."""
+    """Pre-norm transformer block over the tokens of one modality and the bottleneck, which carries the other modality."""
 
     width: int
     heads: int
@@ -190,7 +197,7 @@ class BottleneckBlock(nn.Module):
         self.ffn = Mlp(self.hidden, self.dropout, self.dtype, last_dropout=False)
 
     def over_tokens(self, x: Array, narrow: Array, *, train: bool) -> tuple[Array, Array]:
-        """x (B, N, d) and the bottleneck (B, F, d), both after the block."""
+        """Applies the block to tokens x (B, N, d) and the bottleneck (B, F, d); returns both."""
         both = jnp.concatenate([narrow, x], 1)
         q, k, v = self._project(both)
         key = self.make_rng("dropout") if train and self.dropout else None
@@ -199,14 +206,17 @@ class BottleneckBlock(nn.Module):
         return both[:, narrow.shape[1] :], both[:, : narrow.shape[1]]
 
     def over_blocks(self, x: Blocks, narrow: Array, *, train: bool) -> tuple[Blocks, Array]:
-        """The same with tokens in blocks."""
+        """Does the same with tokens in blocks."""
         q, k, v = token_blocks.map_blocks(BottleneckBlock._project, self, x.tokens)
         own, *first = self._project(narrow)
+        k_first, v_first = first
 
         def attend(module: "BottleneckBlock", tokens: Array, q: Array) -> Array:
             drop = train and module.dropout > 0
             key = module.make_rng("dropout") if drop else None
-            out, _ = token_blocks.attention(q, k, v, x.mask, first=tuple(first), rate=module.dropout, key=key)
+            out, _ = token_blocks.attention(
+                q, k, v, x.mask, first=(k_first, v_first), rate=module.dropout, key=key
+            )
             return module._finish(tokens, out, train)
 
         return Blocks(token_blocks.map_blocks(attend, self, x.tokens, q), x.mask), attend(self, narrow, own)
@@ -223,13 +233,13 @@ class BottleneckBlock(nn.Module):
 class Bottleneck(Head):
     """Attention bottleneck, MBT (Nagrani et al., NeurIPS 2021, section 3.2, equations 8 and 9), over both token sequences.
 
-    Each modality has its own transformer blocks over [bottleneck; its tokens]; after each, the bottleneck is the mean of what
-    the two made of it. In the paper the mean of two CLS predictions is the answer; here the fused vector is
-    LN((mean of V + masked mean of T) / 2). The second block is the first in which a modality hears of the other.
+    Each modality has its own transformer blocks over [bottleneck; its tokens]; after each block, the bottleneck is the mean of
+    the two updated copies. The paper averages two CLS predictions; here the fused vector is
+    LN((mean of V + masked mean of T) / 2). Information from the other modality arrives in the second block at the earliest.
 
     Attributes:
-        tokens: of the bottleneck.
-        depth: blocks.
+        tokens: number of bottleneck tokens.
+        depth: number of blocks.
         mlp_ratio: hidden width / d.
     """
 
@@ -258,7 +268,7 @@ class LowRank(Head):
     """Low-rank tensor fusion, LMF (Liu et al., ACL 2018, section 3.2): Σ_r (A_r [v; 1]) ∘ (B_r [t; 1]).
 
     Attributes:
-        rank: of the tensor, r.
+        rank: r, rank of the tensor.
     """
 
     rank: int = 4

@@ -1,7 +1,7 @@
-"""MVPDR: classification by visual prototypes and prompts in the common space of an image and a text encoder.
+"""MVPDR: classification by visual prototypes and text prompts in the common space of an image and a text encoder.
 
-Wei et al., ACM MM 2024; docs/methods/mvpdr.md. Training-free (`scores`), or with both kinds of prototypes as trained linear
-layers without bias (`MVPDR`). `Align` makes a common space for two encoders that have none.
+Wei et al., ACM MM 2024; see docs/methods/mvpdr.md. Either training-free (`scores`), or with both kinds of prototypes as
+trained linear layers without bias (`MVPDR`). `Align` learns a common space for two encoders that have none.
 """
 
 import math
@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from fusionjax.errors import UserError
 from fusionjax.models.layers import Dense
@@ -19,26 +20,26 @@ from fusionjax.types import Array
 from fusionjax.vectors import unit, unit_numpy
 
 TEXT_SCALE = 100.0
-"""Factor of x·T: CLIP's, whose learned scale ends at its bound."""
+"""Factor of x·T: CLIP's logit scale, which training drives to its upper bound."""
 _EPSILON = 1e-24  # of unit vectors
 
 
 class Prototypes(NamedTuple):
-    """Vectors of every class, as many as the class has.
+    """Prototype vectors of every class; their number may differ between classes.
 
     Attributes:
-        vectors: (C, P, D) float32, unit; 0 where `counts` does not reach.
-        counts: number of vectors of each class, C whole numbers; P is the highest or more.
+        vectors: (C, P, D) float32 unit vectors, zero-padded beyond the class's count.
+        counts: number of vectors of each class, C integers of at most P.
     """
 
     vectors: np.ndarray | Array
     counts: tuple[int, ...] | Array
 
     def filled(self, places: int) -> "Prototypes":
-        """The same with room for `places` vectors a class, the rest 0.
+        """Pads the vectors of every class with zeros to `places`.
 
         Raises:
-            UserError: a class has more.
+            UserError: P is larger than `places`.
         """
         more = places - self.vectors.shape[1]
         if more < 0:
@@ -49,19 +50,27 @@ class Prototypes(NamedTuple):
 
 
 def visual_prototypes(
-    features: np.ndarray, labels: np.ndarray, num_classes: int, *, per_class: int = 16, seed: int = 0
+    features: Float[np.ndarray, "passes images width"],
+    labels: Int[np.ndarray, " images"],
+    num_classes: int,
+    *,
+    per_class: int = 16,
+    seed: int = 0,
 ) -> Prototypes:
-    """Centres of K-means in each class.
+    """Computes the K-means centres of each class's image features.
 
-    Each pass's features are made unit, averaged over the passes and made unit again; so are the centres.
+    The features of each pass are normalised to unit length, averaged over the passes and normalised again; so are the centres.
 
     Args:
-        features: (P, N, D) of the N training images, in P augmented passes (5 in the paper).
+        features: (P, N, D) float, features of the N training images in P augmented passes.
         labels: (N,) int in [0, C).
         num_classes: C.
-        per_class: K. A class with no more than K different features has each of them as a prototype; one without images has
+        per_class: K. A class with at most K distinct features uses each of them as a prototype; a class without images has
             none.
         seed: of K-means.
+
+    Returns:
+        Prototypes.
 
     Raises:
         UserError: the shapes do not fit, or a label is outside [0, C).
@@ -86,7 +95,7 @@ def visual_prototypes(
         own = features[labels == label]
         different = np.unique(own, axis=0)
         if len(different) > per_class:
-            # Threads that wait for each other at every one of many small steps cost more than they save.
+            # The steps are so small that synchronising threads costs more than it saves.
             with threadpool_limits(1):
                 fitted = KMeans(n_clusters=per_class, n_init=10, random_state=seed).fit(own)
             different = fitted.cluster_centers_
@@ -95,10 +104,13 @@ def visual_prototypes(
 
 
 def text_prototypes(features: Sequence[np.ndarray]) -> Prototypes:
-    """The vectors of every class's prompts, unit, not averaged.
+    """Normalises the prompt vectors of every class to unit length; they are not averaged.
 
     Args:
-        features: C arrays (P_c, D).
+        features: C arrays (P_c, D) float.
+
+    Returns:
+        Prototypes.
 
     Raises:
         UserError: a class has no prompt.
@@ -112,25 +124,31 @@ def text_prototypes(features: Sequence[np.ndarray]) -> Prototypes:
 
 
 def scores(
-    x: Array,
+    x: Float[Array, "batch width"],
     visual: Prototypes,
     text: Prototypes,
     *,
     alpha: float = 0.3,
     beta: float = 0.5,
     gamma: float = 0.5,
-) -> tuple[Array, dict[str, Array]]:
-    """Class scores of image features, training-free.
+) -> tuple[Float[Array, "batch classes"], dict[str, Float[Array, "batch classes"]]]:
+    """Computes the class scores of image features, without training.
 
     v_c = Σ_p exp(−β (1 − x·V_p)), t_c = γ mean_p 100 x·T_p + β max_p 100 x·T_p, logits = t + α v.
 
     Args:
-        x: (B, D) image features; made unit here.
+        x: (B, D) float image features, normalised to unit length here.
         visual, text: the prototypes, with the same C.
         alpha, beta, gamma: α, β, γ.
 
     Returns:
-        logits (B, C) float32, and aux: "visual" v, "text_mean" and "text_max", the mean and maximum of 100 x·T_p, (B, C) each.
+        Logits, (B, C) float32, and aux: "visual", v, and "text_mean" and "text_max", the mean and maximum of 100 x·T_p,
+        (B, C) float32 each.
+
+    Raises:
+        UserError: the numbers of classes differ.
+
+    Source: Wei et al., ACM MM 2024.
     """
     return _scores(
         unit(x.astype(jnp.float32), _EPSILON),
@@ -167,11 +185,11 @@ def _scores(
 
 
 class MVPDR(nn.Module):
-    """MVPDR with V and T as trained linear layers without bias; `from_prototypes` starts them.
+    """MVPDR with V and T as trained linear layers without bias; `from_prototypes` initialises them.
 
     Attributes:
         width: D of the common space.
-        visual_counts, text_counts: prototypes of each class, C numbers each; at least one prompt a class.
+        visual_counts, text_counts: number of prototypes of each class, C integers each; at least one prompt per class.
         alpha, beta, gamma: α, β, γ of `scores`.
 
     Example:
@@ -187,47 +205,62 @@ class MVPDR(nn.Module):
     gamma: float = 0.5
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
-        """As `scores`, with the trained prototypes, which need not be unit.
+    def __call__(
+        self, x: Float[Array, "batch {self.width}"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch classes"], dict[str, Float[Array, "batch classes"]]]:
+        """Computes `scores` with the trained prototypes, which need not be unit vectors.
 
         Args:
-            x: (B, D) image features; made unit here.
-            train: changes nothing; every model here has it.
+            x: (B, D) float image features, normalised to unit length here.
+            train: has no effect; all models accept it.
+
+        Returns:
+            As `scores`.
 
         Raises:
             UserError: a class has no prompt, or the numbers of classes differ.
         """
         if min(self.text_counts) < 1:
             raise UserError(f"mvpdr: class {self.text_counts.index(0)} needs at least one prompt")
-        kernels = [
+        visual, text = (
             self.param(
                 name, nn.initializers.lecun_normal(), (len(counts), max(counts), self.width), jnp.float32
             )
             for name, counts in (("visual", self.visual_counts), ("text", self.text_counts))
-        ]
+        )
         x = unit(x.astype(jnp.float32), _EPSILON)
-        return _scores(x, *kernels, self.visual_counts, self.text_counts, self.alpha, self.beta, self.gamma)
+        return _scores(
+            x, visual, text, self.visual_counts, self.text_counts, self.alpha, self.beta, self.gamma
+        )
 
 
-def from_prototypes(visual: Prototypes, text: Prototypes, **fields: float) -> tuple[MVPDR, dict]:
-    """The trainable module and its variables, which give at first what `scores` gives.
+def from_prototypes(
+    visual: Prototypes, text: Prototypes, *, alpha: float = 0.3, beta: float = 0.5, gamma: float = 0.5
+) -> tuple[MVPDR, dict[str, dict[str, Array]]]:
+    """Builds the trainable module and initial variables with which it returns the same as `scores`.
 
     Args:
-        visual, text: the prototypes.
-        **fields: alpha, beta, gamma of `MVPDR`.
+        visual, text: the prototypes; their counts are integers, not arrays.
+        alpha, beta, gamma: as for `scores`.
+
+    Returns:
+        The module and its variables.
     """
-    module = MVPDR(visual.vectors.shape[-1], visual.counts, text.counts, **fields)
+    first, second = (tuple(int(n) for n in prototypes.counts) for prototypes in (visual, text))
+    module = MVPDR(visual.vectors.shape[-1], first, second, alpha, beta, gamma)
     params = {"visual": jnp.asarray(visual.vectors), "text": jnp.asarray(text.vectors)}
     return module, {"params": params}
 
 
-def loss(aux: dict[str, Array], labels: Array, *, text_weight: float = 0.1) -> Array:
-    """CE(v) + 0.1 CE(t_max) + 0.1 CE(t_mean), an example.
+def loss(
+    aux: dict[str, Float[Array, "batch classes"]], labels: Int[Array, " batch"], *, text_weight: float = 0.1
+) -> Float[Array, " batch"]:
+    """Computes CE(v) + w CE(t_max) + w CE(t_mean) for each example.
 
     Args:
-        aux: what `MVPDR` returned beside the logits.
+        aux: the second return value of `MVPDR`.
         labels: (B,) int.
-        text_weight: of the two text terms.
+        text_weight: w, of the two text terms.
 
     Returns:
         (B,) float32.
@@ -241,13 +274,13 @@ def loss(aux: dict[str, Array], labels: Array, *, text_weight: float = 0.1) -> A
 
 
 class Align(nn.Module):
-    """A common space for the pooled features of two frozen encoders: a linear layer without bias each, and a scale.
+    """Common space for the pooled features of two frozen encoders: one linear layer without bias each, and a scale.
 
-    Trained by symmetric InfoNCE over scale · image · textᵀ (Radford et al., ICML 2021, section 2.3).
+    Trained with symmetric InfoNCE over scale · image · textᵀ (Radford et al., ICML 2021, section 2.3).
 
     Attributes:
         width: D of the common space.
-        scale: the learned factor's start; it stays in [1, 100].
+        scale: initial value of the learned scale, which is clipped to [1, 100].
     """
 
     width: int
@@ -255,16 +288,26 @@ class Align(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Array, text: Array, *, train: bool = False
-    ) -> tuple[tuple[Array, Array], dict[str, Array]]:
-        """Projects both.
+        self,
+        image: Float[Array, "images image_width"],
+        text: Float[Array, "texts text_width"],
+        *,
+        train: bool = False,
+    ) -> tuple[
+        tuple[Float[Array, "images {self.width}"], Float[Array, "texts {self.width}"]],
+        dict[str, Float[Array, ""]],
+    ]:
+        """Projects image and text features into the common space.
 
         Args:
-            image, text: (B, Di) and (B', Dt) features.
-            train: changes nothing; every model here has it.
+            image, text: (B, Di) and (B', Dt) float features.
+            train: has no effect; all models accept it.
 
         Returns:
-            two arrays of unit vectors, (B, D) and (B', D) float32, and {"scale": scalar}.
+            Two arrays of unit vectors, (B, D) and (B', D) float32, and {"scale": float32 scalar}.
+
+        Raises:
+            UserError: `scale` is outside [1, 100].
         """
         if not 1 <= self.scale <= 100:
             raise UserError(f"align: scale={self.scale} must be in [1, 100]")
@@ -278,7 +321,7 @@ class Align(nn.Module):
 
 
 def _mask(counts: tuple[int, ...] | Array, vectors: Array) -> Array:
-    """(C, P) bool."""
+    """Returns (C, P) bool, True for the vectors that a class has."""
     return jnp.arange(vectors.shape[1]) < jnp.asarray(counts)[:, None]
 
 

@@ -1,33 +1,32 @@
-"""A frozen image encoder and MVPDR's prototypes as one classifier of images (docs/methods/mvpdr.md)."""
-
-from typing import Any
+"""A frozen image encoder and MVPDR's prototypes as one image classifier; see docs/methods/mvpdr.md."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from fusionjax.models.backbones.clip import CLIP
 from fusionjax.models.layers import Dense, DType
 from fusionjax.models.methods import mvpdr
-from fusionjax.types import Array
+from fusionjax.types import Array, Aux
 
 COUNTS = "prototypes"
-"""Collection of the numbers of prototypes: they follow from the data, the shapes do not."""
+"""Variable collection with the numbers of prototypes, which depend on the data, whereas the shapes do not."""
 
 
 class PrototypeClassifier(nn.Module):
-    """`mvpdr.MVPDR` on what a frozen image encoder makes of images.
+    """`mvpdr.MVPDR` on the features of a frozen image encoder.
 
-    Parameters: "trunk", "projection" where there is one, "visual" (C, K, D) and "text" (C, P, D), of which a class uses the
-    first few. The collection `COUNTS` says how many: "visual_count" and "text_count" (C,) int32; and "align_steps", how long
-    the projection was trained.
+    Parameters: "trunk", "projection" if there is one, "visual" (C, K, D) and "text" (C, P, D), of which each class uses the
+    first few. The collection `COUNTS` holds their numbers, "visual_count" and "text_count" (C,) int32, and "align_steps", the
+    number of steps for which the projection was trained.
 
     Attributes:
-        trunk: images → (B, h, w, Di) features; or a CLIP, whose image tower is used.
+        trunk: maps images to features (B, h, w, Di); or a CLIP, whose image encoder is used.
         num_classes: C.
-        visual, text: K and P, room for the prototypes of a class.
+        visual, text: K and P, maximum number of prototypes of a class.
         width: D of the common space.
-        project: a linear layer without bias leads from the trunk's mean features to the common space.
+        project: a linear layer without bias maps the trunk's mean features to the common space.
         alpha, beta, gamma: see `mvpdr.scores`.
         dtype: of the trunk's computation.
     """
@@ -60,21 +59,28 @@ class PrototypeClassifier(nn.Module):
         self.align_steps = self.variable(COUNTS, "align_steps", jnp.zeros, (), jnp.int32)
 
     def __call__(
-        self, images: Array | None = None, *, features: Array | None = None, train: bool = False
-    ) -> tuple[Array, dict[str, Any]]:
-        """Class scores; see `mvpdr.scores`.
+        self,
+        images: Float[Array, "batch rows columns channels"] | None = None,
+        *,
+        features: Float[Array, "batch ..."] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch {self.num_classes}"], Aux]:
+        """Computes class scores; see `mvpdr.scores`.
 
         Args:
-            images: (B, H, W, 3) normalised; or
-            features: what `run_trunk` made of them.
-            train: changes nothing: the trunk is frozen.
+            images: (B, H, W, 3) float, normalised; or
+            features: the output of `run_trunk` for them.
+            train: has no effect, because the trunk is frozen.
 
         Returns:
-            logits (B, C) float32; aux: "visual", "text_mean", "text_max" (B, C) each, and "features" (B, D).
+            Logits, (B, C) float32; aux: "visual", "text_mean", "text_max" (B, C) each, and "features" (B, D).
+
+        Raises:
+            ValueError: not exactly one of `images` and `features` is given.
         """
         if (images is None) == (features is None):
             raise ValueError("pass either images or features")
-        x = self.pool_trunk(self.run_trunk(images) if features is None else features)
+        x = self.pool_trunk(self.run_trunk(images) if images is not None else jnp.asarray(features))
         x = self.projection(x) if self.project else x
         visual, text = (
             mvpdr.Prototypes(self.vectors[name], self.counts[name].value) for name in ("visual", "text")
@@ -83,11 +89,11 @@ class PrototypeClassifier(nn.Module):
         return logits, {**aux, "features": x}
 
     def run_trunk(self, images: Array) -> Array:
-        """(B, h, w, Di) of normalised images, or a CLIP's unit vectors (B, D)."""
+        """Computes the features (B, h, w, Di) of normalised images, or a CLIP's unit vectors (B, D)."""
         found = self.trunk.encode_image(images) if isinstance(self.trunk, CLIP) else self.trunk(images)
         return jax.lax.stop_gradient(found[0])
 
     def pool_trunk(self, features: Array) -> Array:
-        """(B, Di) float32: the mean over the grid where there is one."""
+        """Averages the features over the grid, if there is one: (B, Di) float32."""
         features = features.astype(jnp.float32)
         return features if features.ndim == 2 else features.mean((1, 2))

@@ -1,14 +1,16 @@
-"""A transformer as an embedding network for re-identification: a BNNeck and a classifier on every branch's CLS feature."""
+"""Embedding network for re-identification: a transformer with a BNNeck and a classifier on the CLS feature of each branch.
 
-from typing import Any
+See docs/methods/reid.md.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int, Shaped
 
 from fusionjax.models.backbones.vit import ViT
-from fusionjax.models.layers import Dense
-from fusionjax.types import Array
+from fusionjax.models.layers import Dense, DType
+from fusionjax.types import Array, Aux
 from fusionjax.vectors import unit
 
 _HEAD_INIT = nn.initializers.normal(0.001)
@@ -17,17 +19,17 @@ _HEAD_INIT = nn.initializers.normal(0.001)
 class BNNeck(nn.Module):
     """Batch normalisation without a shift, between the feature of the metric loss and that of the classifier.
 
-    The statistics are those of the whole batch, whatever the devices that share it, in float32.
+    The statistics are those of the whole (global) batch, on any number of devices, in float32.
 
     Attributes:
-        momentum: share of the running statistics kept at a training step.
-        eps: of the norm.
+        momentum: weight of the running statistics in their update.
+        eps: added to the variance.
 
     Args (call):
-        x: (B, D).
-        train: normalise by the batch, else by the running statistics.
-        update: whether this batch enters the running statistics.
-        valid: (B,), 0 for rows that take no part in the statistics; None for none.
+        x: (B, D) float.
+        train: normalise with the statistics of the batch, else with the running statistics.
+        update: whether this batch updates the running statistics.
+        valid: (B,), 0 for rows that are left out of the statistics; None to use all rows.
 
     Returns:
         (B, D) float32.
@@ -39,7 +41,14 @@ class BNNeck(nn.Module):
     eps: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, update: bool = True, valid: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch width"],
+        *,
+        train: bool,
+        update: bool = True,
+        valid: Shaped[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch width"]:
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (width,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
@@ -59,14 +68,15 @@ class BNNeck(nn.Module):
 
 
 class ReID(nn.Module):
-    """A ViT or DCAL without its heads, with a BNNeck and a bias-free classifier of each branch.
+    """A ViT or DCAL without classification heads, with a BNNeck and a bias-free classifier for each branch.
 
-    PWCA shares SA's neck and classifier, as it shares its blocks; its features do not enter the neck's running statistics.
+    PWCA shares the neck and the classifier of SA, as it shares its blocks; its features do not update the running statistics
+    of the neck.
 
     Attributes:
         backbone: `ViT` or `DCAL` with num_classes 0.
-        num_classes: C, training identities.
-        centers: keep a centre of each identity for the centre loss, in the collection "centers", by branch.
+        num_classes: C, number of training identities.
+        centers: keep one centre per identity for the centre loss, in the collection "centers", by branch.
     """
 
     backbone: ViT
@@ -80,23 +90,23 @@ class ReID(nn.Module):
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """Of the backbone: those that train; ("sa",) for a plain ViT."""
+        """Names of the branches that are trained; ("sa",) for a plain ViT."""
         return getattr(self.backbone, "branches", ("sa",))
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the backbone's patch tokens."""
+        """Rows and columns of the patch tokens."""
         return self.backbone.grid
 
     @property
-    def dtype(self) -> Any:
-        """Of the computation."""
+    def dtype(self) -> DType:
+        """Data type of the computation."""
         return self.backbone.dtype
 
     def setup(self) -> None:
-        # The backbone's parameters keep their names: patterns and published weights need not know of the wrapper.
+        # The backbone's parameters keep their names, so that patterns and published weights apply unchanged.
         nn.share_scope(self, self.backbone)
-        own = [b for b in ("sa", "glca") if b in self.branches]
+        own: list[str] = [b for b in ("sa", "glca") if b in self.branches]
         self.neck = {b: BNNeck(name=f"neck_{b}") for b in own}
         self.classifier = {
             b: Dense(self.num_classes, False, kernel_init=_HEAD_INIT, name=f"head_{b}") for b in own
@@ -107,41 +117,47 @@ class ReID(nn.Module):
 
     def __call__(
         self,
-        images: Array | None = None,
+        images: Float[Array, "batch rows columns channels"] | None = None,
         *,
         train: bool = False,
-        valid: Array | None = None,
-        **inputs: Any,
-    ) -> tuple[Array, dict[str, Any]]:
-        """Test features: CLS of SA and of GLCA before the neck, side by side, made unit.
+        valid: Shaped[Array, " batch"] | None = None,
+        features: Float[Array, "batch _ _ _"] | None = None,
+        camera: Int[Array, " batch"] | None = None,
+        partner: Int[Array, "groups size"] | None = None,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[Float[Array, "batch width"], Aux]:
+        """Computes the features of the test protocol: CLS of SA and GLCA before the neck, concatenated, of unit length.
 
         Args:
-            images: (B, h, w, 3) normalised.
-            train: dropout, stochastic depth and batch statistics; needs the PRNG collection "dropout".
-            valid: (B,), 0 for rows that take no part in the necks' statistics; None for none.
-            **inputs: features, camera, partner, capture: as for `DCAL` and `ViT`.
+            images: (B, h, w, 3) float, normalised.
+            train: dropout, stochastic depth and batch statistics on; needs the PRNG collection "dropout".
+            valid: (B,), 0 for rows that are left out of the necks' statistics; None to use all rows.
+            features, camera, partner, capture: as for `DCAL` and `ViT`; only a `DCAL` has `partner`.
 
         Returns:
-            (B, D) or (B, 2 D) float32, and the backbone's aux with, by branch, "features" (B, D) float32 before the neck,
+            (B, D) or (B, 2·D) float32, and the backbone's aux with, by branch, "features" (B, D) float32 before the neck,
             "logits" (B, C) float32 after it, and "centers" (C, D).
         """
-        _, aux = self.backbone(images, train=train, **inputs)
-        features = aux["features"] if isinstance(aux["features"], dict) else {"sa": aux["features"]}
-        features = {b: f.astype(jnp.float32) for b, f in features.items()}
+        pairs = {} if partner is None else {"partner": partner}
+        _, aux = self.backbone(
+            images, features=features, camera=camera, train=train, capture=capture, **pairs
+        )
+        branches = aux["features"] if isinstance(aux["features"], dict) else {"sa": aux["features"]}
+        by_branch = {b: f.astype(jnp.float32) for b, f in branches.items()}
         logits = {}
-        for b, feature in features.items():
+        for b, feature in by_branch.items():
             shared = "sa" if b == "pwca" else b
             normed = self.neck[shared](feature, train=train, update=b == shared, valid=valid)
             logits[b] = self.classifier[shared](normed)
-        aux = {**aux, "features": features, "logits": logits}
+        aux = {**aux, "features": by_branch, "logits": logits}
         if self.centers:
             aux["centers"] = {b: c.value for b, c in self.center.items()}
-        return unit(jnp.concatenate([features[b] for b in self.neck], -1)), aux
+        return unit(jnp.concatenate([by_branch[b] for b in self.neck], -1)), aux
 
     def run_trunk(self, images: Array, *, train: bool = False) -> Array:
-        """As `ViT.run_trunk`."""
+        """Calls `ViT.run_trunk`."""
         return self.backbone.run_trunk(images, train=train)
 
     def pool_trunk(self, features: Array) -> Array:
-        """As `ViT.pool_trunk`."""
+        """Calls `ViT.pool_trunk`."""
         return self.backbone.pool_trunk(features)

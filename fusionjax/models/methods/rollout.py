@@ -1,25 +1,28 @@
-"""Attention rollout (Abnar & Zuidema, ACL 2020), as DCAL uses it, by a chain of row vectors.
+"""Attention rollout (Abnar & Zuidema, ACL 2020) as DCAL uses it, computed as a chain of row vectors.
 
-With S_l the head mean of layer l's attention and S̄_l = ½ S_l + ½ E, the accumulated map is Ŝ = S̄_L ⋯ S̄_1. Only its CLS row
-is ever used, and a row passes through the product from the left: r ← e_CLS, then r ← ½ r + ½ r S_l for l = L … 1. That is
-O(L N²) where the product of matrices is O(L N³).
+Let S_l be the mean over heads of layer l's attention and S̄_l = ½ S_l + ½ E. The accumulated map is Ŝ = S̄_L ⋯ S̄_1. Only its
+CLS row is used, so a row vector is multiplied from the left: r ← e_CLS, then r ← ½ r + ½ r S_l for l = L … 1. This costs
+O(L N²), whereas the product of the matrices costs O(L N³). See docs/methods/dcal.md.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from fusionjax.models.attention import CHUNK, LONG, probabilities
 from fusionjax.types import Array
 
 
-def cls_rollout(attentions: Array) -> Array:
-    """The CLS row of the rollout from stored maps.
+def cls_rollout(
+    attentions: Float[Array, "layers batch heads tokens tokens"] | Float[Array, "layers batch tokens tokens"],
+) -> Float[Array, "batch tokens"]:
+    """Computes the CLS row of the rollout from stored attention maps.
 
     Args:
-        attentions: (L, B, H, N, N) probabilities per head, or (L, B, N, N) head means; layer 0 is the first.
+        attentions: (L, B, H, N, N) float attention of each head, or (L, B, N, N), the mean over heads; layer 0 comes first.
 
     Returns:
-        (B, N) float32, rows summing to 1. Carries no gradient: it selects, it is not trained through.
+        (B, N) float32, each row summing to 1. No gradient flows through it: it only selects tokens.
     """
     maps = jax.lax.stop_gradient(jnp.asarray(attentions, jnp.float32))
     if maps.ndim == 5:
@@ -31,14 +34,17 @@ def cls_rollout(attentions: Array) -> Array:
     return jax.lax.scan(step, _cls_row(*maps.shape[1:3]), maps, reverse=True)[0]
 
 
-def cls_rollout_from_qk(queries: Array, keys: Array) -> Array:
-    """The same row from the layers' queries and keys, without a stored N × N map.
+def cls_rollout_from_qk(
+    queries: Float[Array, "layers batch heads tokens depth"],
+    keys: Float[Array, "layers batch heads tokens depth"],
+) -> Float[Array, "batch tokens"]:
+    """Computes the CLS row of the rollout from queries and keys, without storing an N × N map.
 
     Args:
-        queries, keys: (L, B, H, N, d), as the layers computed them (unscaled).
+        queries, keys: (L, B, H, N, d) float, as the layers computed them (unscaled).
 
     Returns:
-        (B, N) float32. Memory is linear in N: long sequences are processed in blocks of query rows.
+        (B, N) float32, as `cls_rollout`. Memory is linear in N: long sequences are processed in blocks of query rows.
     """
     queries, keys = jax.lax.stop_gradient((queries, keys))
     _, batch, _, n, _ = queries.shape

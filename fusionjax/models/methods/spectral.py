@@ -1,39 +1,40 @@
 """Encoders for images whose channels belong to modalities (RGB and UV, say), with a projection for contrastive learning.
 
-Three ways to fuse, by the same interface: an embedding a modality that depends on that modality's channels alone, and a
-feature of all of them together.
+There are three kinds of fusion with the same interface: one embedding per modality, which depends on the channels of that
+modality alone, and one feature of all modalities together. See docs/methods/contrastive.md.
 
-- **separate**: an encoder a modality.
-- **concat**: one encoder of all channels. A modality's embedding is that of the image in which all other channels are 0, which
-  is their mean, and its own are scaled by C / c, as dropout scales what it keeps: a first convolution that repeats published
-  weights, scaled by 3 / C, then answers three channels exactly as published.
-- **attention**: one encoder that reads one modality at a time, and a learned token a modality that queries its feature map.
+- **separate**: one encoder per modality.
+- **concat**: one encoder of all channels. The embedding of a modality is that of the image in which all other channels are 0
+  (their mean) and its own are scaled by C / c, as dropout scales the units it keeps: a first convolution that repeats
+  published weights, scaled by 3 / C, then computes exactly the published response to three channels.
+- **attention**: one encoder that is applied to one modality at a time, and one learned token per modality that queries the
+  feature map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from fusionjax.models.attention import attention, merge_heads, split_heads
 from fusionjax.models.backbones.crossvit import CrossViT
 from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.models.backbones.vit import ViT
-from fusionjax.models.layers import INPUT_KERNEL, Dense, LayerNorm
-from fusionjax.types import Array
+from fusionjax.models.layers import INPUT_KERNEL, Dense, DType, LayerNorm
+from fusionjax.types import Array, Aux, PyTree
 from fusionjax.vectors import unit
 
 FUSIONS = ("separate", "concat", "attention")
 SHARED = "shared"
-"""Name of the one encoder of `concat` and `attention`."""
+"""Name of the shared encoder of `concat` and `attention`."""
 
 
 class Cut(nn.Module):
-    """An EfficientNet in two parts, of which the lower is frozen: in evaluation mode, without a gradient.
+    """An EfficientNet in two parts, the lower of which is frozen: it runs in evaluation mode and receives no gradient.
 
-    The parameters have the names of the whole network's, so published weights need not know of the cut.
+    The parameters have the same names as in the whole network, so that published weights apply unchanged.
 
     Attributes:
         lower: with features "stride16" and output "tokens".
@@ -52,30 +53,33 @@ class Cut(nn.Module):
         nn.share_scope(self, self.lower)
         nn.share_scope(self, self.upper)
 
-    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Any]]:
-        """(B, h, w, c) → the feature map (B, h', w', D), and no aux."""
+    def __call__(
+        self, images: Float[Array, "batch rows columns channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch grid_rows grid_columns width"], Aux]:
+        """Computes the feature map (B, h', w', D) of images (B, h, w, c), and an empty aux."""
         features, _ = self.lower(images)
         return self.upper(jax.lax.stop_gradient(features), train=train)
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """First part of the names of the parameters that do not train."""
+        """First path components of the parameters that are not trained."""
         return ("stem", *(f"block_{i}" for i, b in enumerate(self.lower.blocks()) if b.total <= 16))
 
 
 class TokenQuery(nn.Module):
-    """Learned tokens query a feature map: a mean over the map to which attention adds what a token looks for.
+    """Learned tokens query a feature map: the mean over the map plus the result of the attention.
 
-    The last projection starts at 0, so that the feature starts as the mean.
+    The last projection is initialised with 0, so that the feature is the mean at first.
 
     Attributes:
         queries: names of the tokens.
         width: of queries, keys and values.
         heads: H; divides `width`.
+        dtype: of the computation.
 
     Args (call):
-        tokens: (B, N, D).
-        name: of the query.
+        tokens: (B, N, D) float.
+        query: name of the token that queries.
 
     Returns:
         (B, D) float32.
@@ -84,10 +88,10 @@ class TokenQuery(nn.Module):
     queries: Sequence[str]
     width: int = 256
     heads: int = 8
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Array, query: str) -> Array:
+    def __call__(self, tokens: Float[Array, "batch tokens width"], query: str) -> Float[Array, "batch width"]:
         init = nn.initializers.normal(0.02)
         learned = {q: self.param(f"token_{q}", init, (1, 1, self.width), jnp.float32) for q in self.queries}
         x = LayerNorm(dtype=self.dtype, name="norm")(tokens)
@@ -101,13 +105,13 @@ class TokenQuery(nn.Module):
 
 
 class Projection(nn.Module):
-    """Dense layers with ReLU between them, from a feature to the embedding that the loss sees.
+    """Dense layers with ReLU between them, from a feature to the embedding that the loss is computed on.
 
     Attributes:
-        widths: of the layers; the last is the embedding's.
+        widths: of the layers; the last is the width of the embedding.
 
     Args (call):
-        x: (..., D).
+        x: (..., D) float.
 
     Returns:
         (..., widths[-1]) float32.
@@ -118,7 +122,7 @@ class Projection(nn.Module):
     widths: Sequence[int] = (512, 128)
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch embedding"]:
         x = x.astype(jnp.float32)
         for i, width in enumerate(self.widths):
             x = nn.relu(x) if i else x
@@ -127,19 +131,19 @@ class Projection(nn.Module):
 
 
 class SpectralEncoder(nn.Module):
-    """Embeddings of the modalities of an image.
+    """Computes one embedding per modality of an image.
 
     Attributes:
-        encoder: number of input channels → an image backbone without a head: an `EfficientNet` or `ResNet` with
-            output "tokens", a `Cut`, a `ViT` or `CrossViT` with num_classes 0.
-        modalities: (name, indices of its channels) for each; channels that none names are not read.
-        fusion: of `FUSIONS`.
-        projection: widths of the layers from the feature to the embedding; shared by the modalities.
-        query_width, query_heads: of `TokenQuery`.
-        fixed_statistics: the encoders run in evaluation mode in training too: batch normalisation by the running statistics,
-            no dropout.
-        log_scale: start of a learned logarithm of the logit scale; None for none.
-        dtype: of the encoders.
+        encoder: function from the number of input channels to an image backbone without a head: an `EfficientNet` or
+            `ResNet` with output "tokens", a `Cut`, or a `ViT` or `CrossViT` with num_classes 0.
+        modalities: (name, channel indices) of each modality; channels that are in none are not used.
+        fusion: one of `FUSIONS`.
+        projection: widths of the layers from the feature to the embedding, shared by the modalities.
+        query_width, query_heads: width and heads of `TokenQuery`.
+        fixed_statistics: the encoders run in evaluation mode during training too: batch normalisation uses the running
+            statistics, and there is no dropout.
+        log_scale: initial value of the learned logarithm of the logit scale; None if there is none.
+        dtype: of the computation in the encoders.
     """
 
     encoder: Callable[[int], nn.Module]
@@ -150,21 +154,21 @@ class SpectralEncoder(nn.Module):
     query_heads: int = 8
     fixed_statistics: bool = False
     log_scale: float | None = None
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the modalities."""
+        """Names of the modalities."""
         return tuple(name for name, _ in self.modalities)
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """Names of the encoders: one a modality, or `SHARED`."""
+        """Names of the encoders: those of the modalities, or `SHARED`."""
         return self.names if self.fusion == "separate" else (SHARED,)
 
     @property
     def read(self) -> tuple[int, ...]:
-        """Channels that any modality has, in order of the modalities."""
+        """Channel indices of all modalities, in the order of the modalities."""
         return tuple(c for _, channels in self.modalities for c in channels)
 
     @property
@@ -178,7 +182,7 @@ class SpectralEncoder(nn.Module):
         return (r"query/token_\w+", "log_scale")
 
     def width_of(self, tower: str) -> int:
-        """Input channels of an encoder."""
+        """Returns the number of input channels of an encoder."""
         if self.fusion == "separate":
             return len(dict(self.modalities)[tower])
         return len(self.read) if self.fusion == "concat" else max(len(c) for _, c in self.modalities)
@@ -192,25 +196,30 @@ class SpectralEncoder(nn.Module):
             self.scale = self.param("log_scale", nn.initializers.constant(self.log_scale), (), jnp.float32)
 
     def __call__(
-        self, images: Array, *, train: bool = False, combined: bool = False
-    ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Embeddings by modality.
+        self,
+        images: Float[Array, "batch rows columns channels"],
+        *,
+        train: bool = False,
+        combined: bool = False,
+    ) -> tuple[dict[str, Float[Array, "batch embedding"]], Aux]:
+        """Computes the embeddings by modality.
 
         Args:
-            images: (B, h, w, C) normalised.
-            train: batch statistics, dropout and stochastic depth, unless `fixed_statistics`; needs the PRNG collection
+            images: (B, h, w, C) float, normalised.
+            train: batch statistics, dropout and stochastic depth on, unless `fixed_statistics`; needs the PRNG collection
                 "dropout".
-            combined: also make the feature of all modalities together.
+            combined: also compute the feature of all modalities together.
 
         Returns:
-            {modality: (B, d) float32, not unit}, and aux: "features" {modality: (B, D) float32}, before the projection;
-            "combined" (B, D'), where asked for: unit features side by side (separate), the encoder's feature of all channels
-            (concat), or the tokens' answers over all maps side by side (attention); "log_scale" where it is learned.
+            Modality → (B, d) float32 embedding, not normalised to unit length; and aux: "features", modality → (B, D)
+            float32, before the projection; if requested, "combined" (B, D'): the concatenated unit features (separate), the
+            encoder's feature of all channels (concat), or the concatenated query results over all maps (attention);
+            "log_scale" if it is learned.
         """
         train = train and not self.fixed_statistics
         run = {"separate": self._separate, "concat": self._concat, "attention": self._attention}[self.fusion]
         features, whole = run(images, train, combined)
-        aux: dict[str, Any] = {"features": features}
+        aux: Aux = {"features": features}
         if combined:
             aux["combined"] = whole
         if self.log_scale is not None:
@@ -244,16 +253,20 @@ class SpectralEncoder(nn.Module):
         return features, jnp.concatenate([self.query(every, name) for name in self.names], -1)
 
 
-def alone(images: Array, modalities: Sequence[tuple[str, Sequence[int]]], name: str) -> Array:
-    """The channels of all modalities, those of others 0 and those of `name` scaled by C / c; see `concat` above.
+def alone(
+    images: Float[Array, "batch rows columns channels"],
+    modalities: Sequence[tuple[str, Sequence[int]]],
+    name: str,
+) -> Float[Array, "batch rows columns read"]:
+    """Sets the channels of all modalities but one to 0 and scales that one by C / c; see `concat` above.
 
     Args:
-        images: (B, h, w, C') normalised.
-        modalities: (name, indices of its channels) for each.
-        name: of the one that stays.
+        images: (B, h, w, C') float, normalised.
+        modalities: (name, channel indices) of each modality.
+        name: of the modality to keep.
 
     Returns:
-        (B, h, w, C), C the channels of all modalities together.
+        (B, h, w, C), C the total number of channels of all modalities.
     """
     total = sum(len(channels) for _, channels in modalities)
     parts = [
@@ -263,24 +276,30 @@ def alone(images: Array, modalities: Sequence[tuple[str, Sequence[int]]], name: 
     return jnp.concatenate(parts, -1)
 
 
-def widened(images: Array, channels: int) -> Array:
-    """(B, h, w, c) → (B, h, w, channels): further channels of 0, and the given ones scaled by channels / c."""
+def widened(
+    images: Float[Array, "batch rows columns few"], channels: int
+) -> Float[Array, "batch rows columns channels"]:
+    """Appends channels of 0 up to `channels` and scales the given ones by channels / c: (B, h, w, c) → (B, h, w, channels)."""
     missing = channels - images.shape[-1]
     if not missing:
         return images
     return jnp.pad(images * (channels / images.shape[-1]), ((0, 0),) * 3 + ((0, missing),))
 
 
-def pooled(encoder: nn.Module, images: Array, train: bool) -> Array:
-    """One feature an image, (B, D) float32: CLS of a transformer, the mean over the map of a convolutional network."""
+def pooled(
+    encoder: nn.Module, images: Float[Array, "batch rows columns channels"], train: bool
+) -> Float[Array, "batch width"]:
+    """Computes one feature per image, (B, D) float32: CLS of a transformer, or the mean over a convolutional feature map."""
     if isinstance(encoder, ViT):
         return _vit(encoder, images, train)[:, 0].astype(jnp.float32)
     output, _ = encoder(images, train=train)
     return (output if isinstance(encoder, CrossViT) else output.mean((1, 2))).astype(jnp.float32)
 
 
-def token_map(encoder: nn.Module, images: Array, train: bool) -> Array:
-    """The tokens of an image, (B, N, D): a transformer's patches, or the cells of a feature map."""
+def token_map(
+    encoder: nn.Module, images: Float[Array, "batch rows columns channels"], train: bool
+) -> Float[Array, "batch tokens width"]:
+    """Computes the tokens of each image, (B, N, D): a transformer's patch tokens, or the cells of a feature map."""
     if isinstance(encoder, ViT):
         return _vit(encoder, images, train)[:, 1:]
     output, _ = encoder(images, train=train)
@@ -288,20 +307,20 @@ def token_map(encoder: nn.Module, images: Array, train: bool) -> Array:
 
 
 def of_modality(
-    variables: Mapping[str, Any], module: SpectralEncoder, modality: str
-) -> tuple[dict[str, Any], str]:
-    """An encoder's variables as those of a plain backbone that reads one modality's channels, and gives the same features.
+    variables: Mapping[str, PyTree], module: SpectralEncoder, modality: str
+) -> tuple[dict[str, PyTree], str]:
+    """Extracts the variables of a plain backbone that has one modality's channels as input and computes the same features.
 
-    Of `concat` the first layer's kernel is that modality's part, scaled as `alone` scales its images; of `attention` the
-    query over the feature map is left out.
+    With `concat`, the first layer's kernel is restricted to that modality's channels and scaled as `alone` scales images; with
+    `attention`, the query over the feature map is left out.
 
     Args:
         variables: of `module`.
-        module: whose encoder is taken.
-        modality: whose.
+        module: the model to extract from.
+        modality: name of the modality.
 
     Returns:
-        {"params": …, "batch_stats": …}, and the encoder's name.
+        {"params": …, "batch_stats": …}, and the name of the encoder in `module`.
     """
     tower = modality if module.fusion == "separate" else SHARED
     found = {
@@ -315,9 +334,9 @@ def of_modality(
     start = module.read.index(channels[0]) if module.fusion == "concat" else 0
     rows, scale = slice(start, start + len(channels)), module.width_of(SHARED) / len(channels)
 
-    def first(path: tuple[Any, ...], leaf: Any) -> Any:
+    def first(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> Array:
         name = "/".join(str(getattr(p, "key", p)) for p in path)
-        # By its width too: behind a trunk, patch_embed reads the trunk's features.
+        # Its width is checked too: behind a trunk, patch_embed is applied to the trunk's features.
         if not INPUT_KERNEL.fullmatch(name) or leaf.shape[2] != module.width_of(SHARED) or scale == 1:
             return leaf
         return leaf[:, :, rows] * scale
@@ -326,12 +345,12 @@ def of_modality(
 
 
 def _vit(encoder: ViT, images: Array, train: bool) -> Array:
-    """All tokens after the last norm, CLS first."""
+    """Computes all tokens after the last normalisation, CLS first."""
     x = encoder.embed(images, None, train=train)
     x, _ = encoder.encode(x, attend=attention, train=train)
     return encoder.norm(x)
 
 
 def _flat(x: Array) -> Array:
-    """(B, M, ...) → (B·M, ...): rows that a device has stay on it."""
+    """(B, M, ...) → (B·M, ...); every row stays on its device."""
     return x.reshape(-1, *x.shape[2:])

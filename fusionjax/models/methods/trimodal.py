@@ -1,45 +1,49 @@
-"""Cross-modal attention over image, audio and text, any of which may be missing (docs/methods/multimodal.md)."""
+"""Cross-modal attention over image, audio and text, any of which may be missing.
+
+See docs/methods/multimodal.md.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Shaped
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.text import masked_mean
 from fusionjax.models.layers import DType, LayerNorm
 from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention
 from fusionjax.models.methods.fusion import Classifier
-from fusionjax.types import Array
+from fusionjax.types import Array, Aux
 
 MODALITIES = ("image", "audio", "text")
 PAIRINGS = tuple(f"{to}_from_{of}" for to in MODALITIES for of in MODALITIES if to != of)
-"""All ordered pairings: <who reads>_from_<what is read>."""
+"""All ordered pairings, <queries>_from_<keys>."""
 DEFAULT = ("image_from_audio", "audio_from_image", "text_from_image")
-"""The pairings that a config has where it names none: docs/methods/multimodal.md."""
+"""The default pairings."""
 
 
 class TrimodalClassifier(nn.Module):
-    """Classifies by the tokens of up to three modalities, each of which reads others.
+    """Classifies an example from the tokens of up to three modalities, which attend to each other.
 
-    x_m ← LN(x_m + Σ attention(x_m, x_s, x_s)) over the pairings <m>_from_<s>, all from the tokens as they came; then the
-    masked mean of every modality, side by side, and a classifier. Each attention has its own weights.
+    x_m ← LN(x_m + Σ attention(x_m, x_s, x_s)) over the pairings <m>_from_<s>, all computed from the input tokens; then the
+    masked means of the modalities are concatenated and classified. Each attention has its own weights.
 
-    A missing modality is a fully masked one: nobody reads it, its mean is 0.
+    A missing modality is treated as fully masked: no modality attends to it, and its mean is 0.
 
     Attributes:
         num_classes: C.
-        modalities: which of MODALITIES there are, in the order of the concatenation.
-        pairings: which of PAIRINGS there are, each of `modalities`; may be empty.
-        width, heads: of every attention's queries, keys and values, all heads together, and H.
+        modalities: the members of MODALITIES in use, in the order of the concatenation.
+        pairings: the members of PAIRINGS in use, over `modalities`; may be empty.
+        width, heads: total width of the queries, keys and values of every attention, and H.
         hidden: width of the classifier's hidden layer.
-        dropout: of attention maps, of what attention adds, and in the classifier.
-        modality_dropout: probability that training hides a modality of an example; one that it has is always left.
+        dropout: of attention maps, of attention outputs, and in the classifier.
+        modality_dropout: probability that training hides a modality of an example; at least one is always kept.
         dtype: of the computation over tokens; parameters, means and classifier are float32.
 
     Raises:
-        UserError: a field has a value that cannot be.
+        UserError: a field has an invalid value.
 
     Example:
         >>> kinds, pairings = ("image", "audio"), ("image_from_audio",)
@@ -73,30 +77,33 @@ class TrimodalClassifier(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: Mapping[str, Array],
-        masks: Mapping[str, Array],
-        present: Mapping[str, Array] | None = None,
+        tokens: Mapping[str, Float[Array, "batch _ _"]],
+        masks: Mapping[str, Shaped[Array, "batch _"]],
+        present: Mapping[str, Shaped[Array, " batch"]] | None = None,
         *,
         train: bool = False,
         capture: tuple[str, ...] = (),
-    ) -> tuple[Array, dict[str, dict[str, Array] | Array]]:
-        """Class logits.
+    ) -> tuple[Float[Array, "batch {self.num_classes}"], Aux]:
+        """Computes class logits.
 
         Args:
-            tokens: (B, N_m, D_m) of every modality.
-            masks: (B, N_m) of those that have padding, 0 or False there.
-            present: (B,) of those that an example may lack, 0 or False where it does; None for no lack.
+            tokens: modality → (B, N_m, D_m) float.
+            masks: modality → (B, N_m), 0 or False at padding; only for modalities with padding.
+            present: modality → (B,), 0 or False where an example lacks it; None if nothing is missing.
             train: dropout and modality dropout on; needs the PRNG collection "dropout".
             capture: "attention" or nothing.
 
         Returns:
-            logits (B, C) float32, and aux: "features" (B, Σ D_m), what the classifier reads, float32; with `capture`
-            "attention", by pairing (B, H, N_to, N_of) float32 before dropout, 0 in rows and columns of padding.
+            Logits, (B, C) float32, and aux: "features" (B, Σ D_m) float32, the input of the classifier; if captured,
+            "attention": pairing → (B, H, N_to, N_from) float32 before dropout, 0 in rows and columns of padding.
+
+        Raises:
+            ValueError: a mask does not have the shape of its tokens.
         """
         masks = {m: self._mask(m, tokens[m], masks, present or {}) for m in self.modalities}
         if train and self.modality_dropout and len(self.modalities) > 1:
             masks = self._hide(masks)
-        # What stands in the padding may be anything, NaN included.
+        # Padding may contain anything, NaN included.
         x = {m: jnp.where(masks[m][..., None], tokens[m], 0).astype(self.dtype) for m in self.modalities}
         maps, means = {}, []
         for m in self.modalities:
@@ -115,7 +122,7 @@ class TrimodalClassifier(nn.Module):
             total = LayerNorm(EPSILON, self.dtype, name=f"norm_{m}")(total)
             means.append(masked_mean(total, masks[m]))
         features = jnp.concatenate(means, -1)
-        aux = {"features": features} | ({"attention": maps} if "attention" in capture else {})
+        aux: Aux = {"features": features} | ({"attention": maps} if "attention" in capture else {})
         return Classifier(self.hidden, self.num_classes, self.dropout, name="classifier")(
             features, train=train
         ), aux
@@ -126,12 +133,12 @@ class TrimodalClassifier(nn.Module):
         mask = jnp.ones(tokens.shape[:2], bool) if name not in masks else jnp.asarray(masks[name]) != 0
         if mask.shape != tokens.shape[:2]:
             raise ValueError(
-                f"the mask of {name} {mask.shape} is not of the shape of its tokens {tokens.shape[:2]}"
+                f"the mask of {name}, {mask.shape}, does not have the shape of its tokens, {tokens.shape[:2]}"
             )
         return mask if name not in present else mask & (jnp.asarray(present[name]) != 0)[:, None]
 
     def _hide(self, masks: Mapping[str, Array]) -> dict[str, Array]:
-        """Each modality hidden with `modality_dropout`; where that leaves an example nothing, one that it has comes back."""
+        """Hides each modality with probability `modality_dropout`; an example left without any gets one of its own back."""
         there = jnp.stack([masks[m].any(1) for m in self.modalities], 1)
         key, again = jax.random.split(self.make_rng("dropout"))
         kept = there & jax.random.bernoulli(key, 1 - self.modality_dropout, there.shape)
@@ -142,13 +149,19 @@ class TrimodalClassifier(nn.Module):
 
 
 def check(modalities: Sequence[str], pairings: Sequence[str]) -> None:
-    """Raises UserError where modalities or pairings are not known, repeated, or do not go together."""
+    """Checks modalities and pairings.
+
+    Raises:
+        UserError: a name is unknown or repeated, or a pairing names a modality that is not in use.
+    """
     for what, values, known in (("modalities", modalities, MODALITIES), ("pairings", pairings, PAIRINGS)):
         for value in values:
             if value not in known:
-                raise UserError(f"trimodal: {value!r} of {what} is not one of {', '.join(known)}")
+                raise UserError(
+                    f"trimodal: {what} contains {value!r}, which is not one of {', '.join(known)}"
+                )
         if len(set(values)) < len(values):
-            raise UserError(f"trimodal: {what}={tuple(values)} names one of them twice")
+            raise UserError(f"trimodal: {what}={tuple(values)} contains a duplicate")
     if not modalities:
         raise UserError(f"trimodal: modalities is empty: name some of {', '.join(MODALITIES)}")
     for pairing in pairings:
@@ -160,5 +173,5 @@ def check(modalities: Sequence[str], pairings: Sequence[str]) -> None:
 
 
 def possible(pairings: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
-    """Those pairings whose two sides are both there."""
+    """Returns the pairings whose two modalities are both among `modalities`."""
     return tuple(p for p in pairings if set(p.split("_from_")) <= set(modalities))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.probe import Baseline, logistic_regression
 from fusionjax.tasks.base.protocol import Batch, Evaluated, Outputs, ReportFields, ReportSection, Variables
 from fusionjax.types import PyTree
@@ -74,7 +74,7 @@ class ClassScorer:
         label, p = rows["label"][good], rows["probabilities/combined"][good].astype(np.float32)
         prediction = p.argmax(-1)
         return {
-            "name": outcomes_lib.names_of(sources[split], rows["index"][good]),
+            "name": per_example_lib.names_of(sources[split], rows["index"][good]),
             "split": np.array(split),
             "read": np.array([split]),
             "label": label.astype(np.int32),

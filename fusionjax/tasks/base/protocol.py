@@ -263,7 +263,7 @@ class Scorer(Protocol):
     def per_example(
         self, results: Results, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each example of the split "test", or else of the last: see `evaluation.outcomes`."""
+        """What happened to each example of the split "test", or else of the last: see `evaluation.per_example`."""
         ...
 
     def probe(

@@ -139,7 +139,7 @@ def _entries(
     rng = np.random.default_rng(config.seed)
     chosen = rng.permutation(np.flatnonzero(~hit) if wrong else len(hit))[:SHOWN]
     a, b = result.split.embeddings[query], result.split.embeddings[gallery]
-    rows, alike = result.split.rows, result.alike
+    rows, alike = result.split.rows, result.duplicate_groups
 
     def picture(i: int, modality: str) -> np.ndarray:
         try:

@@ -14,7 +14,7 @@ from fusionjax.data.image.transforms import image_shape
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 from fusionjax.evaluation import cross_modal
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.cross_modal import COMBINED, Embedded, Result
 from fusionjax.evaluation.probe import Baseline
@@ -114,7 +114,7 @@ class ContrastiveScorer:
         order = np.argsort(result.split.rows, kind="stable")
         found = dict(result.hits) | ({} if result.correct is None else {"correct": result.correct})
         return {
-            "name": outcomes_lib.names_of(sources[split], result.split.rows[order]),
+            "name": per_example_lib.names_of(sources[split], result.split.rows[order]),
             "split": np.array(split),
             "read": np.array([split]),
             **{name: np.asarray(hit, np.uint8)[order] for name, hit in found.items()},
@@ -159,7 +159,7 @@ class ContrastiveScorer:
 
         known = {**plain, COLLECTION: data}
         outputs = {
-            split: collect(jax.jit(predict), known, batches(split), mesh, keep=self.output_names)
+            split: collect(jax.jit(predict), known, batches(split), mesh, output_names=self.output_names)
             for split in sources
         }
         results = self.evaluate(outputs, sources)

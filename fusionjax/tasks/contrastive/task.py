@@ -18,7 +18,7 @@ from fusionjax.data.multispectral import channels as channels_lib
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 from fusionjax.evaluation import export
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.cross_modal import COMBINED
 from fusionjax.interpret import embedding_figures
 from fusionjax.tasks.base import multispectral_inputs
@@ -277,7 +277,7 @@ class EmbeddingExport:
         encoders.write(folder, self.model.module, run.variables, self.config.model.name)
         for split, rows in run.outputs.items():
             found, source = embedded_rows(rows, self.names), run.sources[split]
-            names = outcomes_lib.names_of(source, found.rows).tolist()
+            names = per_example_lib.names_of(source, found.rows).tolist()
             features = {name: f for name, f in found.features.items() if name != COMBINED}
             for ending, values in (("", found.embeddings), ("_features", features)):
                 content = export.Embeddings(names, found.labels, source.class_names, values)

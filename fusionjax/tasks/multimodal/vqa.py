@@ -21,7 +21,7 @@ from fusionjax.data.source import Source
 from fusionjax.data.vqa import json_files
 from fusionjax.data.vqa.questions import Question, QuestionSource
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation import vqa
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.tasks.base import multispectral_inputs
@@ -221,7 +221,7 @@ class VqaScorer:
         index = outputs[split]["index"][good]
         single = [vqa.evaluate([p], [source.questions[i]]) for p, i in zip(predicted, index, strict=True)]
         return {
-            "name": outcomes_lib.names_of(source, index),
+            "name": per_example_lib.names_of(source, index),
             "split": np.array(split),
             "read": np.array([split]),
             "correct": np.asarray([r.exact for r in single], np.uint8),

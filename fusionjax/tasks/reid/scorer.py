@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes as outcomes_lib
+from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation import reid
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
@@ -125,7 +125,7 @@ class ReidScorer:
         counted = np.flatnonzero(matched if ranking.ap == "step" else ~ranking.junk)
         counted = counted[np.argsort(result.query_rows[counted], kind="stable")]
         return {
-            "name": outcomes_lib.names_of(sources[result.query], result.query_rows[counted]),
+            "name": per_example_lib.names_of(sources[result.query], result.query_rows[counted]),
             "split": np.array(name),
             "read": np.array(list(dict.fromkeys((result.query, result.gallery)))),
             "average_precision": np.where(matched, ranking.average_precision, 0.0)[counted],

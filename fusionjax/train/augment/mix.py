@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pure functions of a batch, inside the compiled step; one λ a batch, soft targets."""
+"""Mixup and CutMix: pure functions of a batch, inside the compiled step; one λ per batch, soft targets."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from fusionjax.types import Array
 
 
 def soft(labels: Array, num_classes: int) -> Array:
-    """(B,) class indices → (B, C) float32 targets, what `mixup` and `cutmix` take."""
+    """Converts class indices (B,) int to targets (B, C) float32, as `mixup` and `cutmix` take them."""
     return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
 
 
@@ -24,12 +24,12 @@ def mix(
     switch: float = 0.5,
     groups: int = 1,
 ) -> tuple[Array, Array]:
-    """A batch through `mixup` or `cutmix`: where both have an α, a coin a batch decides, as in DeiT's recipe.
+    """Applies `mixup` or `cutmix` to a batch; if both are on, one is drawn per batch, as in DeiT's recipe.
 
     Args:
         key, images, targets, groups: as for `mixup`.
-        mixup_alpha, cutmix_alpha: α of each; 0 leaves it out.
-        switch: probability of CutMix where both are on.
+        mixup_alpha, cutmix_alpha: α of each; 0 turns it off.
+        switch: probability of CutMix if both are on.
 
     Returns:
         Mixed images and targets, of the same shapes and dtypes.
@@ -51,14 +51,14 @@ def mix(
 
 
 def mixup(key: Array, images: Array, targets: Array, alpha: float, *, groups: int = 1) -> tuple[Array, Array]:
-    """λ · batch + (1 − λ) · the batch in a random order, λ ~ Beta(α, α).
+    """Mixes a batch with a random permutation of itself: λ x + (1 − λ) x', λ ~ Beta(α, α).
 
     Args:
-        key: PRNG key; decides λ and the order.
+        key: PRNG key, for λ and the permutation.
         images: (B, ...) float, normalised.
-        targets: (B, C) float, each row a distribution; `soft` makes them.
-        alpha: α > 0; 0 changes nothing.
-        groups: equal parts of the batch within which images are mixed; one a device costs no communication.
+        targets: (B, C) float, each row a distribution; see `soft`.
+        alpha: α; 0 changes nothing.
+        groups: equal parts of the batch within which images are mixed; one per device needs no communication.
 
     Returns:
         Mixed images and targets, of the same shapes and dtypes.
@@ -74,14 +74,14 @@ def mixup(key: Array, images: Array, targets: Array, alpha: float, *, groups: in
 def cutmix(
     key: Array, images: Array, targets: Array, alpha: float, *, groups: int = 1
 ) -> tuple[Array, Array]:
-    """A rectangle of each image comes from another image of the batch; the targets follow the areas.
+    """Replaces a rectangle of each image by that of another image of the batch; the targets are mixed by area.
 
-    The rectangle has the image's proportions and 1 − λ of its area, λ ~ Beta(α, α), around a uniform centre, and is cut at the
-    edges; the targets' share is that of the pixels that really stayed. One rectangle a batch.
+    The rectangle has the aspect ratio of the image and 1 − λ of its area, λ ~ Beta(α, α), around a uniformly drawn centre, and
+    is cut off at the edges; the targets are weighted by the actual share of pixels. There is one rectangle per batch.
 
     Args:
-        key: PRNG key; decides λ, the order and the centre.
-        images: (B, h, w, C).
+        key: PRNG key, for λ, the permutation and the centre.
+        images: (B, h, w, C) float.
         targets, alpha, groups: as for `mixup`.
 
     Returns:
@@ -106,7 +106,7 @@ def cutmix(
 
 
 def _draw(key: Array, alpha: float, batch: int, groups: int) -> tuple[Array, Callable[[Array], Array]]:
-    """λ, and a random order of the batch's rows within each group."""
+    """Draws λ, and a function that permutes the rows of a batch within each group."""
     share_key, order_key = jax.random.split(key)
     size = batch // groups
     orders = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(order_key, groups))

@@ -1,11 +1,13 @@
 """Augmentation of images with any number of channels, on the device: pure functions of a key, inside the compiled step.
 
-One geometry for all channels, so that what two modalities show stays in the same place, then each modality's own operations.
-Every image has a key of its own, derived from the batch's key and its row: it does not matter which other images are there.
-Nothing branches: what a coin leaves out is computed and not taken.
+All channels share one geometric transform, so that the modalities stay aligned; then each modality has its own operations.
+Every image has its own key, derived from the key and the row of the batch, and so does not depend on the other images.
+There are no branches: operations that are not drawn are computed and discarded.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,20 +20,20 @@ from fusionjax.types import Array
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value; ITU-R BT.601."""
-_TRIES = 10  # crops that are drawn, of which the first that fits is taken; torchvision's number
+_TRIES = 10  # crops that are drawn, of which the first that fits is used; as in torchvision
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What moves pixels: a resized crop, a flip and a rotation, composed into one warp; the same for all channels.
+    """Geometric operations, shared by all channels: a resized crop, a flip and a rotation, composed into one warp.
 
     Attributes:
-        crop_probability: of a crop.
-        crop_area: least and greatest share of the image's area.
-        crop_aspect: least and greatest width / height relative to the image's own, drawn evenly in the logarithm.
-        flip_probability: left and right exchanged.
-        rotation_probability: of a rotation.
-        degrees: greatest rotation, either way; drawn evenly.
+        crop_probability: probability of a crop.
+        crop_area: minimum and maximum share of the image's area.
+        crop_aspect: minimum and maximum width / height relative to that of the image, drawn log-uniformly.
+        flip_probability: probability of a horizontal flip.
+        rotation_probability: probability of a rotation.
+        degrees: maximum rotation in either direction, drawn uniformly.
     """
 
     crop_probability: float = 1.0
@@ -41,7 +43,7 @@ class Geometry:
     rotation_probability: float = 1.0
     degrees: float = 15.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_probabilities(self, "crop_probability", "flip_probability", "rotation_probability")
         _check_range(self, "crop_area", above=0, most=1)
         _check_range(self, "crop_aspect", above=0)
@@ -51,18 +53,18 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Colour:
-    """Operations on red, green and blue: jitter, grey and blur, in this order; no other channel is read or written.
+    """Operations on red, green and blue: jitter, grayscale and blur, in this order; other channels are left alone.
 
-    The jitter's four operations come in a random order, as in SimCLR.
+    The four operations of the jitter are applied in a random order, as in SimCLR.
 
     Attributes:
-        channels: of red, green and blue.
-        jitter_probability: of the jitter as a whole.
-        brightness, contrast, saturation: the factor is drawn from 1 − x … 1 + x; x at most 1.
-        hue: the shift is drawn from −x … x, in turns of the colour circle; at most 0.5.
-        grayscale_probability: all three become the grey value.
-        blur_probability: Gaussian blur.
-        blur_sigma: least and greatest standard deviation, pixels.
+        channels: indices of red, green and blue.
+        jitter_probability: probability of the jitter as a whole.
+        brightness, contrast, saturation: x, at most 1; the factor is drawn from 1 − x … 1 + x.
+        hue: x, at most 0.5; the shift is drawn from −x … x, in turns of the colour circle.
+        grayscale_probability: probability that all three become the grey value.
+        blur_probability: probability of Gaussian blur.
+        blur_sigma: minimum and maximum standard deviation in pixels.
     """
 
     channels: tuple[int, int, int] = (0, 1, 2)
@@ -75,7 +77,7 @@ class Colour:
     blur_probability: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_channels(self)
         if len(self.channels) != 3:
             raise UserError(f"Colour.channels={self.channels} must be three: red, green and blue")
@@ -88,14 +90,14 @@ class Colour:
 
 @dataclass(frozen=True)
 class Intensity:
-    """Operations on bands that are no colours, e.g. ultraviolet: sensor noise, then gamma.
+    """Operations on bands other than colours, e.g. ultraviolet: sensor noise, then gamma.
 
     Attributes:
-        channels: any number of them.
-        noise_probability: of additive Gaussian noise, drawn for each pixel and channel.
-        noise_sigma: its standard deviation.
-        gamma_probability: x becomes x^γ, one γ for all these channels.
-        gamma: least and greatest γ.
+        channels: indices, one or more.
+        noise_probability: probability of additive Gaussian noise, drawn for each pixel and channel.
+        noise_sigma: standard deviation of the noise.
+        gamma_probability: probability that x becomes x^γ, with one γ for all these channels.
+        gamma: minimum and maximum γ.
     """
 
     channels: tuple[int, ...] = (3, 4, 5)
@@ -104,7 +106,7 @@ class Intensity:
     gamma_probability: float = 0.5
     gamma: tuple[float, float] = (0.8, 1.2)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_channels(self)
         _check_probabilities(self, "noise_probability", "gamma_probability")
         _check_range(self, "gamma", above=0)
@@ -114,37 +116,37 @@ class Intensity:
 
 @dataclass(frozen=True)
 class Spec:
-    """What `augment` does. Hashable, so that it may be static under `jax.jit`.
+    """Specification for `augment`. Hashable, so that it can be a static argument of `jax.jit`.
 
     Attributes:
-        geometry: of all channels.
-        modalities: operations of each modality, one after another; channels that none names keep their values.
+        geometry: operations of all channels.
+        modalities: operations of each modality, in order; channels that are in none keep their values.
     """
 
     geometry: Geometry = field(default_factory=Geometry)
     modalities: tuple[Colour | Intensity, ...] = field(default_factory=lambda: (Colour(), Intensity()))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
 
 
 def augment(key: Array, images: Array, spec: Spec) -> Array:
-    """Each image through the geometry, then through its modalities' operations.
+    """Augments each image: the geometric operations first, then those of each modality.
 
-    The default `Spec` is that of SimCLR (Chen et al., ICML 2020, arXiv 2002.05709, appendix A) with the jitter of half its
+    The default `Spec` is that of SimCLR (Chen et al., ICML 2020, arXiv 2002.05709, appendix A) with half the jitter
     strength (0.4, 0.4, 0.4, 0.1), a rotation of at most 15°, and noise and gamma for the ultraviolet bands.
 
     Args:
-        key: PRNG key; decides everything.
-        images: (B, h, w, C) float32, 0 … 1.
+        key: PRNG key.
+        images: (B, h, w, C) float, 0 … 1.
         spec: what to do; static under `jax.jit`.
 
     Returns:
         (B, h, w, C) float32, 0 … 1.
 
     Raises:
-        UserError: `spec` names a channel that the images lack.
-        ValueError: images that are not (B, h, w, C) float.
+        UserError: `spec` names a channel that the images do not have.
+        ValueError: the images are not (B, h, w, C) float.
     """
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype} {images.shape}, not float (B, h, w, C) in 0 … 1")
@@ -156,7 +158,9 @@ def augment(key: Array, images: Array, spec: Spec) -> Array:
 
 
 def two_views(key: Array, images: Array, spec: Spec) -> tuple[Array, Array]:
-    """Two independent augmentations of each image: the positives of NT-Xent. Within a view all channels share one geometry.
+    """Computes two independent augmentations of each image, the positives of NT-Xent.
+
+    Within a view all channels share one geometric transform.
 
     Args, Raises: as for `augment`.
 
@@ -168,26 +172,26 @@ def two_views(key: Array, images: Array, spec: Spec) -> tuple[Array, Array]:
 
 
 def draw_warp(key: Array, geometry: Geometry, size: tuple[int, int]) -> Array:
-    """A random warp.
+    """Draws a random warp.
 
     Args:
         key: PRNG key.
-        geometry: what to draw from.
-        size: (h, w) of the image.
+        geometry: distribution of the warp.
+        size: (h, w) of the image in pixels.
 
     Returns:
-        (2, 3) float32 M: the output's pixel at (y, x) **from the centre** comes from M · (y, x, 1) in the input's pixel
-        coordinates, where (0, 0) is the centre of the first pixel. The output is turned, then flipped, then scaled into the
-        crop: the same as crop, resize, flip and rotation one after another, except that a rotation uncovers what lies beside
+        (2, 3) float32 M: the output pixel at (y, x) **from the centre** is sampled at M · (y, x, 1) in the pixel coordinates
+        of the input, where (0, 0) is the centre of the first pixel. The output is rotated, then flipped, then scaled into the
+        crop. This equals crop, resize, flip and rotation in sequence, except that a rotation reveals the surroundings of
         the crop.
     """
     height, width = size
-    u = jax.random.uniform(key, (2 * _TRIES + 6,))  # all at once: each call is code to compile
+    u = jax.random.uniform(key, (2 * _TRIES + 6,))  # all at once, because each call adds code to compile
     tries, (cropped, row, column, flipped, turned, by) = u[: 2 * _TRIES].reshape(2, _TRIES), u[2 * _TRIES :]
     area = _between(tries[0], *geometry.crop_area)
     aspect = jnp.exp(_between(tries[1], *(math.log(bound) for bound in geometry.crop_aspect)))
     shares = jnp.sqrt(jnp.stack([area / aspect, area * aspect], -1))  # of height and width
-    chosen = jnp.argmax((shares <= 1).all(-1))  # the first where none fits: it is cut to the image
+    chosen = jnp.argmax((shares <= 1).all(-1))  # if none fits, the first, which is cut to the image
     share = jnp.where(cropped < geometry.crop_probability, jnp.minimum(shares[chosen], 1), 1)
 
     sizes = jnp.asarray([height, width], jnp.float32)
@@ -203,17 +207,17 @@ def draw_warp(key: Array, geometry: Geometry, size: tuple[int, int]) -> Array:
 
 
 def warp(image: Array, matrix: Array) -> Array:
-    """Bilinear sampling at the places that a matrix names; beyond its edges the image is mirrored.
+    """Samples an image bilinearly at the positions given by a matrix; beyond its edges the image is mirrored.
 
-    Mirrored, because black corners would tell both modalities' encoders the rotation, which is the same for both: a pair
-    could be found by it alone.
+    Black corners in place of mirrored ones would reveal the rotation, which both modalities share, so that pairs could be
+    identified by it alone.
 
     Args:
         image: (h, w, C) float.
         matrix: (2, 3), see `draw_warp`.
 
     Returns:
-        (h, w, C) of the image's dtype.
+        (h, w, C) in the dtype of `image`.
     """
     height, width, channels = image.shape
     y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
@@ -234,7 +238,7 @@ def warp(image: Array, matrix: Array) -> Array:
 
 
 def _mirrored(at: Array, size: int) -> Array:
-    """Coordinates folded at the outer edges −½ and size − ½, then kept between the outermost pixels' centres."""
+    """Folds coordinates at the outer edges −½ and size − ½, then clips them to the centres of the outermost pixels."""
     folded = jnp.mod(at + 0.5, 2 * size)
     folded = jnp.where(folded > size, 2 * size - folded, folded) - 0.5
     inside = (at >= 0) & (at <= size - 1)
@@ -243,20 +247,22 @@ def _mirrored(at: Array, size: int) -> Array:
 
 def _augment_one(key: Array, image: Array, spec: Spec) -> Array:
     geometry_key, *keys = jax.random.split(key, 1 + len(spec.modalities))
-    image = warp(image, draw_warp(geometry_key, spec.geometry, image.shape[:2]))
+    image = warp(image, draw_warp(geometry_key, spec.geometry, (image.shape[0], image.shape[1])))
     channels = image.shape[-1]
     for key, modality in zip(keys, spec.modalities, strict=True):
         mine = modality.channels
-        change = _colour if isinstance(modality, Colour) else _intensity
-        changed = change(key, image[..., np.asarray(mine)], modality)
-        # Put back by a gather: XLA's scatter is slow on the CPU.
+        part = image[..., np.asarray(mine)]
+        changed = (
+            _colour(key, part, modality) if isinstance(modality, Colour) else _intensity(key, part, modality)
+        )
+        # Inserted with a gather, because XLA's scatter is slow on the CPU.
         order = [channels + mine.index(c) if c in mine else c for c in range(channels)]
         image = jnp.concatenate([image, changed], axis=-1)[..., np.asarray(order)]
     return image
 
 
 def _colour(key: Array, x: Array, spec: Colour) -> Array:
-    """(h, w, 3) → the same."""
+    """Applies the colour operations to (h, w, 3)."""
     u = jax.random.uniform(key, (12,))
     x = jnp.where(u[0] < spec.jitter_probability, _jitter(u[4:], x, spec), x)
     x = jnp.where(u[1] < spec.grayscale_probability, _grey(x), x)
@@ -265,10 +271,12 @@ def _colour(key: Array, x: Array, spec: Colour) -> Array:
 
 
 def _jitter(u: Array, x: Array, spec: Colour) -> Array:
-    """Brightness, contrast and saturation pull towards black, the mean grey and the pixel's grey; hue turns; in any order.
+    """Applies brightness, contrast, saturation and hue in a random order.
 
-    Hue costs most, so it stands in one place, and each of the other three takes its turn before or after it. `u` are eight
-    numbers, even in 0 … 1: four for the order, three for the factors, one for the hue.
+    The first three interpolate towards black, the mean grey and the pixel's grey. Hue is the most expensive, so it appears
+    once
+    in the program, and each of the other three is applied before or after it. `u` are eight numbers, uniform in 0 … 1: four
+    for the order, three for the factors, one for the hue.
     """
     order = jnp.argsort(u[:4])  # operation 3 is hue
     turn = jnp.argmax(order == 3)
@@ -292,11 +300,11 @@ def _jitter(u: Array, x: Array, spec: Colour) -> Array:
 
 
 def shift_hue(x: Array, shift: Array) -> Array:
-    """Hue turned in HSV; saturation and value stay.
+    """Rotates the hue in HSV; saturation and value are unchanged.
 
     Args:
         x: (..., 3) float RGB, 0 … 1.
-        shift: scalar, in turns.
+        shift: float scalar, in turns of the colour circle.
 
     Returns:
         (..., 3), 0 … 1.
@@ -305,13 +313,13 @@ def shift_hue(x: Array, shift: Array) -> Array:
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     some = jnp.where(chroma > 0, chroma, 1)
-    # The channels are compared with each other, not with the value: compiled, the two may differ in the last bit.
+    # The channels are compared with each other, not with the value, which may differ in the last bit once compiled.
     hue = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) / some,
         jnp.where(green >= blue, (blue - red) / some + 2, (red - green) / some + 4),
     )
-    # Red, green and blue are the value less chroma by a trapezoid of the hue, 120° apart.
+    # Red, green and blue are the value minus the chroma times a trapezoid of the hue, shifted by 120° each.
     place = jnp.mod(jnp.asarray([5.0, 3.0, 1.0]) + (hue + 6 * shift)[..., None], 6)
     trapezoid = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
     turned = jnp.clip(value[..., None] - chroma[..., None] * trapezoid, 0, 1)
@@ -324,21 +332,24 @@ def _grey(x: Array) -> Array:
 
 
 def _blur(x: Array, sigma: Array, radius: int) -> Array:
-    """Gaussian, its weights cut at the radius and made to sum to 1; the edge's pixels go on beyond it."""
-    # A sum of shifted images: XLA's depthwise convolution is slow on the CPU.
+    """Applies Gaussian blur, with weights truncated at the radius and normalised to sum 1; edge pixels are repeated."""
+    # A sum of shifted images, because XLA's depthwise convolution is slow on the CPU.
     taps = jnp.exp(-0.5 * jnp.square(jnp.arange(-radius, radius + 1) / jnp.maximum(sigma, 1e-6)))
     taps = taps / taps.sum()
     for axis in (0, 1):
         size = x.shape[axis]
         padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        # Else XLA fuses both axes' sums and what comes before them into one, of the square of the taps.
+        # Otherwise XLA fuses the sums of both axes into one whose cost is quadratic in the number of taps.
         padded = jax.lax.optimization_barrier(padded)
-        x = sum(taps[k] * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(2 * radius + 1))
+        shifted = (
+            taps[k] * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(2 * radius + 1)
+        )
+        x = functools.reduce(operator.add, shifted)
     return x
 
 
 def _intensity(key: Array, x: Array, spec: Intensity) -> Array:
-    """(h, w, c) → the same."""
+    """Applies noise and gamma to (h, w, c)."""
     key, noise_key = jax.random.split(key)
     u = jax.random.uniform(key, (3,))
     noisy = jnp.clip(x + spec.noise_sigma * jax.random.normal(noise_key, x.shape), 0, 1)
@@ -348,7 +359,7 @@ def _intensity(key: Array, x: Array, spec: Intensity) -> Array:
 
 
 def _between(u: Array, low: float | Array, high: float | Array) -> Array:
-    """From even in 0 … 1 to even in low … high; exact where they are equal."""
+    """Maps numbers that are uniform in 0 … 1 to low … high; exact where the bounds are equal."""
     return low + (high - low) * u
 
 
@@ -371,9 +382,7 @@ def _check_range(spec: object, name: str, *, above: float | None = None, most: f
     object.__setattr__(spec, name, values)
     where = f"{type(spec).__name__}.{name}={values}"
     if len(values) != 2 or not values[0] <= values[1] <= most:
-        raise UserError(
-            f"{where} must be a least and a greatest value" + f", at most {most}" * (most < math.inf)
-        )
+        raise UserError(f"{where} must be a minimum and a maximum" + f", at most {most}" * (most < math.inf))
     if values[0] < 0 or (above is not None and values[0] <= above):
         raise UserError(
             f"{where} must begin above 0" if above is not None else f"{where} must not be negative"

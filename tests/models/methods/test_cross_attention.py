@@ -190,6 +190,7 @@ def test_positions_of_a_width_that_does_not_divide():
         sincos_2d((2, 2), 10)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_messages(inputs):
     variables, queries, keys, values = inputs
     with pytest.raises(UserError, match="heads=3 must divide width=8"):

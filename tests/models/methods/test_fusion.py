@@ -316,11 +316,12 @@ def test_a_field_that_cannot_be_is_one_line(inputs, fields, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_inputs_that_do_not_fit(inputs):
     image, text, mask = inputs
     for given, message in [
-        ((None, text, mask), "reads image_tokens"),
-        ((image, None, None), "reads text_tokens"),
+        ((None, text, mask), "needs image_tokens"),
+        ((image, None, None), "needs text_tokens"),
         ((image[:, :5], text, mask), r"are not \(B, 2·3, C\)"),
         ((image, text, mask[:, :4]), r"text_mask \(3, 4\)"),
         ((image, text[:2], mask[:2]), "2 texts for 3 images"),

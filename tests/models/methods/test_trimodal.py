@@ -145,6 +145,7 @@ def test_a_gradient_reaches_every_parameter_and_all_are_finite(inputs):
         assert np.abs(leaf).max() > 0 or "key" in str(path), path
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_is_refused(inputs):
     for fields, words in (
         ({"modalities": ("image", "smell")}, "'smell' of modalities is not one of image, audio, text"),

@@ -350,7 +350,7 @@ def test_mistakes_are_one_line(rng):
         (lambda: Colour(blur_probability=1.5), "Colour.blur_probability=1.5 must be 0 … 1"),
         (lambda: Colour(hue=0.6), "Colour.hue=0.6 must be 0 … 0.5"),
         (lambda: Colour(blur_sigma=(-1, 2)), "must not be negative"),
-        (lambda: Intensity(gamma=(1.2, 0.8)), "a least and a greatest"),
+        (lambda: Intensity(gamma=(1.2, 0.8)), "a minimum and a maximum"),
         (lambda: Intensity(gamma=(0, 1)), "must begin above 0"),
         (lambda: Intensity(noise_sigma=-1), "noise_sigma=-1 must be at least 0"),
         (lambda: Geometry(crop_area=(0.1, 2)), "at most 1"),

@@ -1,14 +1,15 @@
-"""What happened to every test example of a run: outcomes.npz in its workdir, for the paired comparison of runs.
+"""Per-example results of a run on its test split: outcomes.npz in its workdir, for the paired comparison of runs.
 
-Arrays by name. `name`: the examples', (N,) text, in the order of the data set; `split`: the name under which results.json has
-their scores, e.g. "test"; `read`: the splits that enter, e.g. query and gallery; every other array is (N,), a value an
-example: those of `MEASURES`, and whatever else a task finds worth keeping.
+It contains arrays by name. `name`: (N,) text, the examples' names in the order of the data set; `split`: the prefix of their
+scores in results.json, e.g. "test"; `read`: the splits that are used, e.g. query and gallery; every other array is (N,), one
+value per example: those of `MEASURES`, and whatever else a task stores.
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,32 +19,32 @@ from fusionjax.errors import UserError
 
 FILE = "outcomes.npz"
 MEASURES = {"correct": "accuracy", "average_precision": "mAP", "rank1": "rank1"}
-"""Array → the score in results.json that is its mean."""
+"""Array → score in results.json that is its mean."""
 BINARY = ("correct", "rank1")
-"""Arrays of 0 and 1; those whose name begins with recall@ are too, and have the name of their score."""
+"""Arrays of 0 and 1. Arrays named recall@… are binary too, and have the name of their score."""
 _AGAIN = "start the run's training command again: it evaluates the trained weights anew"
 _TOLERANCE = 1e-6
 
 
 def score_of(array: str) -> str | None:
-    """The score in results.json that is an array's mean, without its split; None of an array that is no measure."""
+    """Returns the score in results.json that is the mean of an array, without its split; None if it is no measure."""
     return array if array.startswith("recall@") else MEASURES.get(array)
 
 
 def is_binary(array: str) -> bool:
-    """Whether an array is of 0 and 1."""
+    """Returns whether an array contains only 0 and 1."""
     return array in BINARY or array.startswith("recall@")
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What `read` found.
+class PerExample:
+    """Per-example results of a run.
 
     Attributes:
         names: of the examples, in the order of the data set.
         split: prefix of the scores, e.g. "test".
-        read: splits that enter.
-        values: name → (N,), a value an example; those of `MEASURES` float64, 0 … 1.
+        read: the splits that are used.
+        values: name → (N,), one value per example; those of `MEASURES` are float64 in 0 … 1.
     """
 
     names: tuple[str, ...]
@@ -59,7 +60,7 @@ class Outcomes:
 
 
 def names_of(source: Source, rows: np.ndarray) -> np.ndarray:
-    """Names of some examples of a source, as an array of text.
+    """Returns the names of examples as an array of text.
 
     Args:
         source: the split.
@@ -69,25 +70,28 @@ def names_of(source: Source, rows: np.ndarray) -> np.ndarray:
     return np.array([str(names[int(i)]) for i in rows], np.str_)
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """Writes outcomes.npz in one step: it is whole or absent. Returns its path.
+def write(folder: Path, arrays: Mapping[str, np.ndarray | Sequence[str] | str]) -> Path:
+    """Writes outcomes.npz atomically.
 
     Args:
         folder: the workdir.
-        arrays: as the module says. Text is stored as bytes of UTF-8 and where each string ends; nothing is pickled.
+        arrays: see the module. Text is stored as UTF-8 bytes and the end of each string; nothing is pickled.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: an array of objects, or one that does not have a value an example.
+        ValueError: an array contains objects, or does not have one value per example.
     """
-    stored = dict(arrays)
-    # Lone surrogates stand for the bytes of a file name that is no text.
+    stored: dict[str, Any] = dict(arrays)
+    # Lone surrogates represent undecodable bytes of a file name.
     raw = [str(name).encode("utf-8", "surrogatepass") for name in stored.pop("name")]
     for name, values in stored.items():
         if np.asarray(values).dtype.hasobject:
-            raise ValueError(f"outcomes: {name} holds objects")
+            raise ValueError(f"per-example results: {name} holds objects")
         if name not in ("split", "read") and np.shape(values) != (len(raw),):
             raise ValueError(
-                f"outcomes: {name} {np.shape(values)} is not a value for each of {len(raw)} examples"
+                f"per-example results: {name} {np.shape(values)} is not a value for each of {len(raw)} examples"
             )
     stored["name_bytes"] = np.frombuffer(b"".join(raw), np.uint8)
     stored["name_ends"] = np.cumsum([len(r) for r in raw], dtype=np.int64)
@@ -97,12 +101,15 @@ def write(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
-def read(folder: Path, results: Mapping[str, float]) -> Outcomes:
-    """What `write` wrote, checked.
+def read(folder: Path, results: Mapping[str, object]) -> PerExample:
+    """Reads and checks what `write` wrote.
 
     Args:
         folder: the workdir.
-        results: the content of its results.json, which must be the mean of what is read.
+        results: the content of its results.json, whose scores must be the means of the arrays.
+
+    Returns:
+        PerExample.
 
     Raises:
         UserError: the file is missing or damaged, or belongs to other results.
@@ -111,7 +118,7 @@ def read(folder: Path, results: Mapping[str, float]) -> Outcomes:
     try:
         with path.open("rb") as raw:
             if not zipfile.is_zipfile(raw):
-                raise ValueError("it is no npz archive")
+                raise ValueError("it is not an npz archive")
             with np.load(raw, allow_pickle=False) as file:
                 found = _checked({name: file[name] for name in file.files})
     except FileNotFoundError:
@@ -131,7 +138,7 @@ def read(folder: Path, results: Mapping[str, float]) -> Outcomes:
     return found
 
 
-def _checked(stored: dict[str, np.ndarray]) -> Outcomes:
+def _checked(stored: dict[str, np.ndarray]) -> PerExample:
     raw, ends = stored.pop("name_bytes").tobytes(), stored.pop("name_ends")
     split, entered = str(stored.pop("split")), tuple(map(str, np.atleast_1d(stored.pop("read"))))
     n = len(ends)
@@ -150,4 +157,4 @@ def _checked(stored: dict[str, np.ndarray]) -> Outcomes:
                 raise ValueError(f"{name} is out of range")
     if not any(map(score_of, stored)):
         raise ValueError(f"it holds none of {', '.join(MEASURES)}")
-    return Outcomes(names, split, entered, stored)
+    return PerExample(names, split, entered, stored)

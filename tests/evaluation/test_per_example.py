@@ -1,26 +1,25 @@
 """outcomes.npz: what is written is read, damage is named, and the means are the scores."""
 
-import types
-
 import numpy as np
 import pytest
 
+from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
-from fusionjax.evaluation import outcomes, reid
+from fusionjax.evaluation import per_example, reid
 from fusionjax.tasks.reid.scorer import ReidScorer, Result
 
 
 def stored(folder, names, correct):
     """The file of a run of classification."""
     arrays = {"name": names, "split": np.array("test"), "read": np.array(["test"]), "correct": correct}
-    return outcomes.write(folder, arrays)
+    return per_example.write(folder, arrays)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "pickle", "range", "short", "names", "other"])
-def test_damaged_outcomes_are_named(tmp_path, damage):
+def test_damaged_results_are_named(tmp_path, damage):
     correct = (np.arange(300) % 5 > 0).astype(np.uint8)
     path = stored(tmp_path, [f"{i}.png" for i in range(300)], correct)
-    assert outcomes.read(tmp_path, {"test/accuracy": 0.8}).read == ("test",)
+    assert per_example.read(tmp_path, {"test/accuracy": 0.8}).read == ("test",)
     with np.load(path) as file:
         arrays = {k: file[k] for k in file.files}
     changed = {
@@ -38,24 +37,24 @@ def test_damaged_outcomes_are_named(tmp_path, damage):
         np.savez(path, **arrays | changed[damage])
     message = "do not belong together" if damage == "other" else "is damaged"
     with pytest.raises(UserError, match=message) as e:
-        outcomes.read(tmp_path, {"test/accuracy": 0.8})
+        per_example.read(tmp_path, {"test/accuracy": 0.8})
     assert "\n" not in str(e.value)
 
 
 def test_names_survive_whatever_they_are(tmp_path):
     names = ["a", "", "ü/日本.png", "\udcff\udcfe", "x" * 3000, "a", "line\nbreak\0"]
     stored(tmp_path, names, np.ones(7, np.uint8))
-    found = outcomes.read(tmp_path, {"test/accuracy": 1.0})
+    found = per_example.read(tmp_path, {"test/accuracy": 1.0})
     assert list(found.names) == names
     with pytest.raises(ValueError, match="objects"):
-        outcomes.write(tmp_path, {"name": names, "correct": np.array([None] * 7)})
+        per_example.write(tmp_path, {"name": names, "correct": np.array([None] * 7)})
     with pytest.raises(ValueError, match="a value for each"):
-        outcomes.write(tmp_path, {"name": names, "correct": np.ones(6)})
-    assert list(outcomes.read(tmp_path, {"test/accuracy": 1.0}).names) == names, "the file is as it was"
+        per_example.write(tmp_path, {"name": names, "correct": np.ones(6)})
+    assert list(per_example.read(tmp_path, {"test/accuracy": 1.0}).names) == names, "the file is as it was"
 
 
 @pytest.mark.parametrize("ap", ["step", "trapezoid"])
-def test_outcomes_of_queries_are_the_scores(tmp_path, ap):
+def test_results_of_queries_are_the_scores(tmp_path, ap):
     """With queries that have no match, and junk; the rows in the order of the data set, whatever that of the features."""
     rng = np.random.default_rng(0)
     features, ids = rng.standard_normal((60, 8)).astype(np.float32), rng.integers(-1, 12, 60)
@@ -63,10 +62,10 @@ def test_outcomes_of_queries_are_the_scores(tmp_path, ap):
     ids[ids == 11] = 100 + np.arange((ids == 11).sum())  # one image each
     ranking = reid.rank(features, ids, cameras, features, ids, cameras, same_set=True, ap=ap)
     result = Result(ranking, {}, "test_all", "test_all", rows, rows)
-    source = types.SimpleNamespace(names=[f"{i:02d}" for i in range(60)])
+    source = FileSource("ids", "test_all", (), ids, [f"{i:02d}" for i in range(60)], tmp_path)
     made = ReidScorer.per_example(None, {"val": None, "test": result}, {}, {"test_all": source})
-    outcomes.write(tmp_path, made)
-    found = outcomes.read(tmp_path, {f"test/{k}": v for k, v in ranking.scalars().items()})
+    per_example.write(tmp_path, made)
+    found = per_example.read(tmp_path, {f"test/{k}": v for k, v in ranking.scalars().items()})
     counted = (ranking.matches > 0) if ap == "step" else ids != -1
     assert list(found.names) == sorted(f"{r:02d}" for r in rows[counted]) and 0 < len(found.names) < 60
     assert found.split == "test" and found.read == ("test_all",)
