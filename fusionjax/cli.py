@@ -1,6 +1,7 @@
 """What all commands share: parsing of flags, one-line messages for user errors, exit codes."""
 
 import errno
+import importlib
 import logging
 import os
 import re
@@ -18,6 +19,11 @@ from ml_collections import ConfigDict, config_flags
 from fusionjax import config
 from fusionjax.errors import UserError
 
+flags.DEFINE_multi_string(
+    "import",
+    [],
+    "Module of your own, or its .py file, that registers a task, a data set, a backbone or a fusion head.",
+)
 _PATIENCE = 20.0
 """Seconds that an interrupted command may take to close what is open."""
 
@@ -69,9 +75,10 @@ def config_flag() -> Any:
 def _parse(argv: list[str]) -> list[str]:
     for argument in argv:
         name, _, value = argument.lstrip("-").partition("=")
-        folder = Path(value.split(":")[0]).absolute().parent
-        if name == "config" and folder.name == "configs" and str(folder.parent) not in sys.path:
-            sys.path.append(str(folder.parent))  # configs import each other as configs.…
+        if name == "config":
+            _make_importable(Path(value.split(":")[0]))
+        elif name == "import":
+            _import(value)
     try:
         return flags.FLAGS(argv)[1:]
     except (
@@ -89,6 +96,26 @@ def _parse(argv: list[str]) -> list[str]:
         if found:
             raise UserError(f"{found[1]}={found[2]!r} is of the wrong type: {found[3]}") from None
         raise UserError(f"{text} (--help lists the flags)") from None
+
+
+def _make_importable(path: Path) -> None:
+    """Lets a file import what lies beside it; files in a folder configs/ import each other as configs.<name>."""
+    folder = path.absolute().parent
+    for place in (folder.parent, folder) if folder.name == "configs" else (folder,):
+        if str(place) not in sys.path:
+            sys.path.append(str(place))
+
+
+def _import(name: str) -> None:
+    """Imports a module of the user's own, by its name or its file."""
+    path = Path(name)
+    if path.suffix == ".py":
+        _make_importable(path)
+        name = path.stem
+    try:
+        importlib.import_module(name)
+    except ImportError as e:
+        raise UserError(f"--import={name} cannot be imported: {e}") from None
 
 
 def _interrupt(*_: object) -> None:

@@ -77,7 +77,7 @@ class Registry(Generic[T]):
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise UserError(
                 f"config.{self.field}={name!r} is not known; allowed: {', '.join(self.names())}{hint}. "
-                "A module of your own registers its names when the config file imports it"
+                "A module of your own registers its names when the config file imports it, or by --import=<module>"
             )
         return self._found[name]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fusionjax import register
 from fusionjax.config.rules import near
 from fusionjax.config.schema import default
 from fusionjax.config.validation import check_values
@@ -74,6 +75,8 @@ def from_json(data: Mapping[str, Any]) -> ConfigDict:
     Raises:
         UserError: a field that this version does not know, or an impossible value.
     """
+    # A task that is not registered has no section here; its name says more than the section's.
+    register.tasks.get(str(data.get("task", "")))
     config = default()
     with config.unlocked():
         _fill(config, data, "")

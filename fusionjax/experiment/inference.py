@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax import tasks
+from fusionjax._version import __version__
 from fusionjax.data import datasets
 from fusionjax.data.image import transforms
 from fusionjax.data.image.decode import DecodeError, decode
@@ -79,6 +80,14 @@ def load(folder: str | Path) -> "Run":
     folder = Path(folder)
     content = workdir.read(folder)
     config = workdir.config_of(content)
+    trained_by = str(content.get("environment", {}).get("fusionjax", ""))
+    if trained_by.split(".")[:2] != __version__.split(".")[:2]:
+        log.warning(
+            "the run in %s was trained by fusionjax %s, this is %s: what it computes may have changed, see CHANGELOG.md",
+            folder,
+            trained_by or "of unknown version",
+            __version__,
+        )
     if not content.get("class_names"):
         raise UserError(f"{folder / 'config.json'} lists no class names; train again in another --workdir")
     task = tasks.create(config, Facts(tuple(content["class_names"])))
