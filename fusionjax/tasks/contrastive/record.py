@@ -4,13 +4,16 @@ reads.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from fusionjax.config import default, impossible, require_one_of
 from fusionjax.register import TaskRecord
 from fusionjax.tasks.base import fields
+
+if TYPE_CHECKING:
+    from fusionjax.tasks.base.protocol import Facts, Task
 
 
 def section() -> ConfigDict:
@@ -53,7 +56,7 @@ def section() -> ConfigDict:
     return c
 
 
-def build(config: ConfigDict, facts: Any) -> Any:
+def build(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`."""
     from fusionjax.tasks.contrastive import task
 
