@@ -129,7 +129,7 @@ class TaskModel(Protocol):
     def fit_to_data(
         self, variables: Variables, source: Source, *, steps: int, folder: Path, say: Say = silent
     ) -> Variables:
-        """`variables` with the collections computed from the training data or the length of the run, such as channel statistics.
+        """`variables` with the collections that depend on the training data or the length of the run, e.g. channel statistics.
 
         Args:
             variables: with pretrained weights.

@@ -4,7 +4,7 @@ reads.
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -147,7 +147,7 @@ def _check_reference(config: ConfigDict) -> None:
 def _check_numbers(config: ConfigDict) -> None:
     c = config.spectral
 
-    def real(value: Any) -> bool:
+    def real(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
 
     if not c.projection or not all(type(v) is int and v > 0 for v in c.projection):

@@ -40,7 +40,7 @@ class ContrastiveScorer(NoBaselines):
 
     config: ConfigDict
     model: ImageModel[SpectralEncoder]
-    duplicate_groups: Callable[[Source], np.ndarray]
+    duplicate_groups: Callable[..., np.ndarray]
     shown: ClassVar[tuple[str, ...]] = ("recall@1", "accuracy")
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     output_names: ClassVar[tuple[str, ...]] = ("embedding/", "features/")

@@ -297,8 +297,8 @@ class MultimodalExplanation:
             maps[pairing] = map[to][:, of]
         return modality_maps.ModalityExample(
             name=example.name, true=example.true, predicted=example.predicted, probability=example.probability,
-            image=example.image if "image" in self.inputs.modalities else None, grid=self.model.grid or (1, 1), words=words, sound=sound,
-            seconds=seconds, maps=maps,
+            image=example.image if "image" in self.inputs.modalities else None, grid=self.model.grid or (1, 1),
+            words=words, sound=sound, seconds=seconds, maps=maps,
         )  # fmt: skip
 
 
