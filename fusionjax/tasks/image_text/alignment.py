@@ -19,7 +19,7 @@ ROUNDS = 10
 
 
 class Pairs(NamedTuple):
-    """Which text belongs to each of N images: one of `choices` rows from `first` on, drawn anew each time.
+    """Which text belongs to each of N images: one of `choices` rows from `first` on, sampled again at every step.
 
     Attributes:
         first, choices: (N,) whole numbers. Images with the same `first` share their texts: of them a batch keeps one, for
@@ -101,7 +101,7 @@ def align(
 
 
 def distinct(first: np.ndarray) -> np.ndarray:
-    """(B,) float32: 1 where a number of (B,) stands for the first time, else 0."""
+    """(B,) float32: 1 at the first occurrence of each number of `first` (B,), else 0."""
     valid = np.zeros(len(first), np.float32)
     valid[np.unique(first, return_index=True)[1]] = 1
     return valid
