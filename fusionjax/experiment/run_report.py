@@ -21,8 +21,9 @@ from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import workdir
 from fusionjax.interpret import report
 from fusionjax.interpret.maps import Example
+from fusionjax.tasks.base.baselines import PooledFeatures
 from fusionjax.tasks.base.class_scorer import Predict
-from fusionjax.tasks.base.protocol import PooledFeatures, ReportFields, Scorer, Shown, Variables
+from fusionjax.tasks.base.protocol import ReportFields, Scorer, Shown, Variables
 from fusionjax.train import metrics
 
 _PROBE = 64

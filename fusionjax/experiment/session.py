@@ -24,8 +24,9 @@ from fusionjax.experiment.evaluation_hook import (
     Saver,
     Schedule,
 )
+from fusionjax.tasks.base.baselines import Untrained
 from fusionjax.tasks.base.class_scorer import headline
-from fusionjax.tasks.base.protocol import Evaluated, Untrained, Variables
+from fusionjax.tasks.base.protocol import Evaluated, Variables
 from fusionjax.train import checkpoint, loop, metrics, optim, state
 from fusionjax.types import PyTree
 

@@ -12,16 +12,8 @@ from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
 from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.probe import Baseline, logistic_regression
-from fusionjax.tasks.base.protocol import (
-    Batch,
-    Evaluated,
-    NoBaselines,
-    Outputs,
-    PooledFeatures,
-    ReportFields,
-    ReportSection,
-    Variables,
-)
+from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
+from fusionjax.tasks.base.protocol import Batch, Evaluated, Outputs, ReportFields, ReportSection, Variables
 
 Predict = Callable[[Variables, Batch], dict[str, jax.Array]]
 ClassResults = Mapping[str, dict[str, classification.Result]]

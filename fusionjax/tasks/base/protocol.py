@@ -5,15 +5,14 @@ package; a task picks them, or brings its own with the same methods.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import numpy as np
 from clu import metrics as clu_metrics
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.feature_cache.store import CachedFeatures
@@ -22,6 +21,7 @@ from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.interpret import maps
+from fusionjax.tasks.base.baselines import PooledFeatures, Untrained
 from fusionjax.types import PyTree
 
 Variables = dict[str, PyTree]
@@ -244,40 +244,6 @@ class Objective(Protocol):
         ...
 
 
-class PooledFeatures(NamedTuple):
-    """The pretrained network's pooled features of a run's images.
-
-    Attributes:
-        train, train_labels: (N, D) features of the training images and their classes (N,).
-        test, test_rows: (M, D) features of test images and their indices (M,) in `source`.
-        source: the test split.
-    """
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_rows: np.ndarray
-    source: Source
-
-
-class Untrained(NamedTuple):
-    """A run before its first step, for references that need a forward pass.
-
-    Attributes:
-        weights: of `model_factory.read_weights`; None where none are named.
-        variables: that the run began with.
-        batches: split → its batches.
-        sources: by split.
-        mesh: of the devices.
-    """
-
-    weights: PyTree | None
-    variables: Variables
-    batches: Callable[[str], Iterable[dict[str, np.ndarray]]]
-    sources: Mapping[str, Source]
-    mesh: Mesh
-
-
 class Scorer(Protocol):
     """Predictions and their evaluation.
 
@@ -335,18 +301,6 @@ class Scorer(Protocol):
         """The scores of the published weights by the same evaluation, where `evaluation.probe` is set and no features are
         cached."""
         ...
-
-
-class NoBaselines:
-    """The part of a `Scorer` that measures no baselines."""
-
-    def probe(self, features: PooledFeatures) -> list[Baseline]:
-        """See `Scorer.probe`: none."""
-        return []
-
-    def references(self, start: Untrained) -> list[Baseline]:
-        """See `Scorer.references`: none."""
-        return []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,10 +18,11 @@ from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.cross_modal import COMBINED, Embedded, Result
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.models.methods.spectral import SpectralEncoder
+from fusionjax.tasks.base.baselines import NoBaselines, Untrained
 from fusionjax.tasks.base.class_scorer import headline, readable
 from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.multispectral_inputs import COLLECTION
-from fusionjax.tasks.base.protocol import Batch, NoBaselines, Outputs, Untrained, Variables, silent
+from fusionjax.tasks.base.protocol import Batch, Outputs, Variables, silent
 from fusionjax.tasks.contrastive import encoders
 from fusionjax.types import PyTree
 from fusionjax.vectors import unit

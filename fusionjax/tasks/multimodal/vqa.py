@@ -24,6 +24,7 @@ from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation import vqa
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.tasks.base import multispectral_inputs
+from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.class_scorer import ClassScorer, Predict, headline, readable
 from fusionjax.tasks.base.image_inputs import ImageInputs
 from fusionjax.tasks.base.image_model import ImageModel
@@ -33,9 +34,7 @@ from fusionjax.tasks.base.protocol import (
     Evaluated,
     Facts,
     LossOutput,
-    NoBaselines,
     Outputs,
-    PooledFeatures,
     ReportFields,
     Say,
     Task,

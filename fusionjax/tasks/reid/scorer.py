@@ -14,9 +14,10 @@ from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation import reid
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
+from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.explanations import glca_selection
 from fusionjax.tasks.base.image_model import ImageModel
-from fusionjax.tasks.base.protocol import Batch, NoBaselines, Outputs, PooledFeatures, Variables
+from fusionjax.tasks.base.protocol import Batch, Outputs, Variables
 from fusionjax.vectors import unit
 
 PAIR = ("query", "gallery")
