@@ -1,4 +1,4 @@
-"""The hook that evaluates and saves: where both are due together, so that a checkpoint knows its score."""
+"""The hook that evaluates and saves; both in one, so that a checkpoint is stored with its score."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ OnScores = Callable[[int, dict[str, float]], None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What some weights are worth.
+    """The evaluation of some weights.
 
     Attributes:
         scalars: e.g. test/accuracy.
@@ -97,13 +97,13 @@ class Saver:
         return time.perf_counter() - self._began
 
     def save(self, current: state.TrainState, best: float | None = None) -> None:
-        """A checkpoint; `best` is its score where the best is looked for."""
+        """Writes a checkpoint; `best` is its score where the best one is kept."""
         step = int(current.step)
         data = {"iterator": self._batches.get_state(), "step": step, "seconds": self._before + self.seconds}
         self._keeper.save(step, current, data, best)
 
     def save_good(self, current: state.TrainState) -> None:
-        """What is kept when a step was not finite: the state that it left as it was, unless that is saved already."""
+        """Saves the state before a step with NaN or Inf, unless it is saved already."""
         if int(current.step) not in self._keeper.steps():
             self.save(current)
 
@@ -114,9 +114,9 @@ class Schedule:
 
     Attributes:
         steps: of the run.
-        evaluate_every: in steps, not a whole number in general; infinity for never on the way.
+        evaluate_every: in steps, not a whole number in general; infinity for no evaluation during training.
         save_every: in steps.
-        at_end: whether the last step is evaluated here; the run evaluates at the end anyway, what it reports.
+        at_end: whether the last step is evaluated here; the reported weights are evaluated after the run anyway.
     """
 
     steps: int
@@ -132,7 +132,7 @@ class Schedule:
         return cls(steps, every, c.checkpoint_every, bool(c.best_metric))
 
     def evaluates(self, step: int) -> bool:
-        """Whether the weights after so many steps are evaluated."""
+        """Whether the weights after `step` steps are evaluated."""
         if step == self.steps:
             return self.at_end
         if math.isinf(self.evaluate_every):
@@ -141,7 +141,7 @@ class Schedule:
         return any(k > 0 and round(self.evaluate_every * k) == step for k in (near - 1, near, near + 1))
 
     def saves(self, step: int) -> bool:
-        """Whether the state after so many steps is saved, whatever its score."""
+        """Whether the state after `step` steps is saved, whatever its score."""
         return step == self.steps or (step > 0 and step % self.save_every == 0)
 
 
@@ -157,7 +157,7 @@ class EvaluationHook:
         writer: takes the scores, or None on processes that do not write.
         meter: shows a line for every evaluation.
         steps_per_epoch: for that line.
-        on_scores: called after each evaluation, when all is saved; what it raises ends the run.
+        on_scores: called after each evaluation, when all is saved; an exception ends the run.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class EvaluationHook:
 
 
 def best_score(config: ConfigDict, scorer: Scorer, scalars: Mapping[str, float]) -> float | None:
-    """What the best checkpoint has most of: `train.best_metric`, negated where the lowest is best; None without one."""
+    """The value that the best checkpoint maximises: `train.best_metric`, negated where lower is better; None without one."""
     name = config.train.best_metric
     if not name:
         return None

@@ -16,7 +16,7 @@ from fusionjax.tasks.base.protocol import Inputs
 def fingerprint(
     train: Source, evaluation: Mapping[str, Source], inputs: Inputs, steps: int
 ) -> dict[str, Any]:
-    """What config.json stores beside the config.
+    """The fields that config.json stores beside the config.
 
     Args:
         train: the training split.
@@ -37,6 +37,6 @@ def fingerprint(
 
 
 def _digest(source: Source) -> str:
-    """Of a source's names and labels: whether two runs read the same examples in the same order."""
+    """Digest of a source's names and labels, equal if two runs read the same examples in the same order."""
     text = json.dumps([list(map(str, source.names)), np.asarray(source.labels).tolist()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

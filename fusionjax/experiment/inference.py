@@ -36,15 +36,15 @@ Image = str | Path | bytes | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """The prediction of one image.
 
     Attributes:
         name: the file's, or "image <n>" for an array.
         image: uint8 (S, S, 3), as the model saw it.
-        classes: the k most probable class names, the first first.
-        probabilities: float32 (k,), theirs.
-        rollout: float32 (h, w), how much of CLS comes from each patch, or None.
-        selected: int32 (n,), the patches that GLCA queried with, by falling weight, or None.
+        classes: the k most probable class names, the most probable first.
+        probabilities: float32 (k,), of these classes.
+        rollout: float32 (h, w), the contribution of each patch to CLS, or None.
+        selected: int32 (n,), the patches that GLCA selected, by descending weight, or None.
     """
 
     name: str
@@ -100,13 +100,13 @@ def load(folder: str | Path) -> "Run":
     abstract = jax.eval_shape(functools.partial(_state, task, config), jax.random.key(0))
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
     if not (folder / "checkpoints").is_dir():
-        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
+        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to resume it")
     keeper = checkpoint.Checkpointer(folder / "checkpoints", read_only=True)
     best = keeper.best_step() if config.train.best_metric else None
     restored = keeper.restore(target, best)
     keeper.close()
     if restored is None:
-        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to go on")
+        raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to resume it")
     step, current, _ = restored
     if not (folder / "results.json").exists():
         log.warning(
@@ -132,7 +132,7 @@ def _state(task: Task, config: ConfigDict, key: jax.Array) -> state.TrainState:
 
 
 class Run:
-    """A trained model with what it was trained on.
+    """A trained model with its config and class names.
 
     Attributes:
         folder: the workdir.
@@ -151,21 +151,21 @@ class Run:
         self.bad = BadImages()
 
     def embed(self, images: Sequence[Image], *, cameras: Sequence[int] | None = None) -> np.ndarray:
-        """Embeddings of some images, of a re-identification run: a unit row each; their products are cosine similarities.
+        """Embeddings of some images by a re-identification model: unit vectors, whose products are cosine similarities.
 
         Args:
             images: as for `predict`.
-            cameras: of a model with a camera embedding, one an image; None takes camera 0 and warns.
+            cameras: for a model with a camera embedding, one per image; None uses camera 0 and warns.
 
         Returns:
             (N, D) float32.
 
         Raises:
-            UserError: an image that is missing or does not decode, a run that classifies.
+            UserError: an image that is missing or does not decode, a classification run.
         """
         if "embedding" not in self.task.scorer.output_names:
             raise UserError(f"{self.folder} is a run of {self.config.task}: embed() is for re-identification")
-        _, _, out = self._apply(images, keep=("embedding",), cameras=cameras)
+        _, _, out = self._apply(images, output_names=("embedding",), cameras=cameras)
         return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
 
     def predict(
@@ -180,8 +180,8 @@ class Run:
 
         Args:
             images: file names, encoded bytes, or uint8 RGB arrays (h, w, 3) of any size.
-            texts: one an image, for a run that reads a text of each; None for a run that does not.
-            sounds: a file an image, for a run that hears, None or "" for no sound; None for no sound of any.
+            texts: one per image, for a model with text input; None for any other.
+            sounds: one file per image, for a model with audio input, None or "" for no sound; None for no sound at all.
             top: classes to name.
 
         Raises:
@@ -192,23 +192,23 @@ class Run:
             raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
         if "embedding/" in self.task.scorer.output_names:
             raise UserError(
-                f"{self.folder} learned no classes; its embeddings are in embeddings/, its encoders in towers/"
+                f"{self.folder} has no classes to predict; its embeddings are in embeddings/, its encoders in towers/"
             )
         if self.task.inputs.reads_text and (texts is None or len(texts) != len(images)):
             raise UserError(
-                f"{self.folder} reads a text of each image: give {len(images)}, one an image, as texts"
+                f"{self.folder} reads a text of each image: give {len(images)} texts, one per image"
             )
         if texts is not None and not self.task.inputs.reads_text:
             raise UserError(f"{self.folder} reads no text of an image: leave texts out")
         if sounds is not None and not self.task.inputs.reads_sound:
-            raise UserError(f"{self.folder} hears nothing: leave sounds out")
+            raise UserError(f"{self.folder} is a model without audio input: leave sounds out")
         if sounds is not None and len(sounds) != len(images):
-            raise UserError(f"{self.folder}: give {len(images)} sounds, one an image, an empty one for none")
+            raise UserError(f"{self.folder}: give {len(images)} sounds, one per image, an empty one for none")
         if sounds is None and self.task.inputs.reads_sound and images:
-            log.warning("the model hears and no sound is given: it answers as without")
-        extra = self.task.inputs.from_user(self.variables, texts=texts, sounds=sounds) if images else None
+            log.warning("the model has audio input and no sound is given: it predicts without sound")
+        auxiliary = self.task.inputs.from_user(self.variables, texts=texts, sounds=sounds) if images else None
         names, pixels, out = self._apply(
-            images, keep=("probabilities/combined", "rollout", "selected"), extra=extra
+            images, output_names=("probabilities/combined", "rollout", "selected"), auxiliary=auxiliary
         )
         found = []
         for i, name in enumerate(names):
@@ -230,14 +230,14 @@ class Run:
         self,
         images: Sequence[Image],
         *,
-        keep: tuple[str, ...],
+        output_names: tuple[str, ...],
         cameras: Sequence[int] | None = None,
-        extra: Auxiliary | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
-        """Names, the pixels that the model saw, and the outputs that `keep` names."""
+        """Names, the input images as the model sees them, and the outputs that `output_names` names."""
         n = self.config.model.cameras
         if n and cameras is None:
-            log.warning("the model has an embedding of %d cameras and none is given: camera 0 is taken", n)
+            log.warning("the model has an embedding of %d cameras and none is given: camera 0 is used", n)
         cameras = [0] * len(images) if cameras is None else list(cameras)
         if len(cameras) != len(images) or any(not 0 <= c < max(n, 1) for c in cameras):
             raise UserError(f"cameras={cameras}: one for each of {len(images)} images, 0 … {max(n, 1) - 1}")
@@ -256,9 +256,13 @@ class Run:
             carried={
                 name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
             },
-            auxiliary=extra,
+            auxiliary=auxiliary,
         )
-        return names, pixels, collect(self.compiled, self.variables, batches, self.mesh, output_names=keep)
+        return (
+            names,
+            pixels,
+            collect(self.compiled, self.variables, batches, self.mesh, output_names=output_names),
+        )
 
     def attention(self, image: Image) -> Prediction:
         """The maps of one image: `.rollout`, `.selected`."""
@@ -278,21 +282,21 @@ class Run:
         return found
 
     def outputs(
-        self, split: str, *, keep: tuple[str, ...] | None = None
+        self, split: str, *, output_names: tuple[str, ...] | None = None
     ) -> tuple[Source, dict[str, np.ndarray]]:
         """The source of a split, and `task.scorer.predict`'s outputs over all of it.
 
         Args:
             split: of the run's data set.
-            keep: prefixes of the outputs' names; None for those that are scored.
+            output_names: prefixes of the outputs' names; None for those that the scorer reads.
         """
         source = self.source(split)
-        return source, self._outputs(self.task, split, source, keep)
+        return source, self._outputs(self.task, split, source, output_names)
 
     def evaluate(self, splits: Sequence[str] | None = None) -> Results:
-        """The task's results, computed anew from the images; `task.scorer.scalars` makes numbers of them.
+        """The task's results, computed again from the images; `task.scorer.scalars` converts them to numbers.
 
-        What must be known before any score, such as a text that leaks the label, is logged as a warning.
+        Problems that affect every score, such as a text that leaks the label, are logged as warnings.
 
         Args:
             splits: None for those of the config.
@@ -305,7 +309,7 @@ class Run:
         return task.scorer.evaluate(outputs, sources)
 
     def _outputs(
-        self, task: Task, split: str, source: Source, keep: tuple[str, ...] | None = None
+        self, task: Task, split: str, source: Source, output_names: tuple[str, ...] | None = None
     ) -> dict[str, np.ndarray]:
         batches = pipeline.eval_batches(
             source,
@@ -316,7 +320,7 @@ class Run:
             bad=self.bad,
             auxiliary=task.inputs.prepare(f"eval/{split}", source, self.variables),
         )
-        names = keep or task.scorer.output_names
+        names = output_names or task.scorer.output_names
         return collect(self.compiled, self.variables, batches, self.mesh, output_names=names)
 
 

@@ -1,10 +1,11 @@
-"""What a run reads: training batches that resume, evaluation batches of every split; of images, or of cached features."""
+"""The batches of a run: resumable training batches and evaluation batches of every split, of images or cached features."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -26,22 +27,24 @@ class ImageFeed:
         config: of the run.
         train: training source.
         evaluation: source by split.
-        mesh: of the devices; evaluation batches are rounded up to share evenly.
-        extras: what travels beside the images, by the names of `bad`; None for nothing.
+        mesh: of the devices; the size of evaluation batches is rounded up to a multiple of their number.
+        auxiliary: auxiliary inputs by the names of `bad`; None for none.
 
     Attributes:
         bad: unreadable images by split; "train" is the training source's.
         mesh: of the devices.
+        cached: features of a frozen trunk by the names of `bad`; empty where images are read.
     """
 
     def __init__(
         self, config: ConfigDict, train: Source, evaluation: dict[str, Source], *, mesh: Mesh,
-        extras: Mapping[str, Auxiliary | None] = MappingProxyType({}),
+        auxiliary: Mapping[str, Auxiliary | None] = MappingProxyType({}),
     ):  # fmt: skip
-        self.extras, self.mesh = extras, mesh
+        self.auxiliary, self.mesh = auxiliary, mesh
         self.config, self.sources = config, {"train": train} | {f"eval/{k}": v for k, v in evaluation.items()}
         self.eval_batch = mesh_lib.round_up(config.evaluation.batch_size, mesh)
         self.bad = {name: BadImages() for name in self.sources}
+        self.cached: dict[str, cache.CachedFeatures] = {}
 
     def train(self) -> TrainStream:
         """This process's share of endless training batches."""
@@ -53,7 +56,7 @@ class ImageFeed:
             batch_size=c.train.batch_size,
             bad=self.bad["train"],
             order=train_order(self.sources["train"], c),
-            auxiliary=self.extras.get("train"),
+            auxiliary=self.auxiliary.get("train"),
             **_share(),
         )
 
@@ -62,7 +65,7 @@ class ImageFeed:
         c, name = self.config, f"eval/{split}"
         return pipeline.eval_batches(
             self.sources[name], c.data, batch_size=self.eval_batch, bad=self.bad[name],
-            auxiliary=self.extras.get(name), **_share(),
+            auxiliary=self.auxiliary.get(name), **_share(),
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
@@ -79,14 +82,11 @@ class FeatureFeed(ImageFeed):
     """Batches of a frozen trunk's outputs, computed from the images the first time.
 
     Args:
-        config, train, evaluation, mesh, extras: as for `ImageFeed`.
+        config, train, evaluation, mesh, auxiliary: as for `ImageFeed`.
         folder: of the cache.
         encode: compiled, batch of images → features.
         weights: digest of the trunk's weights.
         say: takes lines of progress.
-
-    Attributes:
-        cached: `data.cache.CachedFeatures` by the names of `bad`.
     """
 
     def __init__(
@@ -96,14 +96,13 @@ class FeatureFeed(ImageFeed):
         evaluation: dict[str, Source],
         *,
         mesh: Mesh,
-        folder: Any,
-        encode: Callable[[Any], Any],
+        folder: Path,
+        encode: Callable[[dict[str, np.ndarray]], jax.Array],
         weights: str,
         say: Callable[[str], None],
-        extras: Mapping[str, Auxiliary | None] = MappingProxyType({}),
+        auxiliary: Mapping[str, Auxiliary | None] = MappingProxyType({}),
     ):
-        super().__init__(config, train, evaluation, mesh=mesh, extras=extras)
-        self.cached: dict[str, cache.CachedFeatures] = {}
+        super().__init__(config, train, evaluation, mesh=mesh, auxiliary=auxiliary)
         for name, source in self.sources.items():
             store = cache.FeatureCache(
                 folder,
@@ -126,7 +125,7 @@ class FeatureFeed(ImageFeed):
             seed=c.seed,
             batch_size=c.train.batch_size,
             order=train_order(self.sources["train"], c),
-            auxiliary=self.extras.get("train"),
+            auxiliary=self.auxiliary.get("train"),
             **_share(),
         )
 
@@ -138,13 +137,13 @@ class FeatureFeed(ImageFeed):
             part.labels,
             valid=part.valid[0],
             batch_size=self.eval_batch,
-            auxiliary=self.extras.get(f"eval/{split}"),
+            auxiliary=self.auxiliary.get(f"eval/{split}"),
             **_share(),
         )
 
 
 def train_order(source: Source, config: ConfigDict) -> identity_batches.IdentityOrder | None:
-    """P×K batches where `data.per_identity` is K; None for a permutation an epoch."""
+    """P×K batches where `data.per_identity` is K; None for one permutation per epoch."""
     k = config.data.per_identity
     if not k:
         return None

@@ -1,4 +1,4 @@
-"""From a finished run to its report page: picks examples, measures the references, hands the rest to `interpret.report`."""
+"""The report page of a finished run: selects examples, measures baselines and passes them to `interpret.report`."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import workdir
 from fusionjax.interpret import report
 from fusionjax.interpret.maps import Example
+from fusionjax.tasks.base.baselines import PooledFeatures
 from fusionjax.tasks.base.class_scorer import Predict
 from fusionjax.tasks.base.protocol import ReportFields, Scorer, Shown, Variables
 from fusionjax.train import metrics
@@ -35,13 +36,13 @@ def probe(
     source: Source,
     pool: Callable[[np.ndarray], jax.Array],
 ) -> list[Baseline]:
-    """What the pretrained network's features are worth by themselves: the task's reference on their mean over the grid.
+    """The task's baseline on the pretrained network's features, pooled over the grid.
 
     Args:
         scorer: of the task.
         train, test: pass 0 of each, the images as they are, is used.
         source: of `test`.
-        pool: (B, h, w, C) cached features → (B, D) rows, with the weights that the run began with.
+        pool: (B, h, w, C) cached features → (B, D) rows, with the initial weights of the run.
     """
 
     def rows(part: CachedFeatures) -> tuple[np.ndarray, np.ndarray]:
@@ -54,11 +55,11 @@ def probe(
         return np.concatenate(pooled)[good], good
 
     (x, kept), (y, chosen) = rows(train), rows(test)
-    return scorer.probe(x, train.labels[kept], y, chosen, source)
+    return scorer.probe(PooledFeatures(x, train.labels[kept], y, chosen, source))
 
 
 def _padded(maps: np.ndarray) -> np.ndarray:
-    """Filled up to one batch, so that there is one program to compile."""
+    """Padded to one batch, so that only one program is compiled."""
     return np.concatenate([maps, np.zeros((_PROBE - len(maps), *maps.shape[1:]), maps.dtype)])
 
 
@@ -77,9 +78,9 @@ def join(sections: Sequence[ReportFields]) -> ReportFields:
 
 def examples(
     predict: Predict, variables: Variables, source: Source, data: ConfigDict, outputs: Mapping[str, np.ndarray], mesh: Mesh,
-    grid: tuple[int, int] | None, count: int, *, keep: tuple[str, ...], extra: Auxiliary | None = None,
+    grid: tuple[int, int] | None, count: int, *, output_names: tuple[str, ...], auxiliary: Auxiliary | None = None,
 ) -> tuple[list[Shown], list[Shown]]:  # fmt: skip
-    """The right and the wrong answers given with the most confidence, with their maps.
+    """The correct and the incorrect predictions with the highest confidence, with their maps.
 
     Args:
         predict: compiled.
@@ -90,8 +91,8 @@ def examples(
         mesh: of the devices.
         grid: rows and columns of the patch tokens.
         count: of each kind.
-        keep: prefixes of the outputs to bring along.
-        extra: what travels beside the images.
+        output_names: prefixes of the outputs to return.
+        auxiliary: auxiliary inputs of the split; None for none.
     """
     p, label, valid = outputs["probabilities/combined"], outputs["label"], outputs["valid"] > 0
     guess, confidence = p.argmax(-1), p.max(-1)
@@ -110,10 +111,10 @@ def examples(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
-        auxiliary=extra and _At(extra, index),
+        auxiliary=None if auxiliary is None else _At(auxiliary, index),
     )
-    maps = collect(predict, variables, batches, mesh, output_names=keep)
-    made = [
+    maps = collect(predict, variables, batches, mesh, output_names=output_names)
+    made: list[Shown] = [
         (
             Example(
                 name=str(source.names[int(i)]),
@@ -126,7 +127,7 @@ def examples(
                 grid=grid,
             ),
             int(i),
-            {name: maps[name][k] for name in maps if name.startswith(keep)},
+            {name: maps[name][k] for name in maps if name.startswith(output_names)},
         )
         for k, (i, at) in enumerate(zip(index, chosen, strict=True))
     ]
@@ -164,22 +165,22 @@ def write(
 
 
 def count_parameters(variables: Variables) -> int:
-    """Numbers in "params"."""
+    """The number of parameters in "params"."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 class _At:
     """An `Auxiliary` of some chosen examples: row k is that of index[k]."""
 
-    def __init__(self, extra: Auxiliary, index: np.ndarray):
-        self._extra, self._index, self.padding_example = extra, index, extra.padding_example
+    def __init__(self, auxiliary: Auxiliary, index: np.ndarray):
+        self._auxiliary, self._index, self.padding_example = auxiliary, index, auxiliary.padding_example
 
     def row(self, index: int, epoch: int | None, repeat: int = 0) -> stream.Example:
-        return self._extra.row(int(self._index[index]), epoch, repeat)
+        return self._auxiliary.row(int(self._index[index]), epoch, repeat)
 
 
 def _spread(ranked: list[int], label: np.ndarray, count: int) -> list[int]:
-    """The most confident of every class in turn, so that the page does not show one easy class only."""
+    """The most confident examples of every class in turn, so that the page shows more than one easy class."""
     by_class: dict[int, list[int]] = {}
     for i in ranked:
         by_class.setdefault(int(label[i]), []).append(i)

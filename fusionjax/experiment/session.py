@@ -1,10 +1,10 @@
-"""One start of a run: opens what it needs, trains from the newest checkpoint on, evaluates, and leaves results and report."""
+"""One start of a run: trains from the newest checkpoint, evaluates, and writes results and report."""
 
 import dataclasses
 import functools
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -24,9 +24,11 @@ from fusionjax.experiment.evaluation_hook import (
     Saver,
     Schedule,
 )
+from fusionjax.tasks.base.baselines import Untrained
 from fusionjax.tasks.base.class_scorer import headline
 from fusionjax.tasks.base.protocol import Evaluated, Variables
 from fusionjax.train import checkpoint, loop, metrics, optim, state
+from fusionjax.types import PyTree
 
 if TYPE_CHECKING:
     from fusionjax.experiment.trainer import Experiment
@@ -34,17 +36,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Session:
-    """What a start of a run has open.
+    """The open resources of one start of a run.
 
     Attributes:
         mesh: of the devices.
         feed: of batches.
         keeper: of the checkpoints.
         batches: of training.
-        variables: the weights that the run began with, on the host.
-        current: the state to go on from.
-        first_step: updates that earlier starts made.
-        seconds_before: that they took.
+        variables: the initial weights of the run, on the host.
+        current: the state to continue from.
+        first_step: number of updates of earlier starts.
+        seconds_before: duration of earlier starts.
         fresh: whether there was no earlier start.
         began: `time.perf_counter` when it was opened.
     """
@@ -62,7 +64,7 @@ class Session:
 
 
 def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimizer) -> Session:
-    """Reads what the run needs, and the newest checkpoint.
+    """Opens the data of a run and its newest checkpoint.
 
     Args:
         experiment: that starts.
@@ -97,7 +99,7 @@ def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimize
 def run(
     experiment: "Experiment", session: Session, optimizer: optim.Optimizer, on_scores: OnScores | None
 ) -> dict[str, float]:
-    """Trains from where the session stands, evaluates what is reported, and leaves results and report."""
+    """Trains from the state of the session, evaluates the reported weights, and writes results and report."""
     primary = jax.process_index() == 0
     writer = metrics.Writer(experiment.folder, start=session.first_step) if primary else None
     meter = loop.Meter(
@@ -122,7 +124,7 @@ def run(
         final, chosen = _chosen(experiment, session.keeper, current)
         evaluation = evaluate(final)
         trained = session.first_step < experiment.steps or session.fresh
-        # With a best metric these numbers stand at their step already.
+        # With a best metric these scores were written at their step already.
         if writer is not None and not experiment.config.train.best_metric and trained:
             writer.write(experiment.steps, evaluation.scalars)
     finally:
@@ -135,7 +137,7 @@ def run(
     summary = {**evaluation.scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
     seconds = session.seconds_before + time.perf_counter() - session.began
     summary |= {"step": chosen, "seconds": seconds}
-    _leave(experiment, session, final, evaluation, summary, baselines)
+    _export(experiment, session, final, evaluation, summary, baselines)
     return summary
 
 
@@ -169,7 +171,7 @@ def _fit(
     )
 
 
-def _leave(
+def _export(
     experiment: "Experiment",
     session: Session,
     final: Variables,
@@ -212,17 +214,20 @@ def _leave(
 def _chosen(
     experiment: "Experiment", keeper: checkpoint.Checkpointer, last: state.TrainState
 ) -> tuple[Variables, int]:
-    """The weights that are reported: of the best checkpoint if the config names a metric, else the last."""
+    """The reported weights: those of the best checkpoint if the config names a metric, else the last."""
     best = keeper.best_step() if experiment.config.train.best_metric else None
     if best is None or best == experiment.steps:
         return last.averaged, experiment.steps
-    return keeper.restore(_abstract(last), best)[1].averaged, best
+    restored = keeper.restore(_abstract(last), best)
+    if restored is None:
+        raise RuntimeError(f"the checkpoint of step {best} disappeared while the run was open")
+    return restored[1].averaged, best
 
 
 def _examples(
     experiment: "Experiment", session: Session, variables: Variables, evaluation: Evaluation
 ) -> run_report.ReportFields:
-    """Right and wrong examples of the headline split; all processes take part. Nothing where nothing is explained."""
+    """Correct and incorrect examples of the headline split; all processes take part. Empty for a task without explanations."""
     explanation = experiment.task.explanation
     if explanation is None:
         return {}
@@ -230,27 +235,28 @@ def _examples(
     source = experiment.eval_sources[split]
     right, wrong = run_report.examples(
         jax.jit(explanation.explain), variables, source, experiment.config.data, evaluation.outputs[split],
-        session.mesh, experiment.task.model.grid, experiment.config.report.examples, keep=explanation.outputs,
-        extra=session.feed.extras.get(f"eval/{split}"),
+        session.mesh, experiment.task.model.grid, experiment.config.report.examples, output_names=explanation.outputs,
+        auxiliary=session.feed.auxiliary.get(f"eval/{split}"),
     )  # fmt: skip
     page = {"right": [e for e, *_ in right], "wrong": [e for e, *_ in wrong]}
     return page | explanation.figures(source, [*right, *wrong])
 
 
 def _baselines(experiment: "Experiment", session: Session) -> list[Baseline]:
-    """References measured beside the result, with the weights that the run began with."""
+    """Baselines measured beside the result, with the initial weights of the run."""
     if not experiment.config.evaluation.probe:
         return []
     feed, scorer = session.feed, experiment.task.scorer
     if not isinstance(feed, input_pipeline.FeatureFeed):
-        return scorer.references(
+        start = Untrained(
             experiment.weights, session.variables, feed.evaluation, experiment.eval_sources, session.mesh
         )
+        return scorer.references(start)
     pool = functools.partial(jax.jit(experiment.task.model.pool), session.variables)
     split = headline(experiment.eval_sources)
     train, test = feed.cached["train"], feed.cached[f"eval/{split}"]
     return run_report.probe(scorer, train, test, experiment.eval_sources[split], pool)
 
 
-def _abstract(tree: Any) -> Any:
+def _abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,4 +1,4 @@
-"""One run: from a config to trained weights, numbers and a report in a workdir. What `fusionjax.main` starts."""
+"""One run, started by `fusionjax.main`: from a config to trained weights, scores and a report in a workdir."""
 
 import contextlib
 import functools
@@ -58,7 +58,7 @@ class Experiment:
     def __init__(self, config: ConfigDict, folder: Path):
         self.config, self.folder = config_lib.validate(config), Path(folder)
         data = config.data
-        # A model that cannot be is cheaper to find than a data set is to read.
+        # An impossible model is found before the data set is read, which takes longer.
         tasks.create(config, Facts(("a", "b")))
         self.source = datasets.create(data, data.train_split, seed=config.seed)
         self.eval_sources = {
@@ -89,11 +89,11 @@ class Experiment:
         shape = (n, *transforms.image_shape(data), transforms.channels(data))
         image = jax.ShapeDtypeStruct(shape, pipeline.dtype_of(self.source))
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
-        extra = {
+        auxiliary = {
             name: jax.ShapeDtypeStruct((n, *value.shape), value.dtype)
             for name, value in self.task.inputs.padding_example().items()
         }
-        return batch | dict.fromkeys(data.carry, row) | extra
+        return batch | dict.fromkeys(data.carry, row) | auxiliary
 
     def describe(self) -> str:
         """A table of the parameters, after tracing one whole step: what `--check` prints."""
@@ -142,11 +142,11 @@ class Experiment:
         )
 
     def create_state(self, optimizer: optim.Optimizer, variables: Variables) -> state.TrainState:
-        """The state of no updates."""
+        """The state before the first update."""
         return state.create(variables, optimizer, ema=self.config.optim.ema_decay > 0)
 
     def initial_variables(self) -> Variables:
-        """Fresh weights with the pretrained ones put in, and what follows from the training data, on the host."""
+        """The initial weights, on the host: random, pretrained, and computed from the training data."""
         model = self.task.model
         variables = jax.jit(model.init)(jax.random.key(self.config.seed))
         variables = model.load_pretrained(jax.device_get(variables), self.weights, log=self.say)
@@ -160,8 +160,8 @@ class Experiment:
         """Trains to the end, from where an earlier start of the same run stopped; evaluates and reports.
 
         Args:
-            on_scores: takes the step and the scores of each evaluation on the way, when they are saved; what it raises ends
-                the run, which can go on from there.
+            on_scores: called with the step and the scores of each evaluation during training, after they are saved; an
+                exception ends the run, which can be resumed.
 
         Returns:
             The final scores, e.g. test/accuracy; "step", that of the weights which were scored; "seconds".
@@ -187,15 +187,15 @@ class Experiment:
     # -- parts of it ----------------------------------------------------------------------------------------------------
 
     def open_feed(self, mesh: Mesh, variables: Variables) -> input_pipeline.ImageFeed:
-        """What the run reads: images, or features of a frozen trunk, and what travels beside them."""
+        """The batches of the run: images, or features of a frozen trunk, and auxiliary inputs."""
         splits = {"train": self.source} | {f"eval/{k}": v for k, v in self.eval_sources.items()}
         prepare = functools.partial(
             self.task.inputs.prepare, variables=variables, folder=self.cache_folder, say=self.say
         )
-        extras = {name: prepare(name, source) for name, source in splits.items()}
+        auxiliary = {name: prepare(name, source) for name, source in splits.items()}
         if not self.config.data.cache.enabled:
             return input_pipeline.ImageFeed(
-                self.config, self.source, self.eval_sources, mesh=mesh, extras=extras
+                self.config, self.source, self.eval_sources, mesh=mesh, auxiliary=auxiliary
             )
         encode, placed = jax.jit(self.task.model.encode), mesh_lib.put_replicated(variables, mesh)
         return input_pipeline.FeatureFeed(
@@ -207,11 +207,11 @@ class Experiment:
             encode=lambda batch: encode(placed, batch),
             weights=self._trunk_digest(variables),
             say=self.say,
-            extras=extras,
+            auxiliary=auxiliary,
         )
 
     def _trunk_digest(self, variables: Variables) -> str:
-        """Of all that the frozen trunk's features follow from, but the images."""
+        """Digest of everything that the frozen trunk's features depend on, except the images."""
         c = self.config
         held = {name: tree["trunk"] for name, tree in variables.items() if "trunk" in tree}
         how = [c.precision, c.model.trunk, c.model.trunk_features, c.model.train_trunk_from]
@@ -219,7 +219,7 @@ class Experiment:
 
     @property
     def cache_folder(self) -> Path:
-        """Of what is computed once from the data."""
+        """Folder of values that are computed once from the data."""
         return (
             Path(self.config.data.cache.folder) if self.config.data.cache.folder else self.folder / "features"
         )
@@ -234,6 +234,6 @@ class Experiment:
         self.task.check_devices(shards)
 
     def say(self, text: str) -> None:
-        """A line of progress, of the first process."""
+        """Prints a line of progress on the first process."""
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)

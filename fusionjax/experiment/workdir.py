@@ -1,4 +1,4 @@
-"""What a run writes about itself: config.json, and the refusal of a folder that belongs to another run."""
+"""The workdir of a run: its config.json and its lock; a folder of another run is refused."""
 
 import fcntl
 import importlib.metadata
@@ -17,14 +17,14 @@ from fusionjax import files
 from fusionjax._version import __version__
 from fusionjax.errors import UserError
 
-# Fields that may change when a run goes on: they do not enter its numbers.
+# Fields that may change when a run resumes: they do not affect its scores.
 FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
         "train.log_every", "train.checkpoint_every", "report.", "evaluation.")  # fmt: skip
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
 
 
 def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> IO[bytes]:
-    """Makes the folder, or checks that what it holds is this run; keeps other processes out of it.
+    """Creates the folder, or checks that it holds this run; locks it against other processes.
 
     Args:
         folder: the workdir.
@@ -69,20 +69,20 @@ def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> Non
         if before.get(key) != now.get(key) and not key.startswith(FREE):
             raise UserError(
                 f"--workdir={folder} belongs to a run of another config: config.{key} is {before.get(key)!r} there and "
-                f"{now.get(key)!r} here; use another --workdir, or the same config to go on"
+                f"{now.get(key)!r} here; use another --workdir, or the same config to resume"
             )
     for key in ("class_names", "images", "examples", "tokenizer", "texts"):
         if key in stored and stored[key] != json.loads(json.dumps(facts.get(key))):
             raise UserError(
                 f"--workdir={folder} belongs to a run on other data: its {key} differ; use another --workdir, or the same "
-                "data set to go on"
+                "data set to resume"
             )
 
 
 def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
     """Writes config.json: the resolved config, the environment, and `facts` (class names, counts …)."""
     content = {"config": json.loads(config.to_json_best_effort()), "environment": environment(), **facts}
-    # ASCII: a file name need not be text, and JSON's escapes carry it all the same.
+    # ASCII: a file name may be invalid Unicode, which JSON escapes can represent.
     files.write_text(folder / "config.json", json.dumps(content, indent=1))
 
 
@@ -98,7 +98,7 @@ def read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"--workdir={folder} holds no run: {path} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is damaged ({e}); restore it, or train anew in another --workdir") from None
+        raise UserError(f"{path} is damaged ({e}); restore it, or train again in another --workdir") from None
 
 
 def config_of(content: Mapping[str, Any]) -> ConfigDict:
@@ -107,7 +107,7 @@ def config_of(content: Mapping[str, Any]) -> ConfigDict:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git revision and devices: what a number depends on beside the config."""
+    """Versions, git revision and devices, on which scores depend beside the config."""
     import jax
 
     return {
@@ -156,7 +156,7 @@ def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     return (
         [_listed(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
     )

@@ -1,17 +1,20 @@
-"""Tasks: what a run learns. A package each; the loop, the data and the report are the same for all.
+"""Tasks: model, loss and evaluation of a run, one package per task. All share the loop, the data and the report.
 
 A task's record (`fusionjax.register.TaskRecord`) holds its config sections, its rules and what it reads. It is light; the
 task itself is imported when it is built.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from fusionjax import register
 
+if TYPE_CHECKING:
+    from fusionjax.tasks.base.protocol import Facts, Task
 
-def create(config: ConfigDict, facts: Any) -> Any:
+
+def create(config: ConfigDict, facts: "Facts") -> "Task":
     """The task of `config.task`.
 
     Args:

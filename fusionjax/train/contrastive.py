@@ -199,11 +199,13 @@ def total(
     return w_cross * cross + w_intra * jnp.mean(jnp.stack([jnp.asarray(x) for x in intra]))
 
 
-def curriculum(step: Int[Array, ""] | int, steps: int, start: float = 0.2, end: float = 0.8) -> Scalar:
+def curriculum(
+    step: Int[Array, ""] | Float[Array, ""] | float, steps: int, start: float = 0.2, end: float = 0.8
+) -> Scalar:
     """Computes the weight of the cross-modal loss, which rises linearly from `start` at step 0 to `end` at step `steps`.
 
     Args:
-        step: int scalar, number of steps done.
+        step: scalar, the number of steps done; may be a fraction of `steps`.
         steps: length of the ramp, at least 1; the weight is constant afterwards.
         start, end: weights.
 

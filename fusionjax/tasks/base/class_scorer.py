@@ -6,15 +6,14 @@ from typing import ClassVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
 from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.probe import Baseline, logistic_regression
+from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.protocol import Batch, Evaluated, Outputs, ReportFields, ReportSection, Variables
-from fusionjax.types import PyTree
 
 Predict = Callable[[Variables, Batch], dict[str, jax.Array]]
 ClassResults = Mapping[str, dict[str, classification.Result]]
@@ -22,14 +21,14 @@ ClassResults = Mapping[str, dict[str, classification.Result]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ClassScorer:
+class ClassScorer(NoBaselines):
     """See `protocol.Scorer`.
 
     Attributes:
         config: of the whole run, validated.
         class_names: one name per class.
-        predict: gives "probabilities/<branch>" (B, C) for each of `branches`.
-        branches: names of the predictions that are scored, "combined" (the answer) last.
+        predict: returns "probabilities/<branch>" (B, C) for each of `branches`.
+        branches: names of the predictions that are scored; "combined", the model's answer, comes last.
         shown: scores of the progress line.
     """
 
@@ -53,8 +52,9 @@ class ClassScorer:
         return {split: self._evaluate(rows) for split, rows in outputs.items()}
 
     def scalars(self, results: ClassResults) -> dict[str, float]:
-        """Flat names: the answer's bare, a branch's with its name, e.g. test/accuracy and test/accuracy_glca."""
-        flat = {}
+        """Flat names: those of the combined prediction without a suffix, those of a branch with its name: test/accuracy and
+        test/accuracy_glca."""
+        flat: dict[str, float] = {}
         for split, by_branch in results.items():
             flat |= {f"{split}/{name}": value for name, value in by_branch["combined"].scalars().items()}
             flat |= {f"{split}/accuracy_{b}": by_branch[b].accuracy for b in self.branches[:-1]}
@@ -83,33 +83,16 @@ class ClassScorer:
             "probability": p[np.arange(len(p)), label] / p.sum(-1),
         }
 
-    def probe(
-        self,
-        train: np.ndarray,
-        train_labels: np.ndarray,
-        test: np.ndarray,
-        test_rows: np.ndarray,
-        source: Source,
-    ) -> list[Baseline]:
-        """What a linear model makes of the pretrained network's features; see `Scorer.probe`."""
+    def probe(self, features: PooledFeatures) -> list[Baseline]:
+        """Logistic regression on the pretrained network's features; see `Scorer.probe`."""
+        labels = np.asarray(features.source.labels)[features.test_rows]
         found = logistic_regression(
-            train, train_labels, test, np.asarray(source.labels)[test_rows], seed=self.config.seed
+            features.train, features.train_labels, features.test, labels, seed=self.config.seed
         )
         note = "the pretrained network on the same images, its features averaged over the grid"
         return [
             Baseline("logistic_regression", "Logistic regression, frozen features", found["accuracy"], note)
         ]
-
-    def references(
-        self,
-        weights: PyTree | None,
-        variables: Variables,
-        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
-        sources: Mapping[str, Source],
-        mesh: Mesh,
-    ) -> list[Baseline]:
-        """See `Scorer.references`: none."""
-        return []
 
     def _evaluate(self, rows: Outputs) -> dict[str, classification.Result]:
         return {

@@ -1,19 +1,20 @@
-"""What a report shows of single examples, where tasks share it."""
+"""The parts of a report that show single examples, shared by the tasks."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
 from fusionjax.data.source import Source
 from fusionjax.tasks.base.class_scorer import Predict
 from fusionjax.tasks.base.protocol import Batch, ReportFields, Shown, Variables
+from fusionjax.types import Aux
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MapsOnly:
-    """See `protocol.Explanation`: the maps that the predictions hold anyway.
+    """See `protocol.Explanation`: the maps that are among the predictions.
 
     Attributes:
         predict: of the task's scorer.
@@ -32,13 +33,13 @@ class MapsOnly:
 
 
 def spread(shown: Sequence[Shown], count: int = 6) -> Sequence[Shown]:
-    """Of the right ones and the wrong ones, which come in that order, as many as a page needs."""
+    """At most `count` examples, evenly spaced, so that both the correct and the incorrect ones are among them."""
     if len(shown) <= count:
         return shown
     return [shown[i * (len(shown) - 1) // (count - 1)] for i in range(count)]
 
 
-def glca_selection(aux: dict[str, Any]) -> dict[str, jax.Array]:
+def glca_selection(aux: Aux) -> dict[str, jax.Array]:
     """ "rollout" (B, N − 1) and "selected" (B, k) without CLS, from a DCAL's aux; empty without GLCA."""
     if "rollout" not in aux:
         return {}

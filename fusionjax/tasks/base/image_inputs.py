@@ -1,4 +1,4 @@
-"""From the images that the host sends to what a module takes, on the device."""
+"""The images of a batch as arguments of a module, on the device."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageInputs:
-    """See `protocol.Inputs`: images alone, or a frozen trunk's features of them; and the camera where the model reads it.
+    """See `protocol.Inputs`: images, or the cached features of a frozen trunk, and the camera where the model reads it.
 
     Attributes:
         config: of the whole run, validated.
@@ -45,7 +45,7 @@ class ImageInputs:
         return False
 
     def example_arguments(self) -> dict[str, jax.Array]:
-        """What `module.init` takes beside the images."""
+        """Arguments of `module.init` other than the images."""
         return {"camera": jnp.zeros((1,), jnp.int32)} if self.config.model.cameras else {}
 
     def padding_example(self) -> Example:

@@ -1,10 +1,10 @@
-"""The model of a task on images: its module, first weights, and the variables that the module does not create itself."""
+"""The model of a task on images: its module, initial weights, and the variables that the module does not create itself."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -21,25 +21,29 @@ from fusionjax.types import PyTree
 
 
 class Collection(Protocol):
-    """Variables that belong to a run but that its module does not create.
+    """A collection of variables that the module does not create.
 
     Attributes:
         name: of the collection.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def fresh(self) -> PyTree:
-        """Before anything is known; the shapes and dtypes are final."""
+        """Placeholder values; the shapes and dtypes are final."""
         ...
 
     def from_params(self, params: PyTree) -> PyTree | None:
-        """What follows from pretrained parameters; None where nothing does."""
+        """The values computed from pretrained parameters; None where they do not depend on them."""
         ...
 
     def from_data(self, source: Source, *, steps: int, folder: Path, say: Say) -> PyTree | None:
-        """What follows from the training split and the length of the run; None where nothing does."""
+        """The values computed from the training split and the length of the run; None where they do not depend on them."""
         ...
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 PutWeights = Callable[[Variables, PyTree | None, Say], Variables]
@@ -49,24 +53,24 @@ Start = Callable[..., Variables]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageModel:
+class ImageModel(Generic[M]):
     """See `protocol.TaskModel`.
 
     Attributes:
         config: of the whole run, validated.
         module: with `run_trunk` and `pool_trunk` where a trunk's features are cached.
         inputs: of the images.
-        arguments: () → what `module.init` takes beside images and cameras.
+        arguments: () → arguments of `module.init` other than images and cameras.
         put_weights: puts the weights of `config.pretrained` in; None for `model_factory.put_weights`.
         encoders: name of a part of the parameters → its published parameters, or None where none are named.
         collections: that the module does not create, beside the statistics of multispectral images.
         new_parameters: patterns of parameters that no published weights have.
         frozen, gradient_norms, grid: see `protocol.TaskModel`.
-        starts: what `start` does; None for nothing.
+        starts: computes initial weights from the training data; None where they do not depend on it.
     """
 
     config: ConfigDict
-    module: nn.Module
+    module: M
     inputs: ImageInputs
     arguments: Callable[[], dict[str, Any]] = dict
     put_weights: PutWeights | None = None
@@ -81,18 +85,16 @@ class ImageModel:
     @functools.cached_property
     def own_collections(self) -> tuple[Collection, ...]:
         """All that the module does not create."""
-        pixels: tuple[Collection, ...] = (
-            (PixelStatistics(self.config),) if self.config.data.modalities else ()
-        )
-        return (*pixels, *self.collections)
+        if self.config.data.modalities:
+            return (PixelStatistics(self.config), *self.collections)
+        return self.collections
 
     def init(self, key: jax.Array) -> Variables:
         """See `TaskModel.init`."""
         data = self.config.data
         images = jnp.zeros((1, *image_shape(data), channels(data)), jnp.float32)
-        variables = self.module.init(
-            {"params": key}, images, **self.inputs.example_arguments(), **self.arguments()
-        )
+        arguments: dict[str, Any] = {**self.inputs.example_arguments(), **self.arguments()}
+        variables = self.module.init({"params": key}, images, **arguments)
         return {**variables, **{c.name: jax.tree.map(jnp.asarray, c.fresh()) for c in self.own_collections}}
 
     def load_pretrained(
@@ -128,14 +130,14 @@ class ImageModel:
     def encode(self, variables: Variables, batch: Batch) -> jax.Array:
         """See `TaskModel.encode`."""
         images = self.inputs.arguments(batch, variables)["images"]
-        return self.module.apply(variables, images, method="run_trunk")
+        return self._apply(variables, images, method="run_trunk")
 
     def pool(self, variables: Variables, features: jax.Array) -> jax.Array:
         """See `TaskModel.pool`."""
-        return self.module.apply(variables, features.astype(self.module.dtype), method="pool_trunk")
+        return self._apply(variables, features.astype(self.module.dtype), method="pool_trunk")
 
     def of_module(self, variables: Variables) -> Variables:
-        """The collections that the module knows."""
+        """The collections that the module created."""
         own = {c.name for c in self.own_collections}
         return {name: tree for name, tree in variables.items() if name not in own}
 
@@ -149,11 +151,15 @@ class ImageModel:
         """
         known = self.of_module(variables)
         mutable = [name for name in known if name != "params"]
-        return self.module.apply(known, **arguments, train=True, rngs={"dropout": key}, mutable=mutable)
+        return self._apply(known, **arguments, train=True, rngs={"dropout": key}, mutable=mutable)
 
     def infer(self, variables: Variables, **arguments: Any) -> Any:
         """A forward pass in evaluation mode: (output, aux)."""
-        return self.module.apply(self.of_module(variables), **arguments)
+        return self._apply(self.of_module(variables), **arguments)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """`module.apply`, whose declared result is a union that depends on its arguments."""
+        return self.module.apply(*args, **kwargs)
 
     def _put_weights(self, variables: Variables, weights: PyTree | None, log: Say) -> Variables:
         return model_factory.put_weights(

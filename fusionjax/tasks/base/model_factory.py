@@ -1,8 +1,7 @@
-"""From a config to an image model and its first weights: what every task on images shares."""
+"""Builds the module of a config and its initial weights; shared by all tasks on images."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,8 +24,8 @@ from fusionjax.models.methods.trimodal import MODALITIES, TrimodalClassifier, po
 from fusionjax.models.methods.trimodal import check as check_trimodal
 from fusionjax.pretrained import hub
 from fusionjax.pretrained.merge import HEAD
-
-PyTree = Any
+from fusionjax.tasks.base.protocol import Say
+from fusionjax.types import PyTree
 
 _FIELDS = {
     "fusion": (
@@ -53,16 +52,15 @@ _FIELDS = {
         "trunk_features",
     ),
 }
-"""Fields of `config.model` that a model reads which a task builds."""
+"""Fields of `config.model` that the models built by a task read."""
 
 
-def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module:
+def image_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The module of `config.model`.
 
     Args:
         config: of the run, validated.
         num_classes: C of its heads.
-        **fixed: further fields of the module that the task decides.
 
     Raises:
         UserError: a name that is not known or not of an image model, a field that the model does not have, or an impossible
@@ -79,7 +77,7 @@ def image_model(config: ConfigDict, num_classes: int, **fixed: Any) -> nn.Module
     refuse_unused(config, family.reads, family.spared)
     own = family.configure(config, image_shape=image_shape(config.data), channels=channels(config.data))
     dtype = jnp.dtype(config.precision).type
-    return models.create(c.name, **{"num_classes": num_classes, "dtype": dtype, **fixed, **own})
+    return models.create(c.name, **{"num_classes": num_classes, "dtype": dtype, **own})
 
 
 def fusion_model(config: ConfigDict, num_classes: int, text: TextEncoder | None) -> ImageText:
@@ -138,11 +136,12 @@ def prototype_model(config: ConfigDict, num_classes: int, *, prompts: int) -> Pr
     refuse_unused(config, _FIELDS["mvpdr"])
     dtype = jnp.dtype(config.precision).type
     shape = image_shape(config.data)
+    trunk: nn.Module
     if m.clip:
-        trunk = hub.clip_model(m.clip, dtype=dtype)
-        if shape != (trunk.image_size,) * 2:
-            raise impossible(config, "data.image_size", f"the CLIP takes {trunk.image_size} pixels a side")
-        width = trunk.projection
+        trunk = clip = hub.clip_model(m.clip, dtype=dtype)
+        if shape != (clip.image_size,) * 2:
+            raise impossible(config, "data.image_size", f"the CLIP takes {clip.image_size} pixels a side")
+        width = clip.projection
     elif not c.trunk:
         raise impossible(
             config, "model.trunk", "name the image encoder, e.g. resnet50, or a pair by mvpdr.clip"
@@ -227,7 +226,7 @@ def put_weights(
     module: nn.Module,
     variables: PyTree,
     weights: PyTree | None,
-    log: Callable[[str], None],
+    log: Say,
     *,
     new: Sequence[str] = (),
 ) -> PyTree:
@@ -277,7 +276,7 @@ def refuse_unused(config: ConfigDict, known: Sequence[str], spared: Sequence[str
             )
 
 
-def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Any) -> PyTree:
+def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Say) -> PyTree:
     """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part."""
     parts = [part for part in ("trunk", "neck") if part in variables["params"]]
     owned = {part: set(variables["params"][part]) for part in parts}

@@ -1,6 +1,6 @@
 """Pixels of images with any number of channels, as stored → 0 … 1 → normalised; on the device.
 
-Their range, mean and deviation are variables of the model, in the collection "pixels", so a checkpoint knows them.
+Their range, mean and standard deviation are variables of the model, in the collection "pixels", so a checkpoint holds them.
 """
 
 import dataclasses
@@ -43,6 +43,14 @@ def channels_of(config: ConfigDict) -> ChannelMap | None:
     return found
 
 
+def required_channels(config: ConfigDict) -> ChannelMap:
+    """As `channels_of`, for a task on multispectral images alone; a UserError for RGB images."""
+    found = channels_of(config)
+    if found is None:
+        raise impossible(config, "data.modalities", "name the modalities and their channels")
+    return found
+
+
 def check(config: ConfigDict, sources: Iterable[Source]) -> None:
     """A UserError where the sources' channels are not those that the config names."""
     named = channels_of(config)
@@ -60,7 +68,7 @@ def check(config: ConfigDict, sources: Iterable[Source]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PixelStatistics:
-    """Range, mean and deviation of the channels as variables of a run; see `image_model.Collection`.
+    """Range, mean and standard deviation of the channels as variables of a run; see `image_model.Collection`.
 
     Attributes:
         config: of the whole run, validated.
@@ -85,7 +93,7 @@ class PixelStatistics:
 
 
 def unknown(count: int) -> dict[str, np.ndarray]:
-    """The collection before `measure`: nothing is changed by it."""
+    """The collection before `measure`: it leaves pixels unchanged."""
     zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
     return {"low": zeros, "high": ones, "mean": zeros, "std": ones}
 
@@ -102,7 +110,7 @@ def measure(
     Args:
         config: of the run.
         source: the training split.
-        folder: of what is computed once.
+        folder: cache folder.
         say: takes a line of progress.
 
     Returns:
@@ -111,43 +119,55 @@ def measure(
     Raises:
         UserError: as `statistics.channel_statistics`.
     """
-    data, named = config.data, channels_of(config)
-    whole, byte = tuple(data.value_range), pipeline.dtype_of(source) == np.uint8
-    found = None
-    if not (data.mean and data.std) or not (whole or byte):
-        found = statistics.channel_statistics(
-            source, folder, max_bad_fraction=data.max_bad_fraction, threads=data.threads
-        )
-    if whole or byte:
-        low, high = (np.full(named.count, v, np.float64) for v in whole or (0, 255))
+    data, named = config.data, required_channels(config)
+    limits = tuple(data.value_range) or ((0, 255) if pipeline.dtype_of(source) == np.uint8 else ())
+    if limits and data.mean and data.std:
+        low, high = (np.full(named.count, v, np.float64) for v in limits)
+        return _collection(low, _span(low, high), np.asarray(data.mean), np.asarray(data.std))
+    found = statistics.channel_statistics(
+        source, folder, max_bad_fraction=data.max_bad_fraction, threads=data.threads
+    )
+    if limits:
+        low, high = (np.full(named.count, v, np.float64) for v in limits)
     else:
         low, high = np.asarray(found.minimum), np.asarray(found.maximum)
         for _, members in named.modalities:
             rows = list(members)
             low[rows], high[rows] = low[rows].min(), high[rows].max()
-    span = np.where(high > low, high - low, 1)
-    mean, std = np.asarray(data.mean, np.float64), np.asarray(data.std, np.float64)
-    if not data.mean:
-        mean = (np.asarray(found.mean) - low) / span
-    if not data.std:
-        std = np.asarray(found.std) / span
-    std = np.where(std > 0, std, 1)
-    if found is not None:
-        say(
-            f"channel statistics of {found.images} training images: mean {_shown(mean)}, deviation {_shown(std)}"
-        )
-    made = {"low": low, "high": low + span, "mean": mean, "std": std}
-    return {name: value.astype(np.float32) for name, value in made.items()}
+    span = _span(low, high)
+    made = _collection(
+        low,
+        span,
+        np.asarray(data.mean) if data.mean else (np.asarray(found.mean) - low) / span,
+        np.asarray(data.std) if data.std else np.asarray(found.std) / span,
+    )
+    say(
+        f"channel statistics of {found.images} training images: mean {_shown(made['mean'])}, standard deviation "
+        f"{_shown(made['std'])}"
+    )
+    return made
+
+
+def _span(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The width of each channel's range; 1 for a constant channel."""
+    return np.where(high > low, high - low, 1)
+
+
+def _collection(
+    low: np.ndarray, span: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> dict[str, np.ndarray]:
+    found = {"low": low, "high": low + span, "mean": mean, "std": np.where(std > 0, std, 1)}
+    return {name: value.astype(np.float32) for name, value in found.items()}
 
 
 def unit(pixels: Pixels, images: jax.Array) -> jax.Array:
-    """(B, h, w, C) as stored → float32, 0 … 1; what lies beyond the range is cut."""
+    """(B, h, w, C) as stored → float32, 0 … 1; values outside the range are clipped."""
     low, high = pixels["low"], pixels["high"]
     return jnp.clip((images.astype(jnp.float32) - low) / (high - low), 0, 1)
 
 
 def normalise(pixels: Pixels, images: jax.Array) -> jax.Array:
-    """(B, h, w, C) in 0 … 1 → (x − mean) / deviation."""
+    """(B, h, w, C) in 0 … 1 → (x − mean) / standard deviation."""
     return (images - pixels["mean"]) / pixels["std"]
 
 

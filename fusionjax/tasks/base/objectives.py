@@ -1,7 +1,7 @@
-"""Pieces of losses that tasks share."""
+"""Parts of the losses, shared by the tasks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from fusionjax.config import impossible
 from fusionjax.data.source import Source
 from fusionjax.train import losses
+from fusionjax.types import Aux
 
 
 def average(values: jax.Array, valid: jax.Array) -> clu_metrics.Average:
@@ -22,8 +23,21 @@ def average(values: jax.Array, valid: jax.Array) -> clu_metrics.Average:
 
 
 def single(value: jax.Array) -> clu_metrics.Average:
-    """One number of a whole batch, as (sum, count)."""
+    """A scalar of a whole batch, as (sum, count)."""
     return clu_metrics.Average(total=value, count=jnp.ones(()))
+
+
+def combined(config: ConfigDict, by_branch: Mapping[str, jax.Array], aux: Aux) -> jax.Array:
+    """The loss of all branches: weighted by uncertainty, or their sum with `loss.branch_weighting="sum"`.
+
+    Args:
+        config: of the whole run, validated.
+        by_branch: branch → its loss, a scalar.
+        aux: of the module, with "log_variances" where the weights are learned.
+    """
+    if "log_variances" not in aux or config.loss.branch_weighting == "sum":
+        return jnp.asarray(sum(by_branch.values()))
+    return losses.uncertainty_weighted(by_branch, aux["log_variances"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,13 +61,12 @@ class ExampleLoss:
             target: (B,) labels, or (B, C) shares that sum to 1.
         """
         c = self.config.loss
+        weights = None if self.class_weights is None else jnp.asarray(self.class_weights)
         if c.focal_gamma:
             return losses.focal(
-                logits, target, alpha=c.focal_alpha, gamma=c.focal_gamma, class_weights=self.class_weights
+                logits, target, alpha=c.focal_alpha, gamma=c.focal_gamma, class_weights=weights
             )
-        return losses.cross_entropy(
-            logits, target, label_smoothing=c.label_smoothing, class_weights=self.class_weights
-        )
+        return losses.cross_entropy(logits, target, label_smoothing=c.label_smoothing, class_weights=weights)
 
 
 def class_weights(config: ConfigDict, class_names: Sequence[str], train: Source | None) -> np.ndarray | None:
@@ -62,7 +75,7 @@ def class_weights(config: ConfigDict, class_names: Sequence[str], train: Source 
     Args:
         config: of the whole run.
         class_names: C names.
-        train: the training split; None at inference, where no loss is taken.
+        train: the training split; None at inference, where no loss is computed.
 
     Raises:
         UserError: weights of another number of classes.

@@ -5,7 +5,7 @@ package; a task picks them, or brings its own with the same methods.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 from clu import metrics as clu_metrics
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.feature_cache.store import CachedFeatures
@@ -22,6 +21,7 @@ from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.interpret import maps
+from fusionjax.tasks.base.baselines import PooledFeatures, Untrained
 from fusionjax.types import PyTree
 
 Variables = dict[str, PyTree]
@@ -33,7 +33,9 @@ Outputs = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]
 """Split, as it is reported → the task's result of it."""
 ReportFields = dict[str, Any]
-"""Fields of `interpret.report.ReportContent`; lists of several sections are with_auxiliary."""
+"""Fields of `interpret.report.ReportContent`; the lists of several sections are joined."""
+LossOutput = tuple[jax.Array, tuple[dict[str, clu_metrics.Average], Variables]]
+"""What an `Objective` returns: loss, (metrics by name, updated collections)."""
 Say = Callable[[str], None]
 """Takes a line of progress."""
 Shown = tuple[maps.Example, int, Outputs]
@@ -46,7 +48,7 @@ def silent(text: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Facts:
-    """What is known of the data when a task is built.
+    """The data that a task is built for.
 
     Attributes:
         class_names: one name per class; its position is the label.
@@ -64,15 +66,26 @@ class Facts:
         train = {} if self.train is None else {"train": self.train}
         return train | {f"eval/{name}": source for name, source in self.evaluation.items()}
 
+    def training(self) -> Source:
+        """The training split.
+
+        Raises:
+            ValueError: the task was built for inference, without training data.
+        """
+        if self.train is None:
+            raise ValueError("this task was built for inference: it has no training split")
+        return self.train
+
 
 class TrainingData(Protocol):
-    """What a run trains on, where the first weights follow from it; see `experiment.input_pipeline`.
+    """The training data from which some models compute their initial weights; see `experiment.input_pipeline`.
 
     Attributes:
-        cached: features of a frozen trunk by split ("train", "eval/<split>").
+        cached: features of a frozen trunk by split ("train", "eval/<split>"); empty where images are read.
     """
 
-    cached: Mapping[str, CachedFeatures]
+    @property
+    def cached(self) -> Mapping[str, CachedFeatures]: ...
 
 
 class TaskModel(Protocol):
@@ -85,10 +98,17 @@ class TaskModel(Protocol):
         grid: rows and columns of the map that the predictions call "rollout"; None for a model without one.
     """
 
-    module: nn.Module
-    frozen: tuple[str, ...]
-    gradient_norms: Mapping[str, str]
-    grid: tuple[int, int] | None
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]: ...
+
+    @property
+    def gradient_norms(self) -> Mapping[str, str]: ...
+
+    @property
+    def grid(self) -> tuple[int, int] | None: ...
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables. Pure, so it can be jitted or given to `jax.eval_shape`."""
@@ -109,13 +129,13 @@ class TaskModel(Protocol):
     def fit_to_data(
         self, variables: Variables, source: Source, *, steps: int, folder: Path, say: Say = silent
     ) -> Variables:
-        """`variables` with what the training data and the length of the run decide, such as channel statistics.
+        """`variables` with the collections that depend on the training data or the length of the run, e.g. channel statistics.
 
         Args:
             variables: with pretrained weights.
             source: the training split.
             steps: of the whole run.
-            folder: of what is computed once.
+            folder: cache folder.
             say: takes a line of progress.
         """
         ...
@@ -123,10 +143,10 @@ class TaskModel(Protocol):
     def start(
         self, variables: Variables, data: TrainingData, *, folder: Path | None = None, say: Say = silent
     ) -> Variables:
-        """The weights that a run begins with where they follow from its data; not called when a run resumes.
+        """The initial weights, where they are computed from the training data; not called when a run resumes.
 
         Returns:
-            Of the same shapes and dtypes as `init` gives, which must be known without the data.
+            Variables of the same shapes and dtypes as those of `init`, which does not read the data.
         """
         ...
 
@@ -140,11 +160,11 @@ class TaskModel(Protocol):
 
 
 class Inputs(Protocol):
-    """What travels beside the images, on the host; and what the module takes, on the device.
+    """The auxiliary inputs beside the images, on the host, and the module's arguments, on the device.
 
     Attributes:
-        reads_text: whether an example has a text of its own.
-        reads_sound: whether an example may have a sound.
+        reads_text: whether each example has its own text.
+        reads_sound: whether the model has an audio input.
     """
 
     @property
@@ -154,7 +174,7 @@ class Inputs(Protocol):
     def reads_sound(self) -> bool: ...
 
     def padding_example(self) -> Example:
-        """What `prepare` adds to a row that stands for no example: names, shapes and dtypes."""
+        """What `prepare` adds to a padding example: names, shapes and dtypes."""
         ...
 
     def prepare(
@@ -166,13 +186,13 @@ class Inputs(Protocol):
         folder: Path | None = None,
         say: Say = silent,
     ) -> Auxiliary | None:
-        """What travels beside the images of a split; None where nothing does.
+        """The auxiliary inputs of a split; None where the model reads images alone.
 
         Args:
             split: its name among `Facts.splits`, or any other.
             source: the split.
-            variables: the weights that the run begins with; frozen encoders run once, here.
-            folder: of what is computed once; None to compute it anew.
+            variables: the initial weights; frozen encoders run once, here.
+            folder: cache folder; None to compute without a cache.
             say: takes a line of progress.
         """
         ...
@@ -184,7 +204,7 @@ class Inputs(Protocol):
         texts: Sequence[str] | None = None,
         sounds: Sequence[str | Path | None] | None = None,
     ) -> Auxiliary | None:
-        """What travels beside a user's images at inference; None for a task without any.
+        """The auxiliary inputs of a user's images at inference; None where the model reads images alone.
 
         Args:
             variables: of the model.
@@ -201,20 +221,18 @@ class Inputs(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What else a run must find unchanged when it resumes; stored beside its config."""
+        """What else must be unchanged when a run resumes; stored beside its config."""
         ...
 
     def warnings(self) -> list[str]:
-        """Lines that come before every score."""
+        """Warnings that are shown before the scores."""
         ...
 
 
 class Objective(Protocol):
     """The loss."""
 
-    def __call__(
-        self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int
-    ) -> tuple[jax.Array, tuple[dict[str, clu_metrics.Average], Variables]]:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """Loss, metrics and updated collections of one (micro-)batch. Pure.
 
         Args:
@@ -227,7 +245,7 @@ class Objective(Protocol):
 
 
 class Scorer(Protocol):
-    """Predictions, and what they are worth.
+    """Predictions and their evaluation.
 
     Attributes:
         shown: scores of the progress line.
@@ -237,14 +255,23 @@ class Scorer(Protocol):
         closed_set: test images are of the training classes.
     """
 
-    shown: tuple[str, ...]
-    lower_is_better: tuple[str, ...]
-    score_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    closed_set: bool
+    @property
+    def shown(self) -> tuple[str, ...]: ...
+
+    @property
+    def lower_is_better(self) -> tuple[str, ...]: ...
+
+    @property
+    def score_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def closed_set(self) -> bool: ...
 
     def predict(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """What is known of every example, by name; leading axis B. Pure."""
+        """The predictions of a batch by name; leading axis B. Pure."""
         ...
 
     def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]) -> Results:
@@ -263,49 +290,22 @@ class Scorer(Protocol):
     def per_example(
         self, results: Results, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each example of the split "test", or else of the last: see `evaluation.per_example`."""
+        """The result of each example of the split "test", or else of the last: see `evaluation.per_example`."""
         ...
 
-    def probe(
-        self,
-        train: np.ndarray,
-        train_labels: np.ndarray,
-        test: np.ndarray,
-        test_rows: np.ndarray,
-        source: Source,
-    ) -> list[Baseline]:
-        """What the pretrained network's pooled features are worth by themselves.
-
-        Args:
-            train, train_labels: (N, D) features of the training images and their classes.
-            test, test_rows: (M, D) features of test images and their indices in `source`.
-            source: the test split.
-        """
+    def probe(self, features: PooledFeatures) -> list[Baseline]:
+        """The scores of the pretrained network's pooled features, without training the network."""
         ...
 
-    def references(
-        self,
-        weights: PyTree | None,
-        variables: Variables,
-        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
-        sources: Mapping[str, Source],
-        mesh: Mesh,
-    ) -> list[Baseline]:
-        """What published weights reach by the same protocol, where `evaluation.probe` asks for it and no features are cached.
-
-        Args:
-            weights: of `model_factory.read_weights`.
-            variables: that the run began with.
-            batches: split → its batches.
-            sources: by split.
-            mesh: of the devices.
-        """
+    def references(self, start: Untrained) -> list[Baseline]:
+        """The scores of the published weights by the same evaluation, where `evaluation.probe` is set and no features are
+        cached."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A finished run, as a section of its report sees it.
+    """The evaluation of a finished run, the input of a report section.
 
     Attributes:
         results: of `Scorer.evaluate`.
@@ -326,16 +326,17 @@ Exporter = Callable[[Path, Evaluated], None]
 
 
 class Explanation(Protocol):
-    """What the report shows of a few right and wrong examples.
+    """The figures of a few correct and incorrect examples in the report.
 
     Attributes:
-        outputs: prefixes of the outputs of `explain` that are brought along.
+        outputs: prefixes of the outputs of `explain` that `figures` reads.
     """
 
-    outputs: tuple[str, ...]
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
 
     def explain(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """As `Scorer.predict`, with what is shown of a few examples only. Pure."""
+        """As `Scorer.predict`, with outputs that are shown for a few examples only, such as attention maps. Pure."""
         ...
 
     def figures(self, source: Source, shown: Sequence[Shown]) -> ReportFields:
@@ -344,7 +345,7 @@ class Explanation(Protocol):
 
 
 def no_export(folder: Path, evaluated: Evaluated) -> None:
-    """The `Exporter` of a task that leaves nothing further."""
+    """The `Exporter` of a task without further files."""
 
 
 def any_devices(shards: int) -> None:

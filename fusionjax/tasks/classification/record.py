@@ -1,15 +1,18 @@
 """The record of the task "classification"."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from fusionjax.register import TaskRecord
 from fusionjax.tasks.base import fields
 
+if TYPE_CHECKING:
+    from fusionjax.tasks.base.protocol import Facts, Task
 
-def build(config: ConfigDict, facts: Any) -> Any:
+
+def build(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`."""
     from fusionjax.tasks.classification import task
 

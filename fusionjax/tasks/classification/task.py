@@ -15,8 +15,8 @@ from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import MapsOnly, glca_selection
 from fusionjax.tasks.base.image_inputs import ImageInputs
 from fusionjax.tasks.base.image_model import ImageModel, frozen_trunk
-from fusionjax.tasks.base.objectives import ExampleLoss, average, class_weights, single
-from fusionjax.tasks.base.protocol import Batch, Evaluated, Facts, ReportFields, Task, Variables
+from fusionjax.tasks.base.objectives import ExampleLoss, average, class_weights, combined, single
+from fusionjax.tasks.base.protocol import Batch, Evaluated, Facts, LossOutput, ReportFields, Task, Variables
 from fusionjax.train import losses
 from fusionjax.train.augment import mix
 
@@ -68,7 +68,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassificationObjective:
-    """The mean loss of the examples; of DCAL that of each branch, weighted by uncertainty or summed.
+    """The mean loss of the examples; for DCAL the losses of the branches, weighted by uncertainty or summed.
 
     Attributes:
         model: of the task.
@@ -80,17 +80,17 @@ class ClassificationObjective:
     example_loss: ExampleLoss
     classes: int
 
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; PWCA pairs and mixing mixes within a group."""
-        module, config = self.model.module, self.model.config
+        module = self.model.module
         dropout, pairs = jax.random.split(key)
         size = batch["label"].shape[0]
         dcal = isinstance(module, DCAL)
         paired = dcal and "pwca" in module.branches
-        extra = {"partner": derangement(pairs, groups, size // groups)} if paired else {}
+        partner = {"partner": derangement(pairs, groups, size // groups)} if paired else {}
         arguments = self.model.inputs.arguments(batch, variables)
         arguments, target = self.mixed(arguments, batch, jax.random.fold_in(key, 2), groups)
-        (output, aux), new = self.model.train(variables, dropout, **arguments, **extra)
+        (output, aux), new = self.model.train(variables, dropout, **arguments, **partner)
         valid = batch["valid"]
         label = target if target.ndim == 1 else target.argmax(-1)
 
@@ -104,9 +104,7 @@ class ClassificationObjective:
         for b, value in by_branch.items():
             metrics[f"loss_{b}"] = single(value)
             metrics[f"accuracy_{b}"] = average(aux["logits"][b].argmax(-1) == label, valid)
-        if config.loss.branch_weighting == "sum":
-            return sum(by_branch.values()), (metrics, new)
-        return losses.uncertainty_weighted(by_branch, aux["log_variances"]), (metrics, new)
+        return combined(self.model.config, by_branch, aux), (metrics, new)
 
     def mixed(
         self, arguments: dict[str, Any], batch: Batch, key: jax.Array, groups: int
@@ -116,7 +114,7 @@ class ClassificationObjective:
         if not (c.mixup or c.cutmix):
             return arguments, batch["label"]
         name = "features" if "features" in arguments else "images"
-        # An image that did not decode is no class: its share of a mixture counts for nothing.
+        # An image that could not be decoded has no class: its share of a mixture has weight 0.
         target = mix.soft(batch["label"], self.classes) * batch["valid"][:, None]
         images, target = mix.mix(
             key, arguments[name], target, mixup_alpha=c.mixup, cutmix_alpha=c.cutmix, groups=groups
@@ -126,7 +124,7 @@ class ClassificationObjective:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BranchPredictor:
-    """Probabilities of each branch and, with GLCA, what it selected.
+    """Probabilities of each branch and, with GLCA, the selected tokens.
 
     Attributes:
         model: of the task.
@@ -153,7 +151,7 @@ class BranchPredictor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MapPredictor:
-    """Probabilities, and the map that the network's family shows.
+    """Probabilities, and the explanation map of the network's family.
 
     Attributes:
         model: of the task.
@@ -176,5 +174,5 @@ class MapPredictor:
 
 
 def map_section(shown: Shown, run: Evaluated) -> ReportFields:
-    """What the maps of the examples are."""
+    """Name and description of the maps of the examples."""
     return {"map_name": shown.name, "map_text": shown.text}

@@ -1,9 +1,9 @@
-"""The encoders of the spectral task: from a config to modules, published weights into them, and trained ones out of them."""
+"""The encoders of contrastive learning: builds them from a config, loads published weights and exports trained ones."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -15,12 +15,14 @@ from fusionjax import models, pretrained
 from fusionjax.config import impossible
 from fusionjax.data.image.transforms import image_shape
 from fusionjax.models import registry
+from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.models.backbones.record import Family
 from fusionjax.models.methods import spectral
 from fusionjax.pretrained import native
 from fusionjax.tasks.base import model_factory
+from fusionjax.tasks.base.protocol import Say
+from fusionjax.types import PyTree
 
-PyTree = Any
 FOLDER = "towers"
 """Below the workdir: each modality's encoder as a file."""
 
@@ -51,7 +53,7 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
     def encoder(width: int) -> nn.Module:
         return _backbone(config, family, width)
 
-    encoder(3)  # an unknown name or field is said now
+    encoder(3)  # raises now for an unknown name or field
     return spectral.SpectralEncoder(
         encoder,
         tuple((name, tuple(channels)) for name, channels in modalities),
@@ -66,7 +68,7 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
 
 
 def frozen(module: spectral.SpectralEncoder) -> tuple[str, ...]:
-    """Patterns of the parameters that a cut encoder leaves as they are."""
+    """Patterns of the parameters of a cut encoder that are not trained."""
     encoder = module.encoder(3)
     if not isinstance(encoder, spectral.Cut):
         return ()
@@ -78,7 +80,7 @@ def put_weights(
     module: spectral.SpectralEncoder,
     variables: PyTree,
     weights: PyTree | None,
-    log: Callable[[str], None],
+    log: Say,
 ) -> PyTree:
     """`variables` with pretrained weights in every encoder; unchanged where there are none.
 
@@ -88,7 +90,7 @@ def put_weights(
         config: of the run.
         module: of `create`.
         variables: its, freshly initialised.
-        weights: of `building.read_weights`.
+        weights: of `model_factory.read_weights`.
         log: takes a line for every adaptation.
 
     Raises:
@@ -104,13 +106,17 @@ def put_weights(
             skip=config.pretrained.skip,
             into=f"tower_{tower}",
             grid=grid,
-            log=lambda text, tower=tower: log(f"{tower}: {text}"),
+            log=_prefixed(tower, log),
         )
     return variables
 
 
+def _prefixed(tower: str, log: Say) -> Say:
+    return lambda text: log(f"{tower}: {text}")
+
+
 def write(folder: Path, module: spectral.SpectralEncoder, variables: PyTree, name: str) -> list[Path]:
-    """Writes the encoders as plain backbones, one file a modality, for `pretrained.source` of other runs.
+    """Writes the encoders as plain backbones, one file per modality, for `pretrained.source` of other runs.
 
     Args:
         folder: the workdir; files go to `FOLDER` below it, <modality>.safetensors. Of one encoder of several modalities'
@@ -137,9 +143,12 @@ def write(folder: Path, module: spectral.SpectralEncoder, variables: PyTree, nam
 
 def _backbone(config: ConfigDict, family: Family, width: int) -> nn.Module:
     c = config.model
+    if family.configure is None or family.headless is None:
+        raise ValueError(f"{family.name} has no encoder without a head")
     fields = family.configure(config, image_shape=image_shape(config.data), channels=width)
     fields |= {"dtype": jnp.dtype(config.precision).type, **family.headless}
     if not c.train_trunk_from:
         return models.create(c.name, **fields)
     part = registry.trunk(c.name, cut=c.train_trunk_from, **fields)
-    return spectral.Cut(part.module, part.neck)
+    # Only EfficientNet can be cut.
+    return spectral.Cut(cast(EfficientNet, part.module), cast(EfficientNet, part.neck))

@@ -4,13 +4,16 @@ reads.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from fusionjax.config import default, impossible, require_one_of
 from fusionjax.register import TaskRecord
 from fusionjax.tasks.base import fields
+
+if TYPE_CHECKING:
+    from fusionjax.tasks.base.protocol import Facts, Task
 
 
 def section() -> ConfigDict:
@@ -53,7 +56,7 @@ def section() -> ConfigDict:
     return c
 
 
-def build(config: ConfigDict, facts: Any) -> Any:
+def build(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`."""
     from fusionjax.tasks.contrastive import task
 
@@ -144,7 +147,7 @@ def _check_reference(config: ConfigDict) -> None:
 def _check_numbers(config: ConfigDict) -> None:
     c = config.spectral
 
-    def real(value: Any) -> bool:
+    def real(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
 
     if not c.projection or not all(type(v) is int and v > 0 for v in c.projection):

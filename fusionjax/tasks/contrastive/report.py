@@ -5,6 +5,7 @@ from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from fusionjax.data.image.decode import DecodeError
@@ -47,7 +48,8 @@ def fields(
     if result.correct is not None:
         note = f"{n:,} images, {min(config.spectral.neighbours, n)} nearest neighbours"
         headline.append((f"kNN accuracy, {split}", result.scores["accuracy"], None, note))
-    tables, figures = _tables(names, results), []
+    tables = _tables(names, results)
+    figures: list[tuple[str, str, Figure | None]] = []
     for a, b in combinations(names, 2):
         labels = (np.asarray(result.split.labels), list(source.class_names))
         pair = (result.split.embeddings[a], result.split.embeddings[b])

@@ -1,13 +1,12 @@
 """Scores of contrastive learning: retrieval across modalities, classes from the features, alignment."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.image.transforms import image_shape
@@ -18,29 +17,31 @@ from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.cross_modal import COMBINED, Embedded, Result
 from fusionjax.evaluation.probe import Baseline
+from fusionjax.models.methods.spectral import SpectralEncoder
+from fusionjax.tasks.base.baselines import NoBaselines, Untrained
 from fusionjax.tasks.base.class_scorer import headline, readable
 from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.multispectral_inputs import COLLECTION
-from fusionjax.tasks.base.protocol import Batch, Outputs, Variables
+from fusionjax.tasks.base.protocol import Batch, Outputs, Variables, silent
 from fusionjax.tasks.contrastive import encoders
 from fusionjax.types import PyTree
 from fusionjax.vectors import unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ContrastiveScorer:
+class ContrastiveScorer(NoBaselines):
     """See `protocol.Scorer`.
 
     Attributes:
         config: of the whole run, validated.
         model: of the task.
         duplicate_groups: source → group of each image: images of a group look the same in a modality that trains. Reads every
-            image, so its answers are kept.
+            image, so the results should be cached.
     """
 
     config: ConfigDict
-    model: ImageModel
-    duplicate_groups: Callable[[Source], np.ndarray]
+    model: ImageModel[SpectralEncoder]
+    duplicate_groups: Callable[..., np.ndarray]
     shown: ClassVar[tuple[str, ...]] = ("recall@1", "accuracy")
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     output_names: ClassVar[tuple[str, ...]] = ("embedding/", "features/")
@@ -70,7 +71,7 @@ class ContrastiveScorer:
         return out | {f"features/{COMBINED}": aux["combined"].astype(jnp.float32)}
 
     def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]) -> dict[str, Result]:
-        """Results by split; `spectral.reference_split` is what kNN and linear probe learn from, and is not scored.
+        """Results by split; kNN and linear probe are fitted on `spectral.reference_split`, which is not scored itself.
 
         Args:
             outputs: by split, the predictions of all of it.
@@ -103,11 +104,11 @@ class ContrastiveScorer:
     def per_example(
         self, results: Mapping[str, Result], outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each example of "test", or else of the last result; see `Scorer.per_example`.
+        """The result of each example of "test", or else of the last result; see `Scorer.per_example`.
 
         Returns:
-            Also "recall@1/<a>_to_<b>", whether the query of modality a found a right one first; "correct", whether kNN found
-            the class; 0 or 1.
+            Also "recall@1/<a>_to_<b>", whether the first result of the query of modality a is correct; "correct", whether kNN
+            predicts the class; 0 or 1.
         """
         split = headline(results)
         result = results[split]
@@ -120,33 +121,15 @@ class ContrastiveScorer:
             **{name: np.asarray(hit, np.uint8)[order] for name, hit in found.items()},
         }
 
-    def probe(
-        self,
-        train: np.ndarray,
-        train_labels: np.ndarray,
-        test: np.ndarray,
-        test_rows: np.ndarray,
-        source: Source,
-    ) -> list[Baseline]:
-        """See `Scorer.probe`: this task caches no features."""
-        return []
-
-    def references(
-        self,
-        weights: PyTree | None,
-        variables: Variables,
-        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
-        sources: Mapping[str, Source],
-        mesh: Mesh,
-    ) -> list[Baseline]:
-        """What the published network's features of each modality reach by the same protocol; see `Scorer.references`."""
-        if weights is None:
+    def references(self, start: Untrained) -> list[Baseline]:
+        """The scores of the published network's features of each modality; see `Scorer.references`."""
+        if start.weights is None:
             return []
         module = self.model.module.clone(fusion="separate", log_scale=None)
-        data = variables[COLLECTION]
+        data = start.variables[COLLECTION]
         images = jnp.zeros((1, *image_shape(self.config.data), len(data["mean"])))
         plain = jax.device_get(jax.jit(module.init)(jax.random.key(0), images))
-        plain = encoders.put_weights(self.config, module, plain, weights, lambda text: None)
+        plain = encoders.put_weights(self.config, module, plain, start.weights, silent)
 
         def predict(known: PyTree, batch: Batch) -> dict[str, jax.Array]:
             _, aux = module.apply(plain_of(known), **self.model.inputs.arguments(batch, known), combined=True)
@@ -159,10 +142,12 @@ class ContrastiveScorer:
 
         known = {**plain, COLLECTION: data}
         outputs = {
-            split: collect(jax.jit(predict), known, batches(split), mesh, output_names=self.output_names)
-            for split in sources
+            split: collect(
+                jax.jit(predict), known, start.batches(split), start.mesh, output_names=self.output_names
+            )
+            for split in start.sources
         }
-        results = self.evaluate(outputs, sources)
+        results = self.evaluate(outputs, start.sources)
         split = headline(results)
         note = (
             "the published network without training: its feature of each modality, same images, same protocol"
@@ -175,8 +160,8 @@ class ContrastiveScorer:
 
 
 def embedded_rows(rows: Outputs, names: Sequence[str]) -> Embedded:
-    """The images that could be read, in the order of the source; modalities in that of `names`, since what a compiled program
-    gives back is sorted."""
+    """The images that could be read, in the order of the source; modalities in the order of `names`, since a compiled program
+    returns them sorted."""
     good = readable(rows)
     embeddings, features = (
         {name: np.asarray(rows[f"{kind}/{name}"], np.float32)[good] for name in known}

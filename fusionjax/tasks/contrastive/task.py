@@ -21,17 +21,27 @@ from fusionjax.evaluation import export
 from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation.cross_modal import COMBINED
 from fusionjax.interpret import embedding_figures
+from fusionjax.models.methods.spectral import SpectralEncoder
 from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.class_scorer import headline
 from fusionjax.tasks.base.image_inputs import ImageInputs
 from fusionjax.tasks.base.image_model import ImageModel
-from fusionjax.tasks.base.protocol import Batch, Evaluated, Facts, ReportFields, Say, Task, Variables
+from fusionjax.tasks.base.protocol import (
+    Batch,
+    Evaluated,
+    Facts,
+    LossOutput,
+    ReportFields,
+    Say,
+    Task,
+    Variables,
+)
 from fusionjax.tasks.contrastive import encoders
 from fusionjax.tasks.contrastive import report as report_lib
 from fusionjax.tasks.contrastive.scorer import ContrastiveScorer, embedded_rows
 from fusionjax.train import contrastive
 from fusionjax.train.augment import multispectral as augmentation
-from fusionjax.types import PyTree
+from fusionjax.types import Aux, PyTree
 
 PROGRESS = "progress"
 """Collection: "done", losses so far, and "of", how many until the curriculum ends."""
@@ -48,7 +58,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     Raises:
         UserError: a model that cannot be built, or data that cannot be scored.
     """
-    named, c = multispectral_inputs.channels_of(config), config.spectral
+    named, c = multispectral_inputs.required_channels(config), config.spectral
     modalities = tuple(m for m in named.modalities if m[0] in (c.train_on or named.modality_names))
     spec = augmentation_of(config, named)
     module = encoders.create(config, modalities)
@@ -61,7 +71,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         config,
         module,
         inputs,
-        put_weights=functools.partial(_put_weights, config, module),
+        put_weights=functools.partial(encoders.put_weights, config, module),
         collections=(Progress(config),),
         frozen=encoders.frozen(module),
         gradient_norms={name: f"tower_{name}/" for name in module.names} if separate else {},
@@ -83,7 +93,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
 
 
 def check(config: ConfigDict, facts: Facts, names: Sequence[str]) -> None:
-    """Raises a UserError where the data cannot be learned from or scored.
+    """Raises a UserError where the data cannot be trained on or evaluated.
 
     Args:
         config: of the whole run.
@@ -116,7 +126,7 @@ def check(config: ConfigDict, facts: Facts, names: Sequence[str]) -> None:
                 f"{source.name} lists {listed[counts > 1][0]} {counts.max()} times in {split!r}: an image has "
                 "one embedding, so list it once"
             )
-    micro, images = c.train.batch_size // c.optim.accumulate, len(facts.train)
+    micro, images = c.train.batch_size // c.optim.accumulate, len(facts.training())
     if micro < 2:
         raise impossible(c, "train.batch_size", "a micro-batch of one image has no negatives")
     if micro > images:
@@ -124,15 +134,9 @@ def check(config: ConfigDict, facts: Facts, names: Sequence[str]) -> None:
         raise impossible(c, "train.batch_size", few)
 
 
-def _put_weights(
-    config: ConfigDict, module: Any, variables: Variables, weights: PyTree | None, log: Say
-) -> Variables:
-    return encoders.put_weights(config, module, variables, weights, log)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Progress:
-    """How much of the curriculum is done, as variables of the run; see `image_model.Collection`.
+    """The progress of the curriculum, as variables of the run; see `image_model.Collection`.
 
     Attributes:
         config: of the whole run.
@@ -168,15 +172,15 @@ class ContrastiveObjective:
         spec: of the augmentation that draws the views.
     """
 
-    model: ImageModel
+    model: ImageModel[SpectralEncoder]
     spec: augmentation.Spec
 
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; `groups` is not read: negatives come from the whole batch."""
         drawn, dropout = jax.random.split(key)
         known, progress = variables[multispectral_inputs.COLLECTION], variables[PROGRESS]
         images = multispectral_inputs.unit(known, batch["image"])
-        # Views beside each other: a device keeps the rows that it has.
+        # The views of an image are adjacent, so that each device keeps its own rows.
         views = jnp.stack(augmentation.two_views(drawn, images, self.spec), 1)
         views = multispectral_inputs.normalise(known, views.reshape(-1, *views.shape[2:]))
         (made, aux), new = self.model.train(variables, dropout, images=views)
@@ -188,7 +192,7 @@ class ContrastiveObjective:
     def _losses(
         self,
         made: Mapping[str, jax.Array],
-        aux: Mapping[str, Any],
+        aux: Aux,
         valid: jax.Array,
         progress: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -210,18 +214,18 @@ class ContrastiveObjective:
         done = progress["done"] / progress["of"]
         w_cross = contrastive.curriculum(done, 1, *c.cross_weight)
         w_intra = contrastive.curriculum(done, 1, *c.intra_weight) if c.intra_weight else None
-        parts |= {"cross": sum(cross) / len(cross), "cross_weight": w_cross}
+        parts |= {"cross": jnp.asarray(sum(cross)) / len(cross), "cross_weight": w_cross}
         return contrastive.total(parts["cross"], list(intra.values()), w_cross, w_intra), parts
 
     def _metrics(
         self,
         parts: Mapping[str, jax.Array],
         made: Mapping[str, jax.Array],
-        aux: Mapping[str, Any],
+        aux: Aux,
         valid: jax.Array,
         progress: Mapping[str, jax.Array],
     ) -> dict[str, clu_metrics.Average]:
-        """What a step logs. Nothing here enters the gradient."""
+        """The metrics of a step; no gradient flows through them."""
         aside, aux = jax.lax.stop_gradient((dict(made), {k: v for k, v in aux.items() if k == "log_scale"}))
         values = dict(parts)
         slopes = jax.grad(lambda e: self._losses(e, aux, valid, progress)[0])(aside)
@@ -270,7 +274,7 @@ class EmbeddingExport:
 
     config: ConfigDict
     names: Sequence[str]
-    model: ImageModel
+    model: ImageModel[SpectralEncoder]
 
     def __call__(self, folder: Path, run: Evaluated) -> None:
         """Writes embeddings/<split>.npz and .parquet, embeddings/<split>_features.* and towers/<modality>.safetensors."""

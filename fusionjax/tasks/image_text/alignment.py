@@ -1,7 +1,7 @@
-"""A common space for two frozen encoders that have none: a linear layer each, trained by InfoNCE on their features."""
+"""A common space for two frozen encoders: one linear layer per encoder, trained with InfoNCE on their features."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,15 @@ import optax
 from fusionjax.errors import UserError
 from fusionjax.models.methods.mvpdr import Align
 from fusionjax.train import contrastive
+from fusionjax.types import PyTree
 
-PyTree = Any
 _STREAM = 0xA119  # keeps these draws apart from others that start from the same seed
 ROUNDS = 10
-"""How often the number of steps is judged: at the last, at half of that, and so on: small sets want few."""
+"""Number of evaluations: after the last step, after half of them, and so on, since few steps suit small data sets."""
 
 
 class Pairs(NamedTuple):
-    """Which text belongs to each of N images: one of `choices` rows from `first` on, drawn anew each time.
+    """Which text belongs to each of N images: one of `choices` rows from `first` on, sampled again at every step.
 
     Attributes:
         first, choices: (N,) whole numbers. Images with the same `first` share their texts: of them a batch keeps one, for
@@ -71,7 +71,9 @@ def align(
     params = module.init(jax.random.key(seed), jnp.asarray(images[0, :1]), jnp.asarray(texts[:1]))["params"]
 
     @jax.jit
-    def update(params: PyTree, state: Any, image: jax.Array, text: jax.Array, valid: jax.Array):
+    def update(
+        params: PyTree, state: PyTree, image: jax.Array, text: jax.Array, valid: jax.Array
+    ) -> tuple[PyTree, PyTree, jax.Array]:
         def loss(params: PyTree) -> jax.Array:
             (a, b), aux = module.apply({"params": params}, image, text)
             return contrastive.info_nce(a, b, logit_scale=aux["scale"], valid=valid)
@@ -99,7 +101,7 @@ def align(
 
 
 def distinct(first: np.ndarray) -> np.ndarray:
-    """(B,) float32: 1 where a number of (B,) stands for the first time, else 0."""
+    """(B,) float32: 1 at the first occurrence of each number of `first` (B,), else 0."""
     valid = np.zeros(len(first), np.float32)
     valid[np.unique(first, return_index=True)[1]] = 1
     return valid

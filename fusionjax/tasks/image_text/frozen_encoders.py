@@ -1,4 +1,4 @@
-"""An image and a text encoder, both frozen: what they make of a run's texts, and the way into their common space."""
+"""A frozen image encoder and a frozen text encoder: the features of a run's texts and pooled image features."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ class FrozenPair:
         return bank_texts(described(self.config, self._class_names), self._tokenise)
 
     def captions(self, source: Source) -> Texts:
-        """One an example."""
+        """The caption of each example."""
         return instance_texts(
             captions(source), source.names, self._tokenise, allow_empty=self.config.text.allow_empty
         )
@@ -80,7 +80,7 @@ class FrozenPair:
         placed = jax.device_put(variables)
         encode = jax.jit(lambda *batch: module.apply(placed, *batch, method="encode_text")[0])
         count = len(texts.tokens)
-        # Filled up to whole batches, so that there is one program to compile.
+        # Padded to whole batches, so that only one program is compiled.
         rows = np.arange(-(-count // _BATCH) * _BATCH) % count
         parts = [
             np.asarray(encode(texts.tokens[rows[i : i + _BATCH]], texts.mask[rows[i : i + _BATCH]]))

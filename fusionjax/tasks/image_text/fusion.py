@@ -29,6 +29,8 @@ from fusionjax.tasks.base.protocol import (
     Batch,
     Evaluated,
     Facts,
+    Inputs,
+    LossOutput,
     ReportFields,
     Say,
     Shown,
@@ -46,7 +48,7 @@ BASELINES = {
     "image": "image alone",
     "text": "text alone",
 }
-"""`fusion.mode` → what the report calls it."""
+"""`fusion.mode` → its name in the report."""
 KINDS = {
     "instance": "the example's own caption",
     "bank": "the descriptions of all classes, the same for every image",
@@ -104,7 +106,8 @@ def fusion_model(config: ConfigDict, facts: Facts, inputs: "FusionInputs") -> Im
         inputs: of the task.
     """
     text = inputs.text
-    module: ImageText = model_factory.fusion_model(config, len(facts.class_names), text and text.module)
+    encoder = None if text is None else text.module
+    module: ImageText = model_factory.fusion_model(config, len(facts.class_names), encoder)
     frozen = frozen_trunk(config)
     if text is None:
         return ImageModel(config, module, inputs.images, frozen=frozen, grid=getattr(module, "grid", None))
@@ -122,7 +125,7 @@ def fusion_model(config: ConfigDict, facts: Facts, inputs: "FusionInputs") -> Im
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bank:
-    """What a frozen encoder makes of the descriptions of all classes; see `image_model.Collection`.
+    """The features of the descriptions of all classes by a frozen encoder; see `image_model.Collection`.
 
     Attributes:
         text: with the bank.
@@ -158,9 +161,14 @@ class FusionInputs:
     text: TextInputs | None
 
     @property
+    def own_text(self) -> TextInputs | None:
+        """The text of each example; None where there is none, or all images share the bank."""
+        return None if self.text is None or self.text.kind == "bank" else self.text
+
+    @property
     def reads_text(self) -> bool:
         """See `Inputs`."""
-        return self.text is not None and self.text.kind != "bank"
+        return self.own_text is not None
 
     @property
     def reads_sound(self) -> bool:
@@ -169,7 +177,7 @@ class FusionInputs:
 
     def padding_example(self) -> Example:
         """See `Inputs.padding_example`."""
-        return self.text.padding_example() if self.reads_text else {}
+        return {} if self.own_text is None else self.own_text.padding_example()
 
     def prepare(
         self,
@@ -181,10 +189,10 @@ class FusionInputs:
         say: Say = silent,
     ) -> Auxiliary | None:
         """See `Inputs.prepare`; nothing where all images share the bank."""
-        if not self.reads_text:
+        text = self.own_text
+        if text is None:
             return None
-        params = variables["params"]["text"]
-        return self.text.rows(self.text.texts(source), params, folder=folder, say=say)
+        return text.rows(text.texts(source), variables["params"]["text"], folder=folder, say=say)
 
     def from_user(
         self,
@@ -194,9 +202,10 @@ class FusionInputs:
         sounds: Sequence[str | Path | None] | None = None,
     ) -> Auxiliary | None:
         """See `Inputs.from_user`."""
-        if not self.reads_text or texts is None:
+        text = self.own_text
+        if text is None or texts is None:
             return None
-        return self.text.rows(self.text.from_user(texts), variables["params"]["text"])
+        return text.rows(text.from_user(texts), variables["params"]["text"])
 
     def arguments(self, batch: Batch, variables: Variables) -> dict[str, Any]:
         """See `Inputs.arguments`."""
@@ -239,10 +248,10 @@ class FusionObjective:
     """
 
     model: ImageModel
-    inputs: FusionInputs
+    inputs: Inputs
     example_loss: ExampleLoss
 
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; `groups` is not read."""
         (output, _), new = self.model.train(variables, key, **self.inputs.arguments(batch, variables))
         valid, label = batch["valid"], batch["label"]
@@ -269,7 +278,7 @@ class FusionPredictor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FusionExplanation:
-    """See `protocol.Explanation`: what regions and words attend to.
+    """See `protocol.Explanation`: the attention between regions and words.
 
     Attributes:
         model, inputs: of the task.
@@ -295,19 +304,21 @@ class FusionExplanation:
 
     def figures(self, source: Source, shown: Sequence[Shown]) -> ReportFields:
         """See `Explanation.figures`."""
-        if self.model.config.fusion.mode != "fusion" or not shown:
+        text, grid = self.inputs.text, self.model.grid
+        if self.model.config.fusion.mode != "fusion" or text is None or grid is None or not shown:
             return {}
-        made = [self._explained(source, *one) for one in spread(shown)]
-        text = text_maps.BANK_TEXT if self.inputs.text.kind == "bank" else text_maps.WORDS_TEXT
-        return {"figures": [("Attention between image and text", text, text_maps.figure(made))]}
+        made = [self._explained(text, grid, source, *one) for one in spread(shown)]
+        caption = text_maps.BANK_TEXT if text.kind == "bank" else text_maps.WORDS_TEXT
+        return {"figures": [("Attention between image and text", caption, text_maps.figure(made))]}
 
     def _explained(
-        self, source: Source, example: maps_lib.Example, index: int, found: Mapping[str, np.ndarray]
-    ) -> text_maps.TextExample:
+        self, text: TextInputs, grid: tuple[int, int], source: Source, example: maps_lib.Example, index: int,
+        found: Mapping[str, np.ndarray],
+    ) -> text_maps.TextExample:  # fmt: skip
         to_text, to_image = found["image_to_text"], found["text_to_image"]
-        texts, classes = self.inputs.text.texts(source), None
-        if self.inputs.text.kind == "bank":
-            words, classes = self.inputs.text.bank_words(), [self.class_names[k] for k in texts.classes]
+        texts, classes = text.texts(source), None
+        if text.kind == "bank":
+            words, classes = text.bank_words(), [self.class_names[k] for k in np.asarray(texts.classes)]
             if self.model.config.text.bank_level == "token":
                 keep = texts.mask.ravel()
                 rows = np.repeat(np.arange(len(texts.mask)), texts.mask.shape[1])[keep]
@@ -316,18 +327,18 @@ class FusionExplanation:
             row = texts.row(None, index)
             keep = texts.mask[row]
             words, to_text, to_image = text_maps.merge_pieces(
-                self.inputs.text.words(texts, row), to_text[:, keep], to_image[keep]
+                text.words(texts, row), to_text[:, keep], to_image[keep]
             )
         return text_maps.TextExample(
             name=example.name, image=example.image, words=words, image_to_text=to_text, text_to_image=to_image,
-            grid=self.model.grid, true=example.true, predicted=example.predicted, probability=example.probability,
+            grid=grid, true=example.true, predicted=example.predicted, probability=example.probability,
             classes=classes,
         )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextSection:
-    """See `protocol.ReportSection`: where the texts come from, and the label-permutation test.
+    """See `protocol.ReportSection`: the source of the texts, and the label-permutation test.
 
     Attributes:
         config: of the whole run.

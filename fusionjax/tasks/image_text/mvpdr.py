@@ -1,11 +1,10 @@
 """MVPDR: one label for an image, by visual prototypes and prompts in the common space of a frozen image and text encoder.
 
 Source: Wei et al., ACM MM 2024; docs/methods/mvpdr.md. No text of an example is read at test. With train.epochs=0 the
-prototypes are used as they are (training-free), else they train.
+prototypes are not trained (training-free).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +17,18 @@ from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import MapsOnly
 from fusionjax.tasks.base.image_inputs import ImageInputs
-from fusionjax.tasks.base.image_model import ImageModel
+from fusionjax.tasks.base.image_model import ImageModel, PutWeights
 from fusionjax.tasks.base.objectives import average
-from fusionjax.tasks.base.protocol import Batch, Evaluated, Facts, ReportFields, Say, Task, Variables
+from fusionjax.tasks.base.protocol import (
+    Batch,
+    Evaluated,
+    Facts,
+    LossOutput,
+    ReportFields,
+    Say,
+    Task,
+    Variables,
+)
 from fusionjax.tasks.image_text import frozen_encoders
 from fusionjax.tasks.image_text.prototype_start import PrototypeStart, prompts_and_captions
 from fusionjax.train import losses
@@ -54,7 +62,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         put_weights=clip_weights(config) if config.mvpdr.clip else None,
         frozen=("^trunk/", "^projection/") if module.project else ("^trunk/",),
         grid=getattr(module, "grid", None),
-        starts=PrototypeStart(config, facts.class_names, module, pair, texts),
+        starts=None if pair is None else PrototypeStart(config, facts.class_names, module, pair, texts),
     )
     predict = PrototypePredictor(model)
     trains = bool(config.train.steps or config.train.epochs)
@@ -74,7 +82,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     )
 
 
-def clip_weights(config: ConfigDict) -> Any:
+def clip_weights(config: ConfigDict) -> PutWeights:
     """`ImageModel.put_weights` of a CLIP: its image tower, and nothing else."""
 
     def put(variables: Variables, weights: PyTree | None, log: Say) -> Variables:
@@ -87,7 +95,7 @@ def clip_weights(config: ConfigDict) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrototypeInputs(ImageInputs):
-    """Images; no text of an example is read, but what is wrong with the texts of the prompts is said.
+    """Images; examples have no text, but there may be warnings about the texts of the prompts.
 
     Attributes:
         texts: of the prompts and captions.
@@ -110,7 +118,7 @@ class PrototypeObjective:
 
     model: ImageModel
 
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; `key` and `groups` are not read."""
         output, aux = self.model.infer(variables, **self.model.inputs.arguments(batch, variables), train=True)
         valid, label = batch["valid"], batch["label"]
@@ -136,7 +144,7 @@ class PrototypePredictor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrototypeSection:
-    """See `protocol.ReportSection`: where the common space and the prototypes come from.
+    """See `protocol.ReportSection`: the source of the common space and the prototypes.
 
     Attributes:
         config: of the whole run.

@@ -1,4 +1,4 @@
-"""First weights of MVPDR: visual prototypes of cached features, and prompts, in the common space of both."""
+"""Initial weights of MVPDR: visual prototypes from cached features, and prompts, in the common space of both."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,20 +22,20 @@ _STREAM = 0x3D9D  # keeps these draws apart from others that start from the same
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrototypeStart:
-    """Makes the weights that a run begins with, and knows the texts that they are made of.
+    """Computes the initial weights of a run from its cached features and texts.
 
     Attributes:
         config: of the whole run, validated.
         class_names: one name per class.
         module: of the task.
-        pair: the frozen encoders; None at inference.
-        texts: the prompts, then what the images are aligned with where that is something else; empty at inference.
+        pair: the frozen encoders.
+        texts: the prompts, then the texts that the images are aligned with if those are not the prompts.
     """
 
     config: ConfigDict
     class_names: tuple[str, ...]
     module: PrototypeClassifier
-    pair: frozen_encoders.FrozenPair | None
+    pair: frozen_encoders.FrozenPair
     texts: tuple[Texts, ...]
 
     def __call__(
@@ -46,7 +46,7 @@ class PrototypeStart:
         Args:
             variables: with pretrained weights, on the host.
             data: of cached features; "train" and, to choose by, "eval/val" are read.
-            folder: of what is computed once.
+            folder: cache folder.
             say: takes a line of progress.
         """
         part = data.cached["train"]
@@ -60,7 +60,7 @@ class PrototypeStart:
                 self._validation_score(data.cached.get("eval/val"), prompts, words),
                 self._pairs(rows, labels),
             )
-            worded = self.texts[-1].mask.any(1)[pairs.first]
+            worded = np.any(self.texts[-1].mask, axis=1)[pairs.first]
             aligned, steps = alignment.align(
                 images[:, worded],
                 vectors[-1],
@@ -92,9 +92,9 @@ class PrototypeStart:
     def _prompts(self, rows: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
         """Of each class, the rows of the first texts that are its prompts."""
         texts, limit = self.texts[0], self.config.mvpdr.max_prompts
-        if self.config.mvpdr.prompts == "descriptions":
+        if texts.index is None:  # descriptions: one set of texts for all images
             return [np.flatnonzero(texts.classes == c) for c in range(len(self.class_names))]
-        worded, found = texts.mask.any(1), []
+        worded, found = np.any(texts.mask, axis=1), []
         for c, name in enumerate(self.class_names):
             own = np.unique(texts.index[rows[labels == c]])
             own = own[worded[own]]
@@ -113,7 +113,7 @@ class PrototypeStart:
         texts = self.texts[-1]
         if texts.index is not None:
             return alignment.Pairs(texts.index[rows], np.ones(len(rows), np.int64))
-        counts = np.bincount(texts.classes, minlength=len(self.class_names))
+        counts = np.bincount(np.asarray(texts.classes), minlength=len(self.class_names))
         return alignment.Pairs((np.cumsum(counts) - counts)[labels], counts[labels])
 
     def _validation_score(
@@ -141,7 +141,7 @@ class PrototypeStart:
 def prompts_and_captions(
     config: ConfigDict, facts: Facts, module: PrototypeClassifier
 ) -> tuple[frozen_encoders.FrozenPair | None, tuple[Texts, ...]]:
-    """The encoders and texts of `PrototypeStart`.
+    """The encoders and texts of `PrototypeStart`; None and no text at inference.
 
     Raises:
         UserError: captions are asked for and the training split has none.

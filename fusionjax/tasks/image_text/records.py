@@ -1,7 +1,7 @@
 """The records of the tasks "fusion" and "mvpdr": their config sections, their rules and what they read."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -9,6 +9,9 @@ from fusionjax import register
 from fusionjax.config import impossible, require_one_of, require_within
 from fusionjax.register import TaskRecord
 from fusionjax.tasks.base import fields
+
+if TYPE_CHECKING:
+    from fusionjax.tasks.base.protocol import Facts, Task
 
 
 def fusion_section() -> ConfigDict:
@@ -87,7 +90,7 @@ def fusion_fields(config: ConfigDict) -> Sequence[str]:
     return ("fusion.mode", "fusion.head", *(f"fusion.{option}" for option in options))
 
 
-def build_fusion(config: ConfigDict, facts: Any) -> Any:
+def build_fusion(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`."""
     from fusionjax.tasks.image_text import fusion
 
@@ -109,7 +112,7 @@ FUSION = TaskRecord(
 )
 
 
-def build_mvpdr(config: ConfigDict, facts: Any) -> Any:
+def build_mvpdr(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`."""
     from fusionjax.tasks.image_text import mvpdr
 

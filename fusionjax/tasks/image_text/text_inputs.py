@@ -1,4 +1,4 @@
-"""The text of a task's examples: which text each gets, as tokens, and what a frozen encoder makes of it, once."""
+"""The texts of a task's examples, as tokens or as features of a frozen encoder, which are computed once."""
 
 import dataclasses
 import functools
@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from fusionjax.config import impossible
 from fusionjax.data import class_names as names
 from fusionjax.data.feature_cache import store
 from fusionjax.data.loading.auxiliary import AuxiliaryRows
+from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.data.text import (
     Texts,
@@ -44,7 +44,7 @@ class TextInputs:
 
     Args:
         config: of the run, validated.
-        facts: of the data; the texts of its splits are made here, once.
+        facts: of the data; the texts of its splits are tokenised here, once.
         question: the text of an example is its question, whatever `text.kind` says.
 
     Attributes:
@@ -73,7 +73,7 @@ class TextInputs:
             raise impossible(config, "text.max_tokens", f"the encoder has {sizes.positions} positions")
         # A frozen encoder runs once: in float32, whatever the precision.
         dtype = jnp.float32 if self.freeze else jnp.dtype(config.precision).type
-        self.module: nn.Module = text_models.make(sizes, c.encoder, pooler=False, dtype=dtype)
+        self.module = text_models.make(sizes, c.encoder, pooler=False, dtype=dtype)
         self.tokenizer = hub.tokenizer(self.folder)
         self.tokenise = Tokenise(
             self.tokenizer,
@@ -119,7 +119,7 @@ class TextInputs:
     def from_user(self, words: Sequence[str]) -> Texts:
         """Of a user's texts, one per example; an empty one is masked."""
         shown = [f"text {i + 1}" for i in range(len(words))]
-        # What a user asks is not kept on disk.
+        # Texts of a user are not cached on disk.
         aside = dataclasses.replace(self.tokenise, cache=None)
         found = instance_texts(words, shown, aside, allow_empty=True)
         for note in found.notes:
@@ -147,7 +147,7 @@ class TextInputs:
     def _make(self, source: Source, labels: np.ndarray) -> Texts:
         c = self.config.text
         if self._question:
-            return instance_texts(source.columns["question"], source.names, self.tokenise)
+            return instance_texts(list(source.columns["question"]), source.names, self.tokenise)
         if c.kind == "bank":
             return self.bank
         if c.kind == "class":
@@ -173,8 +173,8 @@ class TextInputs:
 
     # -- arrays -----------------------------------------------------------------------------------------------------------
 
-    def padding_example(self) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that stands for no example; as wide as the first split's texts."""
+    def padding_example(self) -> Example:
+        """What `rows` adds to a padding example; as wide as the first split's texts."""
         widths = (texts.mask.shape[1] for texts in self.made.values())
         mask = np.zeros(next(widths, self.config.text.max_tokens), bool)
         if self.freeze:
@@ -229,7 +229,7 @@ class TextInputs:
     def bank_mask(self) -> np.ndarray:
         """(1, K) bool, False at padding."""
         mask = self.bank.mask
-        return mask.reshape(1, -1) if self.config.text.bank_level == "token" else mask.any(1)[None]
+        return mask.reshape(1, -1) if self.config.text.bank_level == "token" else np.any(mask, axis=1)[None]
 
     def bank_features(self, tokens: Array) -> Array:
         """Token vectors (M, T, C) of the bank as keys (1, K, C): as they are, or each description's mean."""
@@ -239,12 +239,12 @@ class TextInputs:
 
 
 def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.Descriptions:
-    """What `config.text.descriptions` says of the classes.
+    """The descriptions of the classes in `config.text.descriptions`.
 
     Raises:
         UserError: it cannot be read, or does not describe just these classes.
     """
-    # Of classes that were left out the file may speak.
+    # The file may also describe classes that are not selected.
     also: tuple[str, ...] = ()
     if config.data.selected_classes:
         kept = {names.readable(name) for name in class_names}

@@ -1,4 +1,4 @@
-"""The sound of a task's examples: its encoder, and what the encoder takes."""
+"""The audio of a task's examples: the encoder and its inputs."""
 
 import functools
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ ENCODERS = ("mel", *audio_models.NAMES)
 
 
 class AudioInputs:
-    """Which sound each example has, by `config.audio`, and its encoder.
+    """The sound of each example, by `config.audio`, and the audio encoder.
 
     Args:
         config: of the run, validated.
@@ -70,7 +70,7 @@ class AudioInputs:
         return pretrained.load(c.source, c.encoder)["params"] if c.source else None
 
     def rows(self, source: Source) -> clips.AudioClips:
-        """What travels beside the images of a split.
+        """The auxiliary inputs of a split.
 
         Raises:
             UserError: the source has no sounds; a split for evaluation may have none, but must have the column.
@@ -91,7 +91,7 @@ class AudioInputs:
         )  # fmt: skip
 
     def from_user(self, files: Sequence[str | Path | None]) -> clips.AudioClips:
-        """What travels beside a user's images.
+        """The auxiliary inputs of a user's images.
 
         Args:
             files: the sound of each, None or "" for none. A silent one is named, and taken as none.
@@ -110,7 +110,7 @@ class AudioInputs:
         return self._sounds(paths)
 
     def padding_example(self) -> dict[str, np.ndarray]:
-        """What `rows` adds to a row that stands for no example."""
+        """What `rows` adds to a padding example."""
         return self._sounds([]).padding_example
 
     def _sounds(self, files: Sequence[Sequence[Path]]) -> clips.AudioClips:
@@ -118,10 +118,10 @@ class AudioInputs:
         return clips.AudioClips(files, samples=self.samples, frames=self.frames, bands=bands)
 
     def arguments(self, batch: dict[str, Array]) -> dict[str, Array]:
-        """What the model takes: "audio", "audio_mask", and "masked_frames" of a Wav2Vec2.
+        """Arguments of the module: "audio", "audio_mask", and "masked_frames" of a Wav2Vec2.
 
         Args:
-            batch: what `rows` gives; a batch without "audio", as of a user's photographs, has no sound.
+            batch: with the outputs of `rows`; without "audio", as for a user's images, there is no sound.
         """
         batch = self._with_sound(batch)
         audio, mask = batch["audio"], batch["audio_mask"]
@@ -129,12 +129,12 @@ class AudioInputs:
             return {"audio": audio, "audio_mask": mask, "masked_frames": batch["hidden_frames"]}
         mel, own = mel_lib.log_mel(audio, mask)
         mel = standardised(mel, own)
-        # The mean is 0: what is hidden is the mean, as in SpecAugment.
+        # Hidden values become the mean, which is 0, as in SpecAugment.
         hidden = batch["hidden_frames"][:, :, None] | batch["hidden_bands"][:, None]
         return {"audio": jnp.where(hidden, 0, mel), "audio_mask": own}
 
     def spectrogram(self, batch: dict[str, Array]) -> tuple[Array, Array]:
-        """What is shown of a sound: its log-mel frames (B, T, F), and which are the clip's own, bool (B, T)."""
+        """The spectrogram of a sound: its log-mel frames (B, T, F), and which are the clip's own, bool (B, T)."""
         batch = self._with_sound(batch)
         return mel_lib.log_mel(batch["audio"], batch["audio_mask"])
 
@@ -143,7 +143,7 @@ class AudioInputs:
         return ((frames - 1) * mel_lib.HOP + mel_lib.WINDOW) / SAMPLE_RATE if frames else 0.0
 
     def _with_sound(self, batch: dict[str, Array]) -> dict[str, Array]:
-        """The batch; with sounds that are missing where it has none."""
+        """The batch; with empty sounds if it has none."""
         if "audio" in batch:
             return batch
         size = len(next(iter(batch.values())))

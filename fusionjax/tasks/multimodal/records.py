@@ -1,7 +1,7 @@
 """The records of the tasks "trimodal", "audiovisual" and "vqa": their config sections, their rules and what they read."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -9,6 +9,9 @@ from fusionjax.config import impossible, require_one_of, require_within
 from fusionjax.register import TaskRecord
 from fusionjax.tasks.base import fields
 from fusionjax.tasks.image_text import records as image_text
+
+if TYPE_CHECKING:
+    from fusionjax.tasks.base.protocol import Facts, Task
 
 
 def trimodal_section() -> ConfigDict:
@@ -38,7 +41,7 @@ def audio_section() -> ConfigDict:
     return c
 
 
-def build_trimodal(config: ConfigDict, facts: Any) -> Any:
+def build_trimodal(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`; of audiovisual too."""
     from fusionjax.tasks.multimodal import trimodal
 
@@ -114,7 +117,7 @@ AUDIOVISUAL = TaskRecord(
 )
 
 
-def build_vqa(config: ConfigDict, facts: Any) -> Any:
+def build_vqa(config: ConfigDict, facts: "Facts") -> "Task":
     """See `TaskRecord`."""
     from fusionjax.tasks.multimodal import vqa
 

@@ -56,7 +56,10 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     audio = AudioInputs(config, facts) if "audio" in modalities else None
     text = TextInputs(config, facts) if "text" in modalities else None
     module = model_factory.trimodal_model(
-        config, len(facts.class_names), audio and audio.module, text and text.module
+        config,
+        len(facts.class_names),
+        None if audio is None else audio.module,
+        None if text is None else text.module,
     )
     multispectral_inputs.check(config, facts.splits.values())
     inputs = MultimodalInputs(ImageInputs(config), modalities, audio, text, _marks_images(facts))
@@ -100,7 +103,7 @@ def _frozen(config: ConfigDict, modalities: Sequence[str]) -> tuple[str, ...]:
 
 
 def _marks_images(facts: Facts) -> bool:
-    """Whether the data say of each example if it has an image."""
+    """Whether the data have a column that marks the examples with an image."""
     return facts.train is not None and HAS_IMAGE in facts.train.columns
 
 
@@ -112,7 +115,7 @@ class MultimodalInputs:
         images: of the task.
         modalities: that the model reads.
         audio, text: None for a modality that is not read.
-        marks_images: whether the data say of each example if it has an image.
+        marks_images: whether the data have a column that marks the examples with an image.
     """
 
     images: ImageInputs
@@ -132,7 +135,7 @@ class MultimodalInputs:
         return self.audio is not None
 
     def init_arguments(self) -> dict[str, Any]:
-        """What `module.init` takes beside the images."""
+        """Arguments of `module.init` other than the images."""
         found = {} if self.audio is None else self.audio.arguments({"label": jnp.zeros(1)})
         if self.text is not None:
             found |= {"tokens": jnp.zeros((1, 8), jnp.int32), "text_mask": jnp.ones((1, 8), bool)}
@@ -140,10 +143,14 @@ class MultimodalInputs:
 
     def padding_example(self) -> Example:
         """See `Inputs.padding_example`."""
-        words = {} if self.text is None else self.text.padding_example()
-        sound = {} if self.audio is None else self.audio.padding_example()
-        seen = "image" in self.modalities and self.marks_images
-        return words | sound | ({"image_present": np.zeros((), np.int32)} if seen else {})
+        found: Example = {}
+        if self.text is not None:
+            found |= self.text.padding_example()
+        if self.audio is not None:
+            found |= self.audio.padding_example()
+        if "image" in self.modalities and self.marks_images:
+            found["image_present"] = np.zeros((), np.int32)
+        return found
 
     def prepare(
         self,
@@ -197,7 +204,7 @@ class MultimodalInputs:
         return {} if self.text is None else self.text.fingerprint()
 
     def warnings(self) -> list[str]:
-        """Sounds that are damaged or silent, and what there is to say of the texts."""
+        """Warnings about damaged and silent sounds, and about the texts."""
         lines = []
         for name, rows in ({} if self.audio is None else self.audio.made).items():
             split = name.removeprefix("eval/")
@@ -234,7 +241,7 @@ class SubsetPredictor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MultimodalExplanation:
-    """See `protocol.Explanation`: what the modalities attend to in each other.
+    """See `protocol.Explanation`: the attention between the modalities.
 
     Attributes:
         model, inputs: of the task.
@@ -275,13 +282,14 @@ class MultimodalExplanation:
     def _explained(
         self, source: Source, example: maps_lib.Example, index: int, found: Mapping[str, np.ndarray]
     ) -> modality_maps.ModalityExample:
-        words, sound, kept = [], None, {}
+        words, sound, seconds, kept = [], None, 0.0, {}
         if self.inputs.text is not None:
             texts = self.inputs.text.texts(source)
             words = self.inputs.text.words(texts, texts.row(None, index))
             kept["text"] = found["mask/text"] > 0
         if self.inputs.audio is not None:
             kept["audio"], sound = found["mask/audio"] > 0, found["sound/mel"][found["sound/own"] > 0]
+            seconds = self.inputs.audio.seconds(len(sound))
         maps = {}
         for pairing in self.pairings:
             map = found[f"reads/{pairing}"]
@@ -289,14 +297,14 @@ class MultimodalExplanation:
             maps[pairing] = map[to][:, of]
         return modality_maps.ModalityExample(
             name=example.name, true=example.true, predicted=example.predicted, probability=example.probability,
-            image=example.image if "image" in self.inputs.modalities else None, grid=self.model.grid, words=words, sound=sound,
-            seconds=0.0 if sound is None else self.inputs.audio.seconds(len(sound)), maps=maps,
+            image=example.image if "image" in self.inputs.modalities else None, grid=self.model.grid or (1, 1),
+            words=words, sound=sound, seconds=seconds, maps=maps,
         )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SubsetSection:
-    """See `protocol.ReportSection`: accuracy by the modalities that are there at test.
+    """See `protocol.ReportSection`: accuracy by the modalities that are present at test.
 
     Attributes:
         classes: C.
@@ -329,7 +337,7 @@ class SubsetSection:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SoundSection:
-    """See `protocol.ReportSection`: the sound files that were read, as they are on disk.
+    """See `protocol.ReportSection`: formats of the sound files on disk.
 
     Attributes:
         audio: None for a model without sound.

@@ -1,18 +1,17 @@
-"""Visual question answering: one of the answers that training knows, by an image and a question.
+"""Visual question answering: one of the answers of the training split, by an image and a question.
 
 The model is that of image–text fusion: the tokens of both attend to each other, pooled, and a classifier chooses among the
 answers. Source: docs/methods/multimodal.md.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryGroup, AuxiliaryRows
@@ -25,6 +24,7 @@ from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation import vqa
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.tasks.base import multispectral_inputs
+from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.class_scorer import ClassScorer, Predict, headline, readable
 from fusionjax.tasks.base.image_inputs import ImageInputs
 from fusionjax.tasks.base.image_model import ImageModel
@@ -33,6 +33,7 @@ from fusionjax.tasks.base.protocol import (
     Batch,
     Evaluated,
     Facts,
+    LossOutput,
     Outputs,
     ReportFields,
     Say,
@@ -49,7 +50,6 @@ from fusionjax.tasks.image_text.fusion import (
 )
 from fusionjax.tasks.image_text.text_inputs import TextInputs
 from fusionjax.train import losses
-from fusionjax.types import PyTree
 
 VqaResults = Mapping[str, dict[str, vqa.Result]]
 """Split → "model" and, where the training questions are known, "prior"."""
@@ -58,8 +58,8 @@ VqaResults = Mapping[str, dict[str, vqa.Result]]
 def create(config: ConfigDict, facts: Facts) -> Task:
     """An answer to each question.
 
-    The target is VQA v2's soft score of every answer, divided by their sum; a question none of whose references training knows
-    takes no part in the loss, and counts as missed at test.
+    The target is VQA v2's soft score of every answer, divided by their sum. A question without a reference among the training
+    answers is left out of the loss, and counts as incorrect at test.
 
     Args:
         config: of the whole run, validated.
@@ -69,8 +69,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         UserError: a model that cannot be built, or data without questions.
     """
     for source in facts.splits.values():
-        if not hasattr(source, "scores"):
-            raise UserError(f"{source.name} has no questions: set config.data.questions")
+        with_questions(source)
     text = None if config.fusion.mode == "image" else TextInputs(config, facts, question=True)
     inputs = QuestionInputs(ImageInputs(config), text, len(facts.class_names))
     model = fusion_model(config, facts, inputs)
@@ -79,7 +78,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         config,
         facts.class_names,
         FusionPredictor(model, inputs),
-        () if facts.train is None else facts.train.questions,
+        () if facts.train is None else with_questions(facts.train).questions,
     )
     return Task(
         config,
@@ -94,6 +93,13 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         FusionExplanation(model, inputs, facts.class_names),
         AnswerExport(scorer),
     )
+
+
+def with_questions(source: Source) -> QuestionSource:
+    """The source of a split, checked to have questions; a UserError otherwise."""
+    if not isinstance(source, QuestionSource):
+        raise UserError(f"{source.name} has no questions: set config.data.questions")
+    return source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +119,7 @@ class QuestionInputs(FusionInputs):
     def prepare(
         self,
         split: str,
-        source: QuestionSource,
+        source: Source,
         variables: Variables,
         *,
         folder: Path | None = None,
@@ -121,7 +127,7 @@ class QuestionInputs(FusionInputs):
     ) -> Auxiliary:
         """See `Inputs.prepare`; also the scores of the answers."""
         found = super().prepare(split, source, variables, folder=folder, say=say)
-        scores = AuxiliaryRows(lambda index, epoch: index, scores=source.scores)
+        scores = AuxiliaryRows(lambda index, epoch: index, scores=with_questions(source).scores)
         return scores if found is None else AuxiliaryGroup(found, scores)
 
 
@@ -138,7 +144,7 @@ class VqaObjective:
     inputs: QuestionInputs
     example_loss: ExampleLoss
 
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; reads "scores" (B, C), not `groups`."""
         (output, _), new = self.model.train(variables, key, **self.inputs.arguments(batch, variables))
         scores = batch["scores"]
@@ -151,14 +157,14 @@ class VqaObjective:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class VqaScorer:
+class VqaScorer(NoBaselines):
     """See `protocol.Scorer`.
 
     Attributes:
         config: of the whole run, validated.
         answers: by class index.
         predict: gives "probabilities/combined" (B, C).
-        training: its questions, for the reference that looks at no image; empty at inference.
+        training: questions of the training split, for the baseline without images; empty at inference.
     """
 
     config: ConfigDict
@@ -171,14 +177,16 @@ class VqaScorer:
     output_names: ClassVar[tuple[str, ...]] = ("probabilities/",)
     closed_set: ClassVar[bool] = True
 
-    def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, QuestionSource]) -> VqaResults:
+    def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]) -> VqaResults:
         """Results by split: "model" and, where training questions are known, "prior", the most frequent answer to the words.
 
         Args:
             outputs: by split, the predictions of all of it.
             sources: by split.
         """
-        return {split: self._evaluate(rows, sources[split]) for split, rows in outputs.items()}
+        return {
+            split: self._evaluate(rows, with_questions(sources[split])) for split, rows in outputs.items()
+        }
 
     def _evaluate(self, rows: Outputs, source: QuestionSource) -> dict[str, vqa.Result]:
         good, predicted = self.answered(rows)
@@ -189,14 +197,14 @@ class VqaScorer:
         return found
 
     def answered(self, rows: Outputs) -> tuple[np.ndarray, list[str]]:
-        """AuxiliaryRows of the questions whose image could be read, in the order of their source, and their answers."""
+        """Rows of the questions whose image could be read, in the order of their source, and their answers."""
         good = readable(rows)
         return good, [self.answers[k] for k in rows["probabilities/combined"][good].argmax(-1)]
 
     def scalars(self, results: VqaResults) -> dict[str, float]:
         """Flat names: test/vqa_accuracy is VQA v2's, test/vqa_accuracy_<type> a type of question's, test/accuracy the share of
         questions whose most frequent reference was given."""
-        flat = {}
+        flat: dict[str, float] = {}
         for split, by_name in results.items():
             model = by_name["model"]
             flat |= {f"{split}/vqa_accuracy": model.accuracy, f"{split}/accuracy": model.exact}
@@ -208,7 +216,7 @@ class VqaScorer:
         return flat
 
     def per_example(
-        self, results: VqaResults, outputs: Mapping[str, Outputs], sources: Mapping[str, QuestionSource]
+        self, results: VqaResults, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
         """See `Scorer.per_example`.
 
@@ -216,7 +224,7 @@ class VqaScorer:
             "correct", whether the most frequent reference was given, and "soft_accuracy".
         """
         split = headline(outputs)
-        source = sources[split]
+        source = with_questions(sources[split])
         good, predicted = self.answered(outputs[split])
         index = outputs[split]["index"][good]
         single = [vqa.evaluate([p], [source.questions[i]]) for p, i in zip(predicted, index, strict=True)]
@@ -228,28 +236,9 @@ class VqaScorer:
             "soft_accuracy": np.asarray([r.accuracy for r in single], np.float32),
         }
 
-    def probe(
-        self,
-        train: np.ndarray,
-        train_labels: np.ndarray,
-        test: np.ndarray,
-        test_rows: np.ndarray,
-        source: Source,
-    ) -> list[Baseline]:
-        """See `Scorer.probe`: as for any classes."""
-        scorer = ClassScorer(self.config, self.answers, self.predict)
-        return scorer.probe(train, train_labels, test, test_rows, source)
-
-    def references(
-        self,
-        weights: PyTree | None,
-        variables: Variables,
-        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
-        sources: Mapping[str, Source],
-        mesh: Mesh,
-    ) -> list[Baseline]:
-        """See `Scorer.references`: none."""
-        return []
+    def probe(self, features: PooledFeatures) -> list[Baseline]:
+        """See `Scorer.probe`: the answers are classes, as for `ClassScorer`."""
+        return ClassScorer(self.config, self.answers, self.predict).probe(features)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -264,9 +253,9 @@ class AnswerExport:
 
     def __call__(self, folder: Path, run: Evaluated) -> None:
         """Writes answers/<split>.json, results as VQA v2's evaluation takes them: an answer to every question, "" where the
-        picture could not be read."""
+        image could not be read."""
         for split, rows in run.outputs.items():
-            asked = run.sources[split].questions
+            asked = with_questions(run.sources[split]).questions
             good, predicted = self.scorer.answered(rows)
             answers = [""] * len(asked)
             for i, answer in zip(rows["index"][good], predicted, strict=True):
@@ -294,7 +283,7 @@ class QuestionSection:
             model, prior = by_name["model"], by_name.get("prior")
             headline.append((f"VQA accuracy, {split}", model.accuracy, None, f"{model.n:,} questions"))
             if prior:
-                note = "the commonest answer to the question's words in training, no image"
+                note = "the most frequent training answer to the words of the question, without the image"
                 headline.append((f"question prior, {split}", prior.accuracy, None, note))
             kinds = {"all": (model.n, model.accuracy)} | dict(model.by_question_type)
             blind = {"all": (prior.n, prior.accuracy)} | dict(prior.by_question_type) if prior else {}

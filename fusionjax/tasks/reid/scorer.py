@@ -1,12 +1,11 @@
 """Scores of re-identification: query against gallery, by the protocol of docs/methods/reid.md."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
@@ -15,10 +14,10 @@ from fusionjax.evaluation import per_example as per_example_lib
 from fusionjax.evaluation import reid
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
+from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.explanations import glca_selection
 from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.protocol import Batch, Outputs, Variables
-from fusionjax.types import PyTree
 from fusionjax.vectors import unit
 
 PAIR = ("query", "gallery")
@@ -46,7 +45,7 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ReidScorer:
+class ReidScorer(NoBaselines):
     """See `protocol.Scorer`.
 
     Attributes:
@@ -104,7 +103,7 @@ class ReidScorer:
 
     def scalars(self, results: Mapping[str, Result]) -> dict[str, float]:
         """Flat names, e.g. test/mAP, test/rank1, test/mAP_reranked; fractions."""
-        flat = {}
+        flat: dict[str, float] = {}
         for name, result in results.items():
             flat |= {f"{name}/{k}": v for k, v in result.ranking.scalars().items()}
             flat |= {f"{name}/{k}_reranked": v for k, v in result.reranked.items()}
@@ -113,10 +112,10 @@ class ReidScorer:
     def per_example(
         self, results: Mapping[str, Result], outputs: Mapping[str, Outputs], sources: Mapping[str, Source]
     ) -> dict[str, np.ndarray]:
-        """What happened to each query of "test", or else of the last result; see `Scorer.per_example`.
+        """The result of each query of "test", or else of the last result; see `Scorer.per_example`.
 
         Returns:
-            Also "average_precision", and "rank1": whether the first of the list is a match. Of the queries that count: their
+            Also "average_precision", and "rank1": whether the first result is a match. Only of evaluated queries: the
             means are mAP and rank1.
         """
         name = "test" if "test" in results else list(results)[-1]
@@ -132,33 +131,16 @@ class ReidScorer:
             "rank1": (ranking.first[counted] == 1).astype(np.uint8),
         }
 
-    def probe(
-        self,
-        train: np.ndarray,
-        train_labels: np.ndarray,
-        test: np.ndarray,
-        test_rows: np.ndarray,
-        source: Source,
-    ) -> list[Baseline]:
-        """What the pretrained network's own features reach; see `Scorer.probe`."""
-        ids, cameras = identities_and_cameras(source, test_rows)
+    def probe(self, features: PooledFeatures) -> list[Baseline]:
+        """Retrieval by the pretrained network's own features; see `Scorer.probe`."""
+        test = features.test
+        ids, cameras = identities_and_cameras(features.source, features.test_rows)
         scores = reid.evaluate(test, ids, cameras, test, ids, cameras, same_set=True, **self._options)
         note = "the pretrained network's features on the same images, averaged over the grid"
         return [
             Baseline(f"frozen_features_{name}", f"{name}, frozen features", scores[name], note)
             for name in ("mAP", "rank1")
         ]
-
-    def references(
-        self,
-        weights: PyTree | None,
-        variables: Variables,
-        batches: Callable[[str], Iterable[dict[str, np.ndarray]]],
-        sources: Mapping[str, Source],
-        mesh: Mesh,
-    ) -> list[Baseline]:
-        """See `Scorer.references`: none."""
-        return []
 
     @property
     def _options(self) -> dict[str, Any]:

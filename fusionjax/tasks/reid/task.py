@@ -2,20 +2,21 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import cast
 
 import jax
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
 from fusionjax.models import registry
+from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.methods.dcal import derangement
 from fusionjax.models.methods.reid import ReID
 from fusionjax.tasks.base import model_factory, pairing
 from fusionjax.tasks.base.image_inputs import ImageInputs
 from fusionjax.tasks.base.image_model import ImageModel, frozen_trunk
-from fusionjax.tasks.base.objectives import average, single
-from fusionjax.tasks.base.protocol import Batch, Facts, Task, Variables
+from fusionjax.tasks.base.objectives import average, combined, single
+from fusionjax.tasks.base.protocol import Batch, Facts, LossOutput, Task, Variables
 from fusionjax.tasks.reid import data_checks
 from fusionjax.tasks.reid.report import RetrievalSection
 from fusionjax.tasks.reid.scorer import ReidScorer
@@ -28,7 +29,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     """An embedding in which images of one identity are near each other.
 
     Every branch has a cross-entropy over the training identities, after a BNNeck, and a metric loss before it. At test the CLS
-    features of SA and GLCA stand side by side. Source: Zhu et al., CVPR 2022, section 4.2; He et al., ICCV 2021 (TransReID).
+    features of SA and GLCA are concatenated. Source: Zhu et al., CVPR 2022, section 4.2; He et al., ICCV 2021 (TransReID).
 
     Args:
         config: of the whole run, validated.
@@ -44,7 +45,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         raise impossible(
             config, "loss.mixup" if config.loss.mixup else "loss.cutmix", "identities do not mix"
         )
-    backbone = model_factory.image_model(config, 0)
+    backbone = cast(ViT, model_factory.image_model(config, 0))  # every family that embeds is a ViT
     module = ReID(backbone, len(facts.class_names), config.loss.center_weight > 0)
     data_checks.check(config, facts)
     inputs = ImageInputs(config)
@@ -77,20 +78,20 @@ class ReidObjective:
         model: of the task.
     """
 
-    model: ImageModel
+    model: ImageModel[ReID]
 
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> Any:
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; PWCA pairs within a group, with an image of another identity."""
         c, module = self.model.config.loss, self.model.module
         dropout, pairs = jax.random.split(key)
         label, valid = batch["label"], batch["valid"]
         size = label.shape[0]
-        extra = {}
+        partner = {}
         if "pwca" in module.branches:
             per_identity = self.model.config.data.per_identity
-            extra["partner"] = derangement(pairs, groups, size // groups, per_identity)
+            partner["partner"] = derangement(pairs, groups, size // groups, per_identity)
         arguments = self.model.inputs.arguments(batch, variables)
-        (_, aux), new = self.model.train(variables, dropout, **arguments, valid=valid, **extra)
+        (_, aux), new = self.model.train(variables, dropout, **arguments, valid=valid, **partner)
         metrics, by_branch = {}, {}
         for b, feature in aux["features"].items():
             logits = aux["logits"][b]
@@ -110,9 +111,7 @@ class ReidObjective:
                 metrics[f"{name}_{b}"] = single(value)
             metrics[f"accuracy_{b}"] = average(logits.argmax(-1) == label, valid)
         metrics["accuracy"] = metrics["accuracy_sa"]
-        if "log_variances" not in aux or c.branch_weighting == "sum":
-            return sum(by_branch.values()), (metrics, new)
-        return losses.uncertainty_weighted(by_branch, aux["log_variances"]), (metrics, new)
+        return combined(self.model.config, by_branch, aux), (metrics, new)
 
     def _metric(self, feature: jax.Array, label: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
         c = self.model.config.loss

@@ -62,7 +62,7 @@ def test_mixing_trains_towards_the_mixture(mixing):
     loss = jax.jit(functools.partial(task.objective, groups=2))
     value, (metrics, _) = loss(variables, batch(), jax.random.key(1))
     plain, _ = jax.jit(
-        functools.partial(tasks.create(crossvit(), Facts(tuple(tiny.CLASSES))).loss, groups=2)
+        functools.partial(tasks.create(crossvit(), Facts(tuple(tiny.CLASSES))).objective, groups=2)
     )(variables, batch(), jax.random.key(1))
     assert np.isfinite(value) and value != plain
     rows = {k: jnp.asarray(v) for k, v in batch().items()}

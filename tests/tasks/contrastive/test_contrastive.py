@@ -233,7 +233,7 @@ def test_the_loaded_run_says_the_same(trained):
     run = run_lib.load(folder)
     for name, value in run.task.scorer.scalars(run.evaluate()).items():
         assert summary[name] == pytest.approx(float(value), abs=1e-6), name
-    with pytest.raises(UserError, match="learned no classes"):
+    with pytest.raises(UserError, match="has no classes to predict"):
         run.predict(["a.npy"])
     with pytest.raises(UserError, match="'train': evaluate it too"):
         run.evaluate(["test"])

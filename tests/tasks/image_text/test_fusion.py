@@ -120,7 +120,7 @@ def test_predicting_needs_a_text_of_each_image(finished, leaves):
     np.testing.assert_allclose(alone.probabilities, a.probabilities, atol=1e-6)
     other = run.predict(images[:1], texts=["dark long spots"])[0]
     assert np.abs(other.probabilities - a.probabilities).max() > 1e-6
-    with pytest.raises(UserError, match="give 2, one an image"):
+    with pytest.raises(UserError, match="give 2 texts, one per image"):
         run.predict(images, texts=["one"])
 
 

@@ -95,7 +95,7 @@ def test_the_loaded_run_gives_the_same_scores_and_predicts_what_it_is_given(trai
         assert len(found.classes) == 3 and found.probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_loaded_run_hears_what_it_is_given(trained, things, caplog):
+def test_the_loaded_run_predicts_with_the_given_sounds(trained, things, caplog):
     run = fusionjax.load(trained[0])
     image, texts = things.parent / "green9.png", [""]
     sound = things.with_name("green9.wav")
@@ -107,7 +107,7 @@ def test_the_loaded_run_hears_what_it_is_given(trained, things, caplog):
     np.testing.assert_array_equal(silent.probabilities, mute.probabilities)
     assert "green0.wav: it is silent" in caplog.text and "no sound is given" not in caplog.text
     np.testing.assert_array_equal(run.predict([image], texts=texts)[0].probabilities, mute.probabilities)
-    assert "the model hears and no sound is given" in caplog.text
+    assert "the model has audio input and no sound is given" in caplog.text
     for files, words in (([things.with_name("red0.wav")], "red0.wav cannot be read: the file ends after"),
                          (["none.ogg"], "there is no such file"), ([], "give 1 sounds")):  # fmt: skip
         with pytest.raises(UserError, match=words):

@@ -189,12 +189,12 @@ def test_centres_move_towards_their_class():
 
 def test_flip_averages_the_two_views():
     plain, flipped = (tasks.create(settings(evaluation__flip=f), Facts(tuple(IDS))) for f in (False, True))
-    variables, rows = plain.init(jax.random.key(0)), batch()
+    variables, rows = plain.model.init(jax.random.key(0)), batch()
     mirrored = rows | {"image": rows["image"][:, :, ::-1]}
-    a, b = (plain.predict(variables, r)["embedding"] for r in (rows, mirrored))
-    got = flipped.predict(variables, rows)["embedding"]
+    a, b = (plain.scorer.predict(variables, r)["embedding"] for r in (rows, mirrored))
+    got = flipped.scorer.predict(variables, rows)["embedding"]
     np.testing.assert_allclose(got, unit(a + b), atol=1e-6)
-    np.testing.assert_allclose(flipped.predict(variables, mirrored)["embedding"], got, atol=1e-6)
+    np.testing.assert_allclose(flipped.scorer.predict(variables, mirrored)["embedding"], got, atol=1e-6)
 
 
 def test_the_neck_is_batch_normalisation_without_shift(rng):
