@@ -7,14 +7,16 @@ DeiT-T 84.7 → 87.4, DeiT-S 88.1 → 90.0, DeiT-B 90.3 → 92.6, ViT-B 90.0 →
 pretrained weights.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.fine_grained_arg())
-    c = common.fine_grained(base.default(), arg)
-    c.data.source, c.data.root = "aircraft", arg.root
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.fine_grained_arg())
+    c = common.fine_grained(base.default(), options)
+    c.data.source, c.data.root = "aircraft", options.root
     c.data.train_split = "trainval"
-    return common.run_local(c) if arg.runlocal else c
+    return common.run_local(c) if options.runlocal else c

@@ -8,14 +8,16 @@ recipe=paper|paper_x4, weights=<file>, root=<folder>, runlocal. The paper's top-
 DeiT-B 92.9 → 93.8, ViT-B 92.5 → 93.4, R50-ViT-B 94.0 → 95.3 (baseline → full), from pretrained weights.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.fine_grained_arg())
-    c = common.fine_grained(base.default(), arg)
-    c.data.source = "cars" if arg.root else "tfds"
-    c.data.root, c.data.builder = arg.root, "" if arg.root else "cars196"
-    return common.run_local(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.fine_grained_arg())
+    c = common.fine_grained(base.default(), options)
+    c.data.source = "cars" if options.root else "tfds"
+    c.data.root, c.data.builder = options.root, "" if options.root else "cars196"
+    return common.run_local(c) if options.runlocal else c

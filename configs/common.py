@@ -1,9 +1,8 @@
 """What configs share: recipes as functions that fill in a config."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
+from fusionjax.config import ArgDefault
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 
@@ -57,7 +56,7 @@ def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     return c
 
 
-def fine_grained_arg() -> dict:
+def fine_grained_arg() -> dict[str, ArgDefault]:
     """The argument of those configs: `configs/cub.py:ablation=sa_glca,backbone=deit_tiny,weights=deit_tiny.pth`."""
     return dict(
         ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
@@ -104,7 +103,7 @@ def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, camer
     return c
 
 
-def re_identification_arg(**more: Any) -> dict:
+def re_identification_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
     """The argument of those configs: `configs/market1501.py:root=/data/Market-1501,sie,stride=12,rerank`."""
     return dict(
         ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
@@ -123,7 +122,7 @@ def re_identification_arg(**more: Any) -> dict:
 FUSION_HEADS = ("concat", "adaptive", "bilinear", "hadamard", "attention", "bottleneck", "low_rank")
 
 
-def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
+def fusion_arg(*, text: str = "instance", encoder: str) -> dict[str, ArgDefault]:
     """The argument of image–text configs: `configs/openmoji_fusion.py:head=bottleneck,text=bank,seed=1`."""
     kinds = ("instance", "bank", "class")
     return dict(

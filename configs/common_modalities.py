@@ -1,15 +1,14 @@
 """What configs of image, sound and text share: arguments and recipes."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import common
+from fusionjax.config import ArgDefault
 
 MODALITIES = ("all", "image", "audio", "text", "image_audio", "image_text", "audio_text")
 
 
-def trimodal_arg(**more: Any) -> dict:
+def trimodal_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
     """The argument of configs of image, audio and text: `configs/stamps_trimodal.py:modalities=image_text,seed=1`."""
     return dict(
         modalities=MODALITIES,
@@ -22,7 +21,7 @@ def trimodal_arg(**more: Any) -> dict:
     )
 
 
-def audiovisual_arg(**more: Any) -> dict:
+def audiovisual_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
     """As `trimodal_arg`, without text."""
     return trimodal_arg(**more) | dict(modalities=("all", "image", "audio"))
 
@@ -99,13 +98,15 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     return c
 
 
-def own_encoders(image: str, encoder: str = "") -> dict:
+def own_encoders(image: str, encoder: str = "") -> dict[str, ArgDefault]:
     """The arguments of a user's own encoders: of pictures, texts and sounds, and whether they train."""
     text = {"encoder": encoder} if encoder else {}
     return dict(image=image, weights="", **text, train_encoders=False, cache="")
 
 
-HEARING = dict(hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False)
+HEARING: dict[str, ArgDefault] = dict(
+    hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False
+)
 """The arguments of a user's own sounds."""
 
 

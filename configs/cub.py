@@ -8,21 +8,25 @@ recipe=paper|paper_x4, weights=<file>, root=<folder>, runlocal. The paper's top-
 DeiT-B 88.0 → 88.8, ViT-B 90.8 → 91.4, R50-ViT-B 91.3 → 92.0 (baseline → full), from pretrained weights.
 """
 
+from typing import Any
+
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 from fusionjax.studies import search_space
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.fine_grained_arg())
-    c = common.fine_grained(base.default(), arg)
-    c.data.source = "cub" if arg.root else "tfds"
-    c.data.root, c.data.builder = arg.root, "" if arg.root else "caltech_birds2011"
-    return common.run_local(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.fine_grained_arg())
+    c = common.fine_grained(base.default(), options)
+    c.data.source = "cub" if options.root else "tfds"
+    c.data.root, c.data.builder = options.root, "" if options.root else "caltech_birds2011"
+    return common.run_local(c) if options.runlocal else c
 
 
-def sweep():
+def sweep() -> dict[str, Any]:
     """What `python -m fusionjax.sweep` searches; CUB has no validation split, so hold some of train out (see the README)."""
     return {
         "optim.learning_rate": search_space.log(3e-6, 3e-4),

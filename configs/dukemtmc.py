@@ -10,12 +10,14 @@ runlocal. The paper's mAP / rank-1: DeiT-T 71.7 / 84.9, DeiT-S 77.4 / 87.9, DeiT
 pretrained weights.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.re_identification_arg())
-    c = common.re_identification(base.default(), arg, source="dukemtmc", cameras=8)
-    return common.run_local(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.re_identification_arg())
+    c = common.re_identification(base.default(), options, source="dukemtmc", cameras=8)
+    return common.run_local(c) if options.runlocal else c

@@ -9,12 +9,14 @@ less than 16: patches overlap>, rerank, flip (mirror averaging), runlocal. The p
 DeiT-S 85.3 / 94.0, DeiT-B 87.2 / 94.5, ViT-B 87.5 / 94.7, from pretrained weights.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.re_identification_arg())
-    c = common.re_identification(base.default(), arg, source="market1501", cameras=6)
-    return common.run_local(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.re_identification_arg())
+    c = common.re_identification(base.default(), options, source="market1501", cameras=6)
+    return common.run_local(c) if options.runlocal else c

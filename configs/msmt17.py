@@ -10,13 +10,15 @@ runlocal. The paper's mAP / rank-1: DeiT-T 44.9 / 68.2, DeiT-S 55.1 / 77.3, DeiT
 pretrained weights.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.re_identification_arg(train=("train", "trainval")))
-    c = common.re_identification(base.default(), arg, source="msmt17", cameras=15)
-    c.data.train_split = arg.train
-    return common.run_local(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.re_identification_arg(train=("train", "trainval")))
+    c = common.re_identification(base.default(), options, source="msmt17", cameras=15)
+    c.data.train_split = options.train
+    return common.run_local(c) if options.runlocal else c

@@ -11,21 +11,23 @@ training drawings or, with prompts=descriptions, what describes the categories; 
 or a CLIP's: clip=<folder or hub:owner/name>.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.fusion_arg(encoder="package:all-minilm-l6-v2"), cache="")
-    c = common.image_text(base.default(), arg, descriptions="openmoji")
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.fusion_arg(encoder="package:all-minilm-l6-v2"), cache="")
+    c = common.image_text(base.default(), options, descriptions="openmoji")
     c.data.source, c.data.fractions = "openmoji", (0.7, 0.1, 0.2)
     # One drawing an identity: with all skin tones three of five training images would be people.
     c.data.train_split, c.data.eval_splits = "train_base", ("val", "test")
     c.data.resize, c.data.image_size, c.data.cache.passes = 128, 128, 2
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)
-    c.data.cache.enabled, c.data.cache.folder = True, arg.cache
+    c.data.cache.enabled, c.data.cache.folder = True, options.cache
     c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "head"
     common.preprocess(c, c.model.trunk)
     c.model.freeze_trunk = c.model.trunk_norm = True
@@ -38,13 +40,13 @@ def get_config(arg=None):
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 12.0, 3.0, 20
     c.evaluation.probe = True
     # Two descriptions per category say less than the captions, on validation too.
-    c = common.mvpdr(c, arg, descriptions="openmoji", prompts="captions")
+    c = common.mvpdr(c, options, descriptions="openmoji", prompts="captions")
     if c.task == "mvpdr" and not c.mvpdr.clip:
         c.mvpdr.align_steps = 320
-    return common.run_local_openmoji(c) if arg.runlocal else c
+    return common.run_local_openmoji(c) if options.runlocal else c
 
 
-def table():
+def table() -> dict[str, str]:
     """Rows of `python -m fusionjax.table`: what each side knows alone, and what joining them adds."""
     heads = {f"cross-attention, {h} head": f"head={h}" for h in common.FUSION_HEADS if h != "hadamard"}
     return {

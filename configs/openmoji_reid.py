@@ -9,18 +9,20 @@ and its output is computed once, its upper half and DCAL on top of it learn. Arg
 ablation=full|sa_only|sa_glca|sa_pwca, seed=<n>, runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
-    c = common.openmoji_dcal(base.default(), arg)
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
+    c = common.openmoji_dcal(base.default(), options)
     c.task = "reid"
     c.data.renderings, c.data.label, c.data.per_identity = ("color", "line"), "identity", 4
     c.data.train_split, c.data.eval_splits = "train", ("test_all",)
     c.data.resize, c.data.image_size, c.data.cache.passes = 128, 128, 2
     c.model.width, c.model.dropout = 256, 0.1
     c.train.epochs, c.train.eval_every_epochs = 8.0, 4.0
-    return common.run_local_openmoji(c) if arg.runlocal else c
+    return common.run_local_openmoji(c) if options.runlocal else c

@@ -12,13 +12,17 @@ balanced, train_encoders, seed=, cache=<shared folder>, runlocal, baseline=none|
 the last two clip=<folder or hub:owner/name>, prompts=descriptions|captions.
 """
 
+from typing import Any
+
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(
         arg,
         **common.fusion_arg(text="bank", encoder="hub:google-bert/bert-base-uncased"),
         data=("tfds", "folder", "manifest"),
@@ -31,54 +35,54 @@ def get_config(arg=None):
         train_encoders=False,
         cache="",
     )
-    c = common.image_text(base.default(), arg, descriptions=arg.descriptions)
-    c.data.source, c.data.root = arg.data, arg.root
-    if arg.data == "tfds":
+    c = common.image_text(base.default(), options, descriptions=options.descriptions)
+    c.data.source, c.data.root = options.data, options.root
+    if options.data == "tfds":
         c.data.builder = "plant_village"
     c.data.fractions = (0.7, 0.15, 0.15)
     c.data.train_split, c.data.eval_splits = "train", ("val", "test")
     c.data.resize, c.data.image_size = 256, 224
     c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
-    common.preprocess(c, arg.image)
-    c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
+    common.preprocess(c, options.image)
+    c.data.cache.enabled, c.data.cache.folder = not options.train_encoders, options.cache
     c.model.trunk, c.model.freeze_trunk, c.text.freeze = (
-        arg.image,
-        not arg.train_encoders,
-        not arg.train_encoders,
+        options.image,
+        not options.train_encoders,
+        not options.train_encoders,
     )
     c.model.width, c.model.depth, c.model.heads, c.model.dropout = 768, 4, 12, 0.1
-    if arg.weights:
-        c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
+    if options.weights:
+        c.pretrained.source, c.pretrained.into = options.weights, "trunk"
     c.text.max_tokens = 128
     c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay = 1e-4, 1e-6, 1e-2
     c.train.batch_size, c.train.epochs, c.train.best_metric = 32, 30.0, "val/accuracy"
-    if arg.loss == "focal":
+    if options.loss == "focal":
         c.loss.focal_gamma, c.loss.focal_alpha = 2.0, 1.0
     else:
         c.loss.label_smoothing = 0.1
-    c.loss.balanced = arg.balanced
-    c = common.mvpdr(c, arg, descriptions=arg.descriptions)
-    if not arg.runlocal:
+    c.loss.balanced = options.balanced
+    c = common.mvpdr(c, options, descriptions=options.descriptions)
+    if not options.runlocal:
         return c
     c.data.threads = 2
     if c.task == "mvpdr":
         c.data.cache.passes = 1
     else:
         c.data.cache = base.default().data.cache
-    if not arg.clip:
+    if not options.clip:
         c.data.resize, c.data.image_size, c.model.trunk = 72, 64, "tf_efficientnet_lite0"
         c.pretrained.source = c.pretrained.into = ""
     if c.task == "fusion":
         c.model.width, c.model.depth, c.model.heads = 32, 1, 4
     c.train.steps = 2 if c.train.epochs else 0
-    if c.task == "mvpdr" and not arg.clip:
+    if c.task == "mvpdr" and not options.clip:
         c.mvpdr.align_steps = 10
     c.train.batch_size, c.evaluation.batch_size, c.train.best_metric = 4, 4, ""
     c.train.log_every, c.train.checkpoint_every, c.train.eval_every_epochs, c.report.examples = 1, 1, 0.0, 2
     return c
 
 
-def sweep():
+def sweep() -> dict[str, Any]:
     """25,920 points, of which `python -m fusionjax.sweep` tries some; heads that do not divide the width cost nothing."""
     return {
         "optim.learning_rate": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3],

@@ -7,17 +7,19 @@ An ImageNet EfficientNet-Lite0 (from its PyPI package) is the frozen trunk; its 
 learns on top. Arguments: ablation=full|sa_only|sa_glca|sa_pwca, seed=<n>, runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
-    c = common.openmoji_dcal(base.default(), arg)
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
+    c = common.openmoji_dcal(base.default(), options)
     # One drawing an identity: with all skin tones three of five training images would be people.
     c.data.train_split, c.data.eval_splits = "train_base", ("test",)
     c.data.resize, c.data.image_size, c.data.cache.passes = 192, 192, 3
     c.model.width, c.model.dropout = 128, 0.2
     c.train.epochs, c.train.eval_every_epochs = 9.0, 3.0
-    return common.run_local_openmoji(c) if arg.runlocal else c
+    return common.run_local_openmoji(c) if options.runlocal else c

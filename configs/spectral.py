@@ -14,12 +14,14 @@ Chen et al., ICML 2020: ResNet-50, projection 2048 → 512 → 128 here, tempera
 weight decay 1e-6, 10 epochs of warm-up, cosine.
 """
 
+from ml_collections import ConfigDict
+
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(
         arg,
         fusion=("separate", "concat", "attention"),
         modalities=("both", "rgb", "uv"),
@@ -33,25 +35,27 @@ def get_config(arg=None):
     )
     c = base.default()
     c.task = "spectral"
-    c.data.source, c.data.root = "multispectral", arg.root
+    c.data.source, c.data.root = "multispectral", options.root
     c.data.modalities = (("rgb", (0, 1, 2)), ("uv", (3, 4, 5)))
     c.data.mean = c.data.std = ()  # measured in training
     c.data.augment.crop, c.data.augment.flip = "none", 0.0
     c.data.resize, c.data.resize_mode, c.data.image_size = 224, "squash", 224
-    c.model.name, c.pretrained.source = arg.backbone, arg.weights
+    c.model.name, c.pretrained.source = options.backbone, options.weights
     s = c.spectral
-    s.fusion = arg.fusion
-    s.train_on = () if arg.modalities == "both" else (arg.modalities,)
-    if arg.labels or arg.modalities != "both":  # one alone has no retrieval: its classes are what is scored
+    s.fusion = options.fusion
+    s.train_on = () if options.modalities == "both" else (options.modalities,)
+    if (
+        options.labels or options.modalities != "both"
+    ):  # one alone has no retrieval: its classes are what is scored
         c.data.eval_splits, s.reference_split = ("train", "test"), "train"
-    c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "lars", 0.3 * arg.batch / 256, 1e-6
-    if arg.optimizer == "adamw":
-        c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "adamw", 1e-3 * arg.batch / 256, 0.05
-    c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = arg.batch, 100.0, 10.0
+    c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "lars", 0.3 * options.batch / 256, 1e-6
+    if options.optimizer == "adamw":
+        c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "adamw", 1e-3 * options.batch / 256, 0.05
+    c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = options.batch, 100.0, 10.0
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 10.0, 500, 20
     c.evaluation.batch_size = 128
     c.precision = "bfloat16"
-    if arg.runlocal:
+    if options.runlocal:
         c.model.name = "vit_shallow"
         c.data.resize, c.data.image_size = 32, 32
         c.train.batch_size, c.train.steps, c.evaluation.batch_size, c.optim.warmup_epochs = 4, 2, 4, 0.0

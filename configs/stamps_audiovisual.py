@@ -10,19 +10,23 @@ pairings=default|all|none, dropout=<probability that training hides a modality>,
 runs share>, seed=<n>, runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **shared.audiovisual_arg(), sound=("description", "effect", "any"), cache="")
-    c = shared.stamps(shared.trimodal(base.default(), arg, task="audiovisual"), arg)
-    c.data.sound = arg.sound
-    return shared.run_local_stamps(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(
+        arg, **shared.audiovisual_arg(), sound=("description", "effect", "any"), cache=""
+    )
+    c = shared.stamps(shared.trimodal(base.default(), options, task="audiovisual"), options)
+    c.data.sound = options.sound
+    return shared.run_local_stamps(c) if options.runlocal else c
 
 
-def table():
+def table() -> dict[str, str]:
     """Rows of `python -m fusionjax.table`: both together, and what each knows alone."""
     return {
         "image and sound": "modalities=all",

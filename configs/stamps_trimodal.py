@@ -11,18 +11,20 @@ dropout=<probability that training hides a modality>, root=<folder of stamps>, c
 runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **shared.trimodal_arg(), cache="")
-    c = shared.stamps(shared.trimodal(base.default(), arg), arg)
-    return shared.run_local_stamps(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **shared.trimodal_arg(), cache="")
+    c = shared.stamps(shared.trimodal(base.default(), options), options)
+    return shared.run_local_stamps(c) if options.runlocal else c
 
 
-def table():
+def table() -> dict[str, str]:
     """Rows of `python -m fusionjax.table`: all three together, and what each knows alone."""
     return {
         "image, sound and text": "modalities=all",

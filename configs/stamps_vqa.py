@@ -10,24 +10,26 @@ features. Arguments: baseline=none|image|text|concat (text: the question alone),
 that runs share>, seed=<n>, runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
     fusion = common.fusion_arg(encoder="package:all-minilm-l6-v2")
     fusion.pop("text")
-    arg = base.parse_arg(arg, **fusion, root="", cache="")
-    c = shared.vqa(base.default(), arg)
-    c = shared.stamps(c, arg)
+    options = base.parse_arg(arg, **fusion, root="", cache="")
+    c = shared.vqa(base.default(), options)
+    c = shared.stamps(c, options)
     c.data.questions = "captions"
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs = 64, 10.0, 5.0
-    return shared.run_local_stamps(c) if arg.runlocal else c
+    return shared.run_local_stamps(c) if options.runlocal else c
 
 
-def table():
+def table() -> dict[str, str]:
     """Rows of `python -m fusionjax.table`: the picture and the question, and what each gives away alone."""
     return {
         "image and question": "baseline=none",

@@ -11,14 +11,16 @@ hearing=wav2vec2_base|mel, hearing_weights=<its file or hub:…>, seconds=<of a 
 that runs share>, seed=<n>, runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
     encoders = shared.own_encoders("vit_base_patch16_224", "hub:google-bert/bert-base-uncased")
-    arg = base.parse_arg(arg, **shared.trimodal_arg(**encoders, **shared.HEARING))
-    c = shared.own_data(shared.trimodal(base.default(), arg), arg)
-    c = shared.hearing(c, arg)
-    return shared.run_local_manifest(c) if arg.runlocal else c
+    options = base.parse_arg(arg, **shared.trimodal_arg(**encoders, **shared.HEARING))
+    c = shared.own_data(shared.trimodal(base.default(), options), options)
+    c = shared.hearing(c, options)
+    return shared.run_local_manifest(c) if options.runlocal else c

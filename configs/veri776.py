@@ -9,13 +9,15 @@ less than 16: patches overlap>, rerank, flip (mirror averaging), runlocal. The p
 DeiT-S 78.1 / 95.9, DeiT-B 80.0 / 96.5, ViT-B 80.2 / 96.9, from pretrained weights.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.re_identification_arg())
-    c = common.re_identification(base.default(), arg, source="veri776", cameras=20)
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.re_identification_arg())
+    c = common.re_identification(base.default(), options, source="veri776", cameras=20)
     c.data.image_shape = (256, 256)
-    return common.run_local(c) if arg.runlocal else c
+    return common.run_local(c) if options.runlocal else c

@@ -17,29 +17,35 @@ baseline=none|image|text|concat (text: the question alone), head=, image=<trunk>
 train_encoders, cache=<folder that runs share>, seed=<n>, runlocal.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
     encoder = "hub:google-bert/bert-base-uncased"
     fusion = common.fusion_arg(encoder=encoder)
     fusion.pop("text")
     own = shared.own_encoders("vit_base_patch16_224")
-    arg = base.parse_arg(
+    options = base.parse_arg(
         arg, **fusion, **own, root="", source=("manifest", "vqa2"), answers=1000, answer_pictures=3
     )
-    c = shared.own_data(shared.vqa(base.default(), arg), arg)
-    c.data.questions, c.data.answers, c.data.answer_pictures = "columns", arg.answers, arg.answer_pictures
+    c = shared.own_data(shared.vqa(base.default(), options), options)
+    c.data.questions, c.data.answers, c.data.answer_pictures = (
+        "columns",
+        options.answers,
+        options.answer_pictures,
+    )
     c.model.width, c.model.depth, c.model.heads = 768, 4, 12
     c.loss.label_smoothing, c.train.best_metric = 0.0, "val/vqa_accuracy"
-    if arg.source == "vqa2":
+    if options.source == "vqa2":
         # Nothing is chosen by the split that is reported.
         c.data.source, c.data.eval_splits, c.train.best_metric = "vqa2", ("val",), ""
-        c.data.check_counts = not arg.runlocal
-    if not arg.runlocal:
+        c.data.check_counts = not options.runlocal
+    if not options.runlocal:
         return c
     c.model.depth = 1
     return shared.run_local_manifest(c)

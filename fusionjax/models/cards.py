@@ -51,21 +51,21 @@ def card(name: str) -> Card:
     return Card(name, parameters, macs(traced.jaxpr) / 1e9, shape, weights)
 
 
-def macs(jaxpr: Any) -> int:
+def macs(jaxpr: jax.extend.core.Jaxpr) -> int:
     """Multiply-adds of the matrix products and convolutions of a program; loops count as often as they run."""
     total = 0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if parameters.get("name") in _NOT_COUNTED:
             continue
-        shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+        inputs, outputs = _shapes(equation.invars), _shapes(equation.outvars)
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][i] for i in contracted)
+            total += math.prod(outputs[0]) * math.prod(inputs[0][i] for i in contracted)
         elif name == "conv_general_dilated":
             # The kernel's axes: outputs, inputs of a group, space.
             _, *rest = parameters["dimension_numbers"].rhs_spec
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1][i] for i in rest)
+            total += math.prod(outputs[0]) * math.prod(inputs[1][i] for i in rest)
         else:
             times = parameters["length"] if name == "scan" else 1
             total += times * sum(macs(inner) for inner in _inner(parameters.values()))
@@ -87,6 +87,11 @@ def table(cards: Iterable[Card]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _shapes(variables: Iterable[Any]) -> list[tuple[int, ...]]:
+    """Shapes of those variables of an equation that are arrays."""
+    return [v.aval.shape for v in variables if isinstance(v.aval, jax.core.ShapedArray)]
 
 
 def _inner(values: Iterable[Any]) -> Iterable[Any]:

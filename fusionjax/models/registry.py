@@ -1,7 +1,8 @@
 """Models by name: look-ups over the records of the families (`register.backbones`)."""
 
 import difflib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,16 +10,17 @@ import jax.numpy as jnp
 from fusionjax import register
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.record import Family, Preprocessing, Trunk
+from fusionjax.models.layers import DType
 
 
 def names() -> tuple[str, ...]:
     """Every name that `create` knows, sorted."""
-    return tuple(sorted(name for _, family in register.backbones.records() for name in family.names))
+    return tuple(sorted(name for family in _families() for name in family.names))
 
 
 def find(name: str) -> Family | None:
     """The family of a name; None for an unknown one."""
-    return next((family for _, family in register.backbones.records() if name in family.names), None)
+    return next((family for family in _families() if name in family.names), None)
 
 
 def family(name: str) -> Family:
@@ -37,7 +39,7 @@ def family(name: str) -> Family:
 
 def family_of(module: nn.Module) -> Family | None:
     """The family whose network a module is; None for a module that is of none. Of a class and its subclass the nearer."""
-    found = {family.module: family for _, family in register.backbones.records()}
+    found = {family.module: family for family in _families()}
     return next((found[kind] for kind in type(module).__mro__ if kind in found), None)
 
 
@@ -94,7 +96,7 @@ def trunk(name: str, *, features: str = "", cut: str = "", **fields: Any) -> Tru
 
 
 def tokens(
-    name: str, *, image_size: int | tuple[int, int], features: str = "", dtype: Any = jnp.float32
+    name: str, *, image_size: int | tuple[int, int], features: str = "", dtype: DType = jnp.float32
 ) -> tuple[nn.Module, tuple[int, int]]:
     """An image model as an encoder of tokens: images → (B, h, w, C), and its grid (h, w).
 
@@ -116,14 +118,17 @@ def tokens(
             f"model.trunk={name!r} is not known; allowed: {', '.join([*_where('trunk'), *_where('tokens')])}"
         )
     module, stride, _ = found.trunk(name, features=features, dtype=dtype)
-    return module, tuple(-(-side // stride) for side in sides)
+    rows, columns = (-(-side // stride) for side in sides)
+    return module, (rows, columns)
+
+
+def _families() -> Iterator[Family]:
+    """All records; `register` knows only a part of their type, since it must not import jax."""
+    return (cast(Family, record) for _, record in register.backbones.records())
 
 
 def _where(what: str) -> list[str]:
     """Names of the families whose record has it."""
     return sorted(
-        name
-        for _, record in register.backbones.records()
-        if getattr(record, what) is not None
-        for name in record.names
+        name for record in _families() if getattr(record, what) is not None for name in record.names
     )

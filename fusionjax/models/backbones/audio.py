@@ -5,7 +5,7 @@ layers, which are one `nn.scan`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,9 +18,10 @@ from fusionjax.types import Array
 
 OUTPUTS = ("tokens", "pooled")
 CAPTURE = ("attention", "hidden")
+Frames = TypeVar("Frames", int, Array)
 
 
-def num_frames(samples: Any, kernels: Sequence[int], strides: Sequence[int]) -> Any:
+def num_frames(samples: Frames, kernels: Sequence[int], strides: Sequence[int]) -> Frames:
     """Frames that unpadded convolutions make of so many samples; a number or an array of them, at least 0."""
     for kernel, stride in zip(kernels, strides, strict=True):
         samples = (samples - kernel) // stride + 1

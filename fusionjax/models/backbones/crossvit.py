@@ -76,7 +76,7 @@ class Fusion(nn.Module):
         key = self.make_rng("dropout") if train and self.attention_dropout > 0 else None
         # A map of one row: no other form is cheaper.
         out, weights = attention_and_map(q, k, v, rate=self.attention_dropout, key=key, with_map=True)
-        if {"attention", "fusion"} & set(capture):
+        if weights is not None and {"attention", "fusion"} & set(capture):
             maps.append(weights)
         return Dense(x.shape[-1], dtype=self.dtype, name=f"out_{index}")(merge_heads(out))
 
@@ -193,7 +193,7 @@ class CrossViT(nn.Module):
         heads = [
             Dense(self.num_classes, name=f"head_{i}")(x[:, 0].astype(jnp.float32)) for i, x in enumerate(xs)
         ]
-        return sum(heads) / len(heads), aux
+        return jnp.asarray(sum(heads) / len(heads)), aux
 
     def _embed(self, images: Array, i: int, train: bool) -> Array:
         width = self.embed_dim[i]
@@ -251,8 +251,9 @@ class CrossViT(nn.Module):
             x, seen = body(block, x, jnp.asarray(rates[0]))
             seen = {name: value[None] for name, value in seen.items()}
         else:
-            split = {"params": True, "dropout": True}
-            scan = nn.scan(body, variable_axes={"params": 0}, split_rngs=split, length=depth)
+            scan = nn.scan(
+                body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=depth
+            )
             x, seen = scan(block, x, jnp.asarray(rates[:depth]))
         if wanted:
             maps[f"stage_{stage}/branch_{i}"] = seen["attention"]
@@ -312,15 +313,20 @@ def _check(m: CrossViT) -> None:
 
 
 def _settings(
-    width: int, depth: int, heads: int, ratio: int, sizes: tuple[int, int] = (240, 224), **more: Any
-):
+    width: int,
+    depth: int,
+    heads: int,
+    ratio: int,
+    sizes: tuple[int, int] = (240, 224),
+    multi_conv: bool = False,
+) -> dict[str, Any]:
     return dict(
         img_size=sizes,
         embed_dim=(width, 2 * width),
         depth=((1, depth, 0),) * 3,
         num_heads=(heads, heads),
         mlp_ratio=(ratio, ratio, 1),
-        **more,
+        multi_conv=multi_conv,
     )
 
 

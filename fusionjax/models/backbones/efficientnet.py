@@ -8,6 +8,7 @@ Source: Tan & Le 2019, arXiv 1905.11946; EfficientNet-Lite, github.com/tensorflo
 2020.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, chunk_size, run_block
-from fusionjax.models.layers import Dense, residual
+from fusionjax.models.layers import Dense, DType, residual
 from fusionjax.types import Array
 
 # (repeats, kernel, stride, expansion, width) of the seven stages of B0.
@@ -90,7 +91,7 @@ class SqueezeExcite(nn.Module):
     """
 
     reduced: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -122,7 +123,7 @@ class InvertedResidual(nn.Module):
     drop_path: float
     unit: Callable[..., ConvNorm]
     act: Callable[[jax.Array], jax.Array]
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -185,7 +186,7 @@ class EfficientNet(nn.Module):
     method: str = "auto"
     chunked: bool = True
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     def blocks(self) -> tuple[BlockSpec, ...]:
         """The settings of every block, in order."""
@@ -239,9 +240,14 @@ class EfficientNet(nn.Module):
         act = relu6 if self.lite else nn.silu
         factor = 1.0 if self.lite else self.width
 
-        def unit(features: int, **settings: Any) -> ConvNorm:
-            shared = {"padding": self.padding, "eps": self.eps, "momentum": self.momentum}
-            return ConvNorm(features, **shared, method=self.method, dtype=self.dtype, **settings)
+        unit = functools.partial(
+            ConvNorm,
+            padding=self.padding,
+            eps=self.eps,
+            momentum=self.momentum,
+            method=self.method,
+            dtype=self.dtype,
+        )
 
         x = images
         if self.entry == "image":

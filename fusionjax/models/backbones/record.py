@@ -7,7 +7,7 @@ docs/extending.md shows a whole one.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from fusionjax.models.backbones.keys import KeyMap
 
 Grid = tuple[int, int]
+T = TypeVar("T")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -40,7 +41,8 @@ class Preprocessing(NamedTuple):
     source: str = "timm's pretrained_cfg"
 
 
-class Layer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Layer:
     """Where some parameters stand in the order of layers.
 
     Attributes:
@@ -118,7 +120,7 @@ class Reference(NamedTuple):
     tensors: Mapping[str, np.ndarray]
 
 
-def _same(value: Any) -> Any:
+def _same(value: T) -> T:
     return value
 
 

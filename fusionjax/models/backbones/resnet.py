@@ -9,6 +9,7 @@ Source: He et al. 2016, arXiv 1512.03385; Kolesnikov et al. 2020 (BiT), arXiv 19
 (weight standardisation), arXiv 1903.10520; Dosovitskiy et al. 2021, arXiv 2010.11929.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from jax import lax
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, conv2d, max_pool, run_block
-from fusionjax.models.layers import Dense, residual
+from fusionjax.models.layers import Dense, DType, residual
 from fusionjax.types import Array
 
 OUTPUTS = ("logits", "pooled", "tokens")
@@ -54,7 +55,7 @@ class StdConvNorm(nn.Module):
     groups: int = 32
     eps: float = 1e-5
     kernel_eps: float = 1e-8
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -140,7 +141,7 @@ class ResNet(nn.Module):
     dropout: float = 0.0
     drop_path: float = 0.0
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(
@@ -166,11 +167,11 @@ class ResNet(nn.Module):
         layers = self.layers[:3] if self.features == "stride16" else self.layers
         check_capture(capture, [f"stage_{index}" for index in range(len(layers))])
 
-        def unit(features: int, **settings: Any) -> nn.Module:
-            shared = {"padding": self.padding, "eps": self.eps, "dtype": self.dtype}
-            if self.standardise:
-                return StdConvNorm(features, **shared, **settings)
-            return ConvNorm(features, **shared, momentum=self.momentum, **settings)
+        unit: Callable[..., nn.Module] = functools.partial(
+            ConvNorm, padding=self.padding, eps=self.eps, momentum=self.momentum, dtype=self.dtype
+        )
+        if self.standardise:
+            unit = functools.partial(StdConvNorm, padding=self.padding, eps=self.eps, dtype=self.dtype)
 
         # A residual branch with batch norm starts at zero, as timm's does; the hybrid's trunk does not.
         last_scale = nn.initializers.ones if self.standardise else nn.initializers.zeros

@@ -141,7 +141,8 @@ class ViT(nn.Module):
         """Rows and columns of patch tokens."""
         size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
         cells = (-(-side // self.trunk_stride) for side in size)
-        return tuple((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
+        rows, columns = ((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
+        return rows, columns
 
     @property
     def below(self) -> tuple[tuple[str, nn.Module], ...]:
@@ -201,6 +202,8 @@ class ViT(nn.Module):
 
     def run_trunk(self, images: Array, *, train: bool = False) -> Array:
         """The trunk's feature map (B, h, w, C) of normalised images."""
+        if self.trunk is None:
+            raise ValueError("the model has no trunk")
         features, _ = self.trunk(images, train=train and not self.freeze_trunk)
         return jax.lax.stop_gradient(features) if self.freeze_trunk else features
 
@@ -218,10 +221,10 @@ class ViT(nn.Module):
             raise ValueError(
                 f"the model has {self.cameras} cameras: pass camera if and only if there are any"
             )
-        if (images is None) == (features is None):
-            raise ValueError("pass either images or features")
-        if features is None:
+        if images is not None and features is None:
             features = images if self.trunk is None else self.run_trunk(images, train=train)
+        elif images is not None or features is None:
+            raise ValueError("pass either images or features")
         if self.neck is not None:
             features, _ = self.neck(features, train=False)
         if self.trunk_norm:

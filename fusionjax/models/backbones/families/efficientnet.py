@@ -8,6 +8,7 @@ Weights of the lukemelas line are all of the second kind, and recognised; of tim
 from collections.abc import Container, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,7 +105,7 @@ def layers(module: EfficientNet) -> LayerOrder:
     )
 
 
-def image_inputs(module: Any, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+def image_inputs(module: nn.Module, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
     """One image, of any size."""
     return (jax.ShapeDtypeStruct((1, *(size or (64, 64)), 3), jnp.float32),)
 

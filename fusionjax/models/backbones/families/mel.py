@@ -7,11 +7,6 @@ from fusionjax.models.backbones.mel import MelEncoder
 from fusionjax.models.backbones.record import Family, Layer, LayerOrder
 
 
-def build(name: str, **fields: object) -> MelEncoder:
-    """The encoder, of its fields."""
-    return MelEncoder(**fields)
-
-
 def layers(module: MelEncoder) -> LayerOrder:
     """Convolutions, blocks, and the last norm."""
     blocks = (Layer(f"block_{index}/.*", index + 1) for index in range(module.depth))
@@ -26,5 +21,11 @@ def inputs(module: MelEncoder, size: tuple[int, int] | None = None) -> tuple[jax
 
 
 FAMILY = Family(
-    name="mel", names=(), module=MelEncoder, build=build, layers=layers, inputs=inputs, kind="audio"
+    name="mel",
+    names=(),
+    module=MelEncoder,
+    build=lambda name, **fields: MelEncoder(**fields),
+    layers=layers,
+    inputs=inputs,
+    kind="audio",
 )

@@ -7,7 +7,7 @@ land side by side.
 
 import dataclasses
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from fusionjax.models.backbones.record import (
 )
 from fusionjax.models.backbones.resnet import ResNet
 from fusionjax.models.backbones.vit import ViT
+from fusionjax.models.layers import DType
+
+V = TypeVar("V", bound=ViT)
 
 _SIZES = {
     "tiny": dict(width=192, depth=12, heads=3),
@@ -176,7 +179,7 @@ def build(name: str, **overrides: Any) -> ViT:
     return make(name, ViT, CONFIGS[name], overrides)
 
 
-def make(name: str, module: type[ViT], settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> ViT:
+def make(name: str, module: type[V], settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> V:
     """As `build`, for a subclass too: `settings` are a name's own, `name` is what a message calls the model."""
     fields = {**settings, **overrides}
     which, cut = fields.pop("trunk_features", ""), fields.pop("train_trunk_from", "")
@@ -273,7 +276,7 @@ def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int
 
 
 def tokens(
-    name: str, *, image_size: tuple[int, int], features: str = "", dtype: Any = jnp.float32
+    name: str, *, image_size: tuple[int, int], features: str = "", dtype: DType = jnp.float32
 ) -> tuple[nn.Module, Grid]:
     """See `Family.tokens`."""
     if features:
