@@ -1,17 +1,17 @@
-r"""CrossViT from scratch, with its paper's recipe: ImageNet through TFDS, any folder of class folders, or a small one offline.
+r"""CrossViT trained from scratch with the recipe of its paper, on ImageNet (TFDS), a folder of class folders, or OpenMoji.
 
     python -m fusionjax.main --config=configs/crossvit.py --workdir=runs/crossvit                          ImageNet (TFDS)
     python -m fusionjax.main --config=configs/crossvit.py:root=/data/flowers --workdir=runs/flowers        <class>/<image>
     python -m fusionjax.main --config=configs/crossvit.py:small --workdir=runs/crossvit_small              OpenMoji, minutes
 
 Arguments: model=<any name of `python -m fusionjax.models crossvit`>, root=<folder>, weights=<file or hub:owner/name>,
-batch=<images of all devices>, small, runlocal. TFDS prepares imagenet2012 from the two archives that image-net.org gives its
-registered users; --config.data.root names its data_dir.
+batch=<global batch size>, small (a short offline run on OpenMoji), runlocal. TFDS needs the two archives of imagenet2012,
+which image-net.org provides to registered users; --config.data.root sets its data_dir.
 
 Chen, Fan & Panda, ICCV 2021, section 4.1: 300 epochs, 30 of them warm-up, batches of 4,096, AdamW, learning rate 0.004, weight
-decay 0.05, cosine; RandAugment, mixup 0.8, CutMix 1.0, random erasing, drop path 0.1, and DeiT's habits where the paper is
-silent (label smoothing 0.1, erasing 0.25 with noise). The learning rate follows the argument `batch`, 5e-4 / 512 × batch. The
-paper's repeated augmentation (three views of an image in a batch) is left out.
+decay 0.05, cosine; RandAugment, mixup 0.8, CutMix 1.0, random erasing, drop path 0.1, and the
+settings of DeiT where the paper states none (label smoothing 0.1, erasing 0.25 with noise). The learning rate is
+5e-4 / 512 × `batch`. The repeated augmentation of the paper (three views of each image in a batch) is not implemented.
 """
 
 from ml_collections import ConfigDict
@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _small(c: ConfigDict) -> None:
-    """The recipe on 3,000 drawings and two cores: a model of 0.9 M parameters, milder augmentation, 20 epochs."""
+    """Adapts the recipe to 3,000 drawings and two CPU cores: 0.9 M parameters, weaker augmentation, 20 epochs."""
     c.model.name = "crossvit_9_240"
     m = c.model.crossvit
     m.img_size, m.patch_size, m.embed_dim, m.num_heads = (96, 96), (8, 12), (64, 128), (4, 4)

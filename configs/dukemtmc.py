@@ -1,13 +1,15 @@
 r"""DCAL on DukeMTMC-reID: 16,522 training images of 702 persons, 2,228 queries, 17,661 gallery images, 8 cameras.
 
-    python -m fusionjax.prepare dukemtmc --root=/data/DukeMTMC-reID                                       checks it
+    python -m fusionjax.prepare dukemtmc --root=/data/DukeMTMC-reID                                       checks the files
     python -m fusionjax.main --config=configs/dukemtmc.py:root=/data/DukeMTMC-reID --workdir=runs/dukemtmc
 
-The data set was retracted by its authors: it is read from a folder that you have, and never fetched. Arguments:
+Needs a copy of the data set: its authors have retracted it, and it is never downloaded. Arguments:
 root=<folder>, ablation=full|sa_only|sa_glca|sa_pwca, backbone=vit_base|deit_tiny|deit_small|deit_base, weights=<file or
-hub:owner/name>, sie (camera embedding), stride=<pixels, less than 16: patches overlap>, rerank, flip (mirror averaging),
-runlocal. The paper's mAP / rank-1: DeiT-T 71.7 / 84.9, DeiT-S 77.4 / 87.9, DeiT-B 80.2 / 89.6, ViT-B 80.1 / 89.0, from
-pretrained weights.
+hub:owner/name>, sie (camera embedding), stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging),
+runlocal.
+
+mAP / rank-1 in the paper, with pretrained weights: DeiT-T 71.7 / 84.9, DeiT-S 77.4 / 87.9, DeiT-B 80.2 / 89.6, ViT-B 80.1 /
+89.0.
 """
 
 from ml_collections import ConfigDict

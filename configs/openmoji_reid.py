@@ -1,12 +1,12 @@
-r"""Re-identification on OpenMoji drawings, offline, minutes on two CPU cores.
+r"""Re-identification on OpenMoji drawings: offline, minutes on two CPU cores.
 
     python -m fusionjax.main --config=configs/openmoji_reid.py --workdir=runs/openmoji_reid
 
-Which drawings show the same emoji? An identity is a base emoji; a camera is a rendering (in colour, as black lines) and skin
-tone. Test identities were never seen in training, every image of theirs is a query, and drawings of the query's own rendering
-and tone are left out of its list. EfficientNet-Lite0 (ImageNet, from its PyPI package) is the trunk: its lower half is frozen
-and its output is computed once, its upper half and DCAL on top of it learn. Arguments:
-ablation=full|sa_only|sa_glca|sa_pwca, seed=<n>, runlocal.
+Retrieves drawings of the same emoji. An identity is a base emoji; a camera is a rendering (colour or black lines) and a skin
+tone. Test identities do not occur in training, each of their images is a query, and drawings with the rendering and tone of
+the query are removed from its ranking. The trunk is EfficientNet-Lite0 (ImageNet, from its PyPI package): the lower half is
+frozen and its output is cached; the upper half and DCAL are trained. Arguments: ablation=full|sa_only|sa_glca|sa_pwca,
+seed=<n>, runlocal.
 """
 
 from ml_collections import ConfigDict

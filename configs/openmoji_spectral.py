@@ -1,12 +1,12 @@
-r"""Contrastive learning across two layers of OpenMoji drawings, offline, minutes on two CPU cores.
+r"""Contrastive learning across two layers of OpenMoji drawings: offline, minutes on two CPU cores.
 
     python -m fusionjax.main --config=configs/openmoji_spectral.py --workdir=runs/openmoji_spectral
     python -m fusionjax.main --config=configs/openmoji_spectral.py:fusion=attention --workdir=runs/openmoji_attention
 
-Which line drawing belongs to which colour drawing? The colour layer and the line layer of one emoji stand for two spectral
-modalities; test identities were never seen in training. EfficientNet-Lite0 (ImageNet, from its PyPI package) starts every
-encoder: its lower half is frozen, its upper half learns. Arguments: fusion=separate|concat|attention,
-modalities=both|color|line (the last two train one alone: the baselines), seed=<n>, runlocal.
+Matches line drawings with colour drawings. The colour layer and the line layer of an emoji stand in for two spectral
+modalities; test identities do not occur in training. Each encoder starts from EfficientNet-Lite0 (ImageNet, from its PyPI
+package), with the lower half frozen and the upper half trained. Arguments: fusion=separate|concat|attention,
+modalities=both|color|line (color and line train on one modality: the baselines), seed=<n>, runlocal.
 """
 
 from ml_collections import ConfigDict
@@ -52,5 +52,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def table() -> dict[str, str]:
-    """Rows of `python -m fusionjax.table`: the strategies of fusion."""
+    """Rows of `python -m fusionjax.table`: the fusion strategies."""
     return {name: f"fusion={name}" for name in ("separate", "concat", "attention")}

@@ -1,15 +1,16 @@
-r"""Plant disease from a leaf's photograph and the descriptions of all diseases: PlantVillage, or a user's own pictures.
+r"""Plant disease classification from photographs of leaves and descriptions of all diseases: PlantVillage or your own images.
 
     python -m fusionjax.main --config=configs/plant_village.py --workdir=runs/plant_village
     python -m fusionjax.main --config=configs/plant_village.py:data=folder,root=Wild,descriptions=wild.json --workdir=runs/wild
     python -m fusionjax.main --config=configs/plant_village.py:data=manifest,root=my.csv,text=instance --workdir=runs/my
 
-PlantVillage has no captions: its text is the bank, the descriptions of all 38 classes, the same for every image. A manifest
-with a column caption takes text=instance. The recipe: d 768, 4 layers, 12 heads, dropout 0.1, AdamW
-1e-4, decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits 70/15/15. Arguments: data=tfds|folder|manifest, root=,
-image=<trunk>, weights=<its file>, encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, loss=ce|focal,
-balanced, train_encoders, seed=, cache=<shared folder>, runlocal, baseline=none|image|text|concat|mvpdr|mvpdr_free, and of
-the last two clip=<folder or hub:owner/name>, prompts=descriptions|captions.
+Needs PlantVillage in TFDS, a folder of class folders, or a manifest. PlantVillage has no captions: the text is a bank, the
+descriptions of all 38 classes, the same for every image. A manifest with a column caption supports text=instance. The recipe:
+d 768, 4 layers, 12 heads, dropout 0.1, AdamW 1e-4, decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits
+70/15/15. Arguments: data=tfds|folder|manifest, root=, image=<trunk>, weights=<file of the trunk>, encoder=<text encoder>,
+descriptions=, text=bank|instance|class, head=, loss=ce|focal, balanced, train_encoders, seed=, cache=<folder shared by runs>,
+runlocal, baseline=none|image|text|concat|mvpdr|mvpdr_free; with the last two also clip=<folder or hub:owner/name> and
+prompts=descriptions|captions.
 """
 
 from typing import Any
@@ -83,7 +84,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def sweep() -> dict[str, Any]:
-    """25,920 points, of which `python -m fusionjax.sweep` tries some; heads that do not divide the width cost nothing."""
+    """Search space of `python -m fusionjax.sweep`, 25,920 points; heads that do not divide the width are rejected."""
     return {
         "optim.learning_rate": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3],
         "train.batch_size": [16, 32, 64],

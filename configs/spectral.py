@@ -2,12 +2,12 @@ r"""Contrastive pretraining on images of six channels, RGB and UV: SimCLR within
 
     python -m fusionjax.main --config=configs/spectral.py:root=/data/flowers_uv --workdir=runs/spectral
 
-`root` holds .npy or multi-band TIFF files (H, W, 6) of one size, in folders <class>/ (whose names then score kNN and linear
-probe) or without; or it is a manifest. Any other split of any number of channels:
+Needs `root` with .npy or multi-band TIFF files (H, W, 6) of one size, optionally in folders <class>/, whose names are then the
+labels of kNN and the linear probe; or a manifest. For other modalities and numbers of channels, set
 --config.data.modalities="(('vis', (0, 1, 2)), ('nir', (3,)))" with --config.spectral.colour and --config.spectral.intensity.
-Range, mean and deviation of the channels are measured once. Arguments: fusion=separate|concat|attention,
-modalities=both|rgb|uv (the last two train one alone: the baselines), backbone=<any efficientnet, resnet, vit or deit>,
-weights=<file, package: or hub:>, optimizer=lars|adamw, batch=<images of all devices>, labels (the class folders are classes),
+Range, mean and standard deviation of the channels are computed once. Arguments: fusion=separate|concat|attention,
+modalities=both|rgb|uv (rgb and uv train on one modality: the baselines), backbone=<any efficientnet, resnet, vit or deit>,
+weights=<file, package: or hub:>, optimizer=lars|adamw, batch=<global batch size>, labels (class folders are labels),
 root=<folder>, runlocal.
 
 Chen et al., ICML 2020: ResNet-50, projection 2048 → 512 → 128 here, temperature 0.1, LARS, learning rate 0.3 · batch / 256,
@@ -37,16 +37,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.task = "spectral"
     c.data.source, c.data.root = "multispectral", options.root
     c.data.modalities = (("rgb", (0, 1, 2)), ("uv", (3, 4, 5)))
-    c.data.mean = c.data.std = ()  # measured in training
+    c.data.mean = c.data.std = ()  # computed from the training split
     c.data.augment.crop, c.data.augment.flip = "none", 0.0
     c.data.resize, c.data.resize_mode, c.data.image_size = 224, "squash", 224
     c.model.name, c.pretrained.source = options.backbone, options.weights
     s = c.spectral
     s.fusion = options.fusion
     s.train_on = () if options.modalities == "both" else (options.modalities,)
-    if (
-        options.labels or options.modalities != "both"
-    ):  # one alone has no retrieval: its classes are what is scored
+    if options.labels or options.modalities != "both":  # one modality has no retrieval: score its classes
         c.data.eval_splits, s.reference_split = ("train", "test"), "train"
     c.optim.name, c.optim.learning_rate, c.optim.weight_decay = "lars", 0.3 * options.batch / 256, 1e-6
     if options.optimizer == "adamw":

@@ -1,13 +1,13 @@
-r"""Pictures and sounds of Tux Paint's stamps, offline, minutes on two CPU cores.
+r"""Images and sounds of Tux Paint's stamps: offline, minutes on two CPU cores.
 
     apt-get install tuxpaint-stamps-default
     python -m fusionjax.main --config=configs/stamps_audiovisual.py --workdir=runs/stamps_audiovisual
 
-Which of 17 folders does a stamp belong to that was never seen in training, by its picture and its spoken description? Regions
-and moments read each other. EfficientNet-Lite0 (ImageNet, from its package) is frozen and runs once; a small encoder of
-log-mel frames learns from scratch. Arguments: modalities=all|image|audio, sound=description|effect|any,
-pairings=default|all|none, dropout=<probability that training hides a modality>, root=<folder of stamps>, cache=<folder that
-runs share>, seed=<n>, runlocal.
+Classifies stamps that do not occur in training into 17 folders, by image and spoken description. Image regions and audio
+tokens attend to each other. EfficientNet-Lite0 (ImageNet, from its PyPI package) is frozen, and its features are cached; a
+small encoder of log-mel frames is trained from scratch. Arguments: modalities=all|image|audio, sound=description|effect|any,
+pairings=default|all|none, dropout=<probability of dropping a modality in training>, root=<folder of stamps>, cache=<folder
+shared by runs>, seed=<n>, runlocal.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def table() -> dict[str, str]:
-    """Rows of `python -m fusionjax.table`: both together, and what each knows alone."""
+    """Rows of `python -m fusionjax.table`: both modalities, and each alone."""
     return {
         "image and sound": "modalities=all",
         "image alone": "modalities=image",

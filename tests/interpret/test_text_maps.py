@@ -245,7 +245,7 @@ def test_bank_shows_descriptions_their_classes_and_who_reads_them():
     e = bank(classes, [0.1, 0.3, 0.05, 0.2, 0.15], predicted="scab")
     figure = text_maps.figure([e], "title", count=4)
     order = [1, 3, 4, 0]
-    axes = titled(figure, "the descriptions that the regions read most, of 5")[0]
+    axes = titled(figure, "descriptions with most attention, of 5")[0]
     np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [0.3, 0.2, 0.15, 0.1], rtol=1e-12)
     colours = [to_hex(bar.get_facecolor()).upper() for bar in axes.patches]
     assert colours == [WRONG, RIGHT, WRONG, RIGHT]

@@ -1,4 +1,4 @@
-"""The small encoder of log-mel frames: no published weights, and so no name of its own in `fusionjax.models`."""
+"""The small encoder of log-mel frames: without published weights, and so without a name in `fusionjax.models`."""
 
 import jax
 import jax.numpy as jnp
