@@ -40,7 +40,7 @@ def compare(
             or, if `paired`, they were scored on different examples.
     """
     if not folders:
-        raise UserError("no workdir given; usage: python -m fusionjax.compare runs/a runs/b …")
+        raise UserError("a workdir is missing; usage: python -m fusionjax.compare runs/a runs/b …")
     seen: set[Path] = set()
     for folder in map(Path, folders):
         if folder.resolve() in seen:

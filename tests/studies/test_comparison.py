@@ -293,7 +293,7 @@ def test_mistakes_are_one_line(tmp_path):
             comparison.compare(folders)
         assert "\n" not in str(e.value)
 
-    says("no workdir given")
+    says("a workdir is missing")
     says("is listed twice", good, tmp_path / "good" / ".." / "good")
     (tmp_path / "empty").mkdir()
     says("empty has no config.json", good, tmp_path / "empty")
