@@ -1,9 +1,8 @@
-"""What configs share: recipes as functions that fill in a config."""
-
-from typing import Any
+"""Recipes that configs share, as functions that fill in a config."""
 
 from ml_collections import ConfigDict
 
+from fusionjax.config import ArgDefault
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 
@@ -17,12 +16,12 @@ BACKBONES = {
 
 
 def preprocess(config: ConfigDict, name: str) -> ConfigDict:
-    """Normalises and resizes images as the published weights of a model want them.
+    """Sets the image preprocessing of the published weights of a model.
 
     Args:
-        config: to fill in: data.mean, data.std, data.interpolation; of images of several modalities the three channels' mean
-            is every modality's.
-        name: of the model.
+        config: gets data.mean, data.std and data.interpolation. With several modalities, each gets the mean and standard
+            deviation of the three channels.
+        name: name of the model.
     """
     c, published = config, registry.preprocessing(name)
     repeats = max(1, len(c.data.modalities))
@@ -35,8 +34,9 @@ def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     """DCAL's recipe for CUB, Cars and Aircraft (paper section 4.1; docs/methods/dcal.md).
 
     Adam with decoupled weight decay 0.05, learning rate 5e-4 / 512 × batch, cosine, 100 epochs of batches of 16, images
-    resized to 550² and cropped to 448², R = 10 %. The paper's 16 may be per GPU on four: `recipe=paper_x4` takes the
-    learning rate of 64. Warm-up and stochastic depth 0.1 are DeiT's habits where the paper is silent.
+    resized to 550² and cropped to 448², R = 10 %. The batch size of 16 in the paper may be per GPU, with four GPUs:
+    `recipe=paper_x4` has the learning rate for 64. Warm-up and stochastic depth 0.1, which the paper does not state, are those
+    of DeiT.
     """
     c = config
     c.model.name = "dcal_" + BACKBONES[arg.backbone]
@@ -57,8 +57,8 @@ def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     return c
 
 
-def fine_grained_arg() -> dict:
-    """The argument of those configs: `configs/cub.py:ablation=sa_glca,backbone=deit_tiny,weights=deit_tiny.pth`."""
+def fine_grained_arg() -> dict[str, ArgDefault]:
+    """Defaults of the argument, e.g. `configs/cub.py:ablation=sa_glca,backbone=deit_tiny,weights=deit_tiny.pth`."""
     return dict(
         ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
         backbone=("vit_base", *(b for b in BACKBONES if b != "vit_base")),
@@ -70,24 +70,26 @@ def fine_grained_arg() -> dict:
 
 
 def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, cameras: int) -> ConfigDict:
-    """DCAL's recipe for persons and vehicles (paper section 4.1; docs/methods/dcal.md), TransReID's where the paper is silent.
+    """DCAL's recipe for persons and vehicles (paper section 4.1; docs/methods/dcal.md).
+
+    Settings that the paper does not state are those of TransReID.
 
     SGD with momentum 0.9, weight decay 1e-4 and learning rate 0.008 (biases twice that), cosine after 5 epochs of warm-up, 120
     epochs of batches of 16 identities × 4 images; flip, pad 10 and crop, erasing 0.5; mean = std = 0.5; R = 30 %; BNNeck,
-    cross-entropy + soft-margin batch-hard triplet; features before the neck, made unit.
+    cross-entropy + soft-margin batch-hard triplet; features before the neck, scaled to unit length.
 
     Args:
-        config: to fill in.
-        arg: of `re_identification_arg`.
+        config: the config to fill in.
+        arg: parsed argument, see `re_identification_arg`.
         source: name of the data set.
-        cameras: that the data set has.
+        cameras: number of cameras in the data set.
     """
     c = config
     c.task = "reid"
     c.data.source, c.data.root, c.data.label, c.data.per_identity = source, arg.root, "identity", 4
     c.data.eval_splits = ("query", "gallery")
     c.data.image_shape, c.data.interpolation = (256, 128), "bicubic"
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # TransReID's, whatever the backbone
+    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # of TransReID, for all backbones
     c.data.augment.crop, c.data.augment.pad, c.data.augment.flip = "random", 10, 0.5
     c.data.augment.erase, c.data.augment.erase_fill = 0.5, "noise"
     c.model.name, c.model.ablation = "dcal_" + BACKBONES[arg.backbone], arg.ablation
@@ -104,8 +106,8 @@ def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, camer
     return c
 
 
-def re_identification_arg(**more: Any) -> dict:
-    """The argument of those configs: `configs/market1501.py:root=/data/Market-1501,sie,stride=12,rerank`."""
+def re_identification_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
+    """Defaults of the argument of these configs, e.g. `configs/market1501.py:root=/data/Market-1501,sie,stride=12,rerank`."""
     return dict(
         ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
         backbone=("vit_base", "deit_tiny", "deit_small", "deit_base"),
@@ -123,8 +125,8 @@ def re_identification_arg(**more: Any) -> dict:
 FUSION_HEADS = ("concat", "adaptive", "bilinear", "hadamard", "attention", "bottleneck", "low_rank")
 
 
-def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
-    """The argument of image–text configs: `configs/openmoji_fusion.py:head=bottleneck,text=bank,seed=1`."""
+def fusion_arg(*, text: str = "instance", encoder: str) -> dict[str, ArgDefault]:
+    """Defaults of the argument of image–text configs, e.g. `configs/openmoji_fusion.py:head=bottleneck,text=bank,seed=1`."""
     kinds = ("instance", "bank", "class")
     return dict(
         head=FUSION_HEADS,
@@ -139,12 +141,12 @@ def fusion_arg(*, text: str = "instance", encoder: str) -> dict:
 
 
 def image_text(config: ConfigDict, arg: ConfigDict, *, descriptions: str) -> ConfigDict:
-    """What image–text runs share: the task, the head or baseline, the text and the optimiser.
+    """Sets the task, the head or baseline, the text and the optimiser of image–text runs.
 
     Args:
-        config: to fill in.
-        arg: of `fusion_arg`.
-        descriptions: of the classes, for text=bank and text=class.
+        config: the config to fill in.
+        arg: parsed argument, see `fusion_arg`.
+        descriptions: source of the class descriptions, for text=bank and text=class.
     """
     c = config
     if arg.baseline != "none" and arg.head != "concat":
@@ -168,16 +170,17 @@ def image_text(config: ConfigDict, arg: ConfigDict, *, descriptions: str) -> Con
 def mvpdr(
     config: ConfigDict, arg: ConfigDict, *, descriptions: str, prompts: str = "descriptions"
 ) -> ConfigDict:
-    """Makes an image–text run the baseline MVPDR where `arg` asks for it; what the run reads stays as it is.
+    """Turns an image–text run into the baseline MVPDR on the same data if `arg` selects it.
 
-    docs/methods/mvpdr.md: 16 visual prototypes a class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs of
-    batches of 32, the epoch chosen on validation. Weight decay 0.01, torch's default, where the paper is silent.
+    docs/methods/mvpdr.md: 16 visual prototypes per class from 5 augmented passes; trained with AdamW 1e-3, cosine, 30 epochs
+    of batches of 32, with the epoch selected on validation. The weight decay, which the paper does not state, is torch's
+    default, 0.01.
 
     Args:
-        config: filled in, but for `runlocal`.
-        arg: of `fusion_arg`.
-        descriptions: of the classes, where they are the prompts.
-        prompts: where `arg` does not say.
+        config: the config of the run before `runlocal` is applied.
+        arg: parsed argument, see `fusion_arg`.
+        descriptions: source of the class descriptions, if they are the prompts.
+        prompts: prompts to use if `arg` does not select any.
     """
     c = config
     if not arg.baseline.startswith("mvpdr"):
@@ -199,19 +202,19 @@ def mvpdr(
         c.model.trunk = c.model.trunk_features = c.pretrained.source = c.pretrained.into = ""
         c.model.freeze_trunk = False
         c.data.resize, c.data.image_size = 224, 224
-        preprocess(c, "clip_vit_base_patch32")  # OpenAI's are all prepared alike
+        preprocess(c, "clip_vit_base_patch32")  # all OpenAI models have the same preprocessing
     return c
 
 
 def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """What the runs on OpenMoji share: DCAL on an EfficientNet-Lite0 whose lower half is frozen and computed once.
+    """Sets up DCAL on OpenMoji with an EfficientNet-Lite0 trunk whose lower half is frozen and whose features are cached.
 
-    The upper half trains at a tenth of the learning rate. A fifth of the identities is the test. No validation split, for
-    nothing is chosen by a score: the last averaged weights are the result.
+    The upper half is trained with a tenth of the learning rate. A fifth of the identities is the test split. There is no
+    validation split, since nothing is selected by a score: the result is the last average of the weights.
 
     Args:
-        config: to fill in.
-        arg: with `ablation` and `seed`.
+        config: the config to fill in.
+        arg: parsed argument, with `ablation` and `seed`.
     """
     c = config
     c.seed = arg.seed
@@ -237,9 +240,9 @@ def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 
 def run_local_openmoji(c: ConfigDict) -> ConfigDict:
-    """Four steps of such a run on small drawings."""
+    """Shortens an OpenMoji run to four steps on small drawings."""
     c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4 if c.train.epochs else 0, 1
-    if not c.mvpdr.clip:  # whose size is fixed
+    if not c.mvpdr.clip:  # CLIP has a fixed image size
         c.data.resize, c.data.image_size = 64, 64
         if c.task == "mvpdr":
             c.mvpdr.align_steps = 10
@@ -247,7 +250,7 @@ def run_local_openmoji(c: ConfigDict) -> ConfigDict:
 
 
 def run_local(c: ConfigDict, *, name: str = "", image_size: int = 64) -> ConfigDict:
-    """The same program on a laptop: two steps of a tiny model on small crops, to see that everything works."""
+    """Shortens a run to two steps of a tiny model on small crops, to check on a laptop that everything works."""
     dcal = c.model.name.startswith("dcal_")
     c.model.name = name or ("dcal_deit_tiny_patch16_224" if dcal else "deit_tiny_patch16_224")
     c.pretrained.source = ""

@@ -1,16 +1,15 @@
-"""What configs of image, sound and text share: arguments and recipes."""
-
-from typing import Any
+"""Arguments and recipes that the configs of image, audio and text share."""
 
 from ml_collections import ConfigDict
 
 from configs import common
+from fusionjax.config import ArgDefault
 
 MODALITIES = ("all", "image", "audio", "text", "image_audio", "image_text", "audio_text")
 
 
-def trimodal_arg(**more: Any) -> dict:
-    """The argument of configs of image, audio and text: `configs/stamps_trimodal.py:modalities=image_text,seed=1`."""
+def trimodal_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
+    """Defaults of the argument, e.g. `configs/stamps_trimodal.py:modalities=image_text,seed=1`."""
     return dict(
         modalities=MODALITIES,
         pairings=("default", "all", "none"),
@@ -22,17 +21,17 @@ def trimodal_arg(**more: Any) -> dict:
     )
 
 
-def audiovisual_arg(**more: Any) -> dict:
-    """As `trimodal_arg`, without text."""
+def audiovisual_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
+    """Defaults as in `trimodal_arg`, without text."""
     return trimodal_arg(**more) | dict(modalities=("all", "image", "audio"))
 
 
 def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> ConfigDict:
-    """What runs on image, audio and text share: the task, what it reads, who reads whom, and the optimiser.
+    """Sets the task, the modalities, the pairings of cross-attention and the optimiser.
 
     Args:
-        config: to fill in.
-        arg: of `trimodal_arg` or `audiovisual_arg`.
+        config: the config to fill in.
+        arg: parsed argument, see `trimodal_arg` and `audiovisual_arg`.
         task: trimodal or audiovisual.
     """
     c = config
@@ -50,11 +49,11 @@ def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> 
 
 
 def vqa(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """What runs on questions share: image–text fusion whose text is the question.
+    """Sets up visual question answering: image–text fusion with the question as the text.
 
     Args:
-        config: to fill in.
-        arg: of `fusion_arg` without "text", with `root`.
+        config: the config to fill in.
+        arg: parsed argument, as in `fusion_arg` without "text", with `root`.
     """
     c = config
     c.task, c.seed, c.data.root = "vqa", arg.seed, arg.root
@@ -68,11 +67,11 @@ def vqa(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 
 def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """What runs on Tux Paint's stamps share: a frozen EfficientNet-Lite0 whose features are cached, and the recipe.
+    """Sets up a run on Tux Paint's stamps, with cached features of a frozen EfficientNet-Lite0.
 
     Args:
-        config: to fill in, with `trimodal.modalities`.
-        arg: with `cache`.
+        config: the config to fill in, with `trimodal.modalities` set.
+        arg: parsed argument, with `cache`.
     """
     c = config
     c.data.source, c.data.fractions, c.data.eval_splits = "stamps", (0.7, 0.1, 0.2), ("val", "test")
@@ -85,7 +84,7 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
         c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
         c.data.cache.passes, c.data.cache.folder = 4, arg.cache
         c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
-    else:  # pictures are read all the same, so that all runs have the same examples
+    else:  # images are read in any case, so that all runs have the same examples
         c.data.resize = c.data.image_size = 32
     c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
     if c.task == "vqa":
@@ -99,22 +98,24 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     return c
 
 
-def own_encoders(image: str, encoder: str = "") -> dict:
-    """The arguments of a user's own encoders: of pictures, texts and sounds, and whether they train."""
+def own_encoders(image: str, encoder: str = "") -> dict[str, ArgDefault]:
+    """Defaults of the arguments for encoders of your own data: image and text encoder, and whether encoders are trained."""
     text = {"encoder": encoder} if encoder else {}
     return dict(image=image, weights="", **text, train_encoders=False, cache="")
 
 
-HEARING = dict(hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False)
-"""The arguments of a user's own sounds."""
+HEARING: dict[str, ArgDefault] = dict(
+    hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False
+)
+"""Defaults of the arguments for audio of your own data."""
 
 
 def hearing(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """The encoder of a user's own sounds: Wav2Vec2 with its published weights, or a small one from scratch.
+    """Sets the audio encoder: Wav2Vec2 with published weights, or a small encoder trained from scratch.
 
     Args:
-        config: of `own_data`.
-        arg: with the names of `HEARING`.
+        config: the config from `own_data`.
+        arg: parsed argument, with the names in `HEARING`.
     """
     c = config
     c.audio.seconds = arg.seconds
@@ -128,11 +129,11 @@ def hearing(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 
 def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """What runs on a user's manifest of several modalities share: its encoders, AdamW 1e-4 and a choice by validation.
+    """Sets up a run on a manifest with several modalities: encoders, AdamW 1e-4 and selection on validation.
 
     Args:
-        config: of `trimodal` or `vqa`.
-        arg: with the names of `own_encoders`.
+        config: the config from `trimodal` or `vqa`.
+        arg: parsed argument, with the names in `own_encoders`.
     """
     c = config
     c.data.source, c.data.fractions, c.data.eval_splits = "manifest", (0.7, 0.15, 0.15), ("val", "test")
@@ -159,7 +160,7 @@ def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 
 def run_local_manifest(c: ConfigDict) -> ConfigDict:
-    """Two steps of such a run with small encoders."""
+    """Shortens a run on a manifest to two steps with small encoders."""
     c.data.cache.enabled, c.data.cache.folder, c.data.threads = False, "", 2
     c.data.resize, c.data.image_size, c.pretrained.source, c.pretrained.into = 72, 64, "", ""
     c.model.trunk = "tf_efficientnet_lite0" if c.model.trunk else ""
@@ -174,7 +175,7 @@ def run_local_manifest(c: ConfigDict) -> ConfigDict:
 
 
 def run_local_stamps(c: ConfigDict) -> ConfigDict:
-    """Four steps of such a run on small pictures."""
+    """Shortens a run on stamps to four steps on small images."""
     c.data.check_counts = False
     if c.data.cache.enabled:
         c.data.cache.passes = 1

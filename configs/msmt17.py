@@ -1,22 +1,27 @@
 r"""DCAL on MSMT17: 30,248 training images (32,621 with val) of 1,041 persons, 11,659 queries, 82,161 gallery images.
 
-    python -m fusionjax.prepare msmt17 --root=/data/MSMT17_V1                                       checks it
+    python -m fusionjax.prepare msmt17 --root=/data/MSMT17_V1                                       checks the files
     python -m fusionjax.main --config=configs/msmt17.py:root=/data/MSMT17_V1 --workdir=runs/msmt17
 
-V1 and V2 are told apart by their folders; V2's numbers are lower. Arguments: root=<folder>,
+Needs the data set in the folder layout of its authors. V1 and V2 are distinguished by their folders; scores on V2 are lower.
+Arguments: root=<folder>,
 ablation=full|sa_only|sa_glca|sa_pwca, backbone=vit_base|deit_tiny|deit_small|deit_base, weights=<file or hub:owner/name>, sie
-(camera embedding), stride=<pixels, less than 16: patches overlap>, rerank, flip (mirror averaging), train=train|trainval,
-runlocal. The paper's mAP / rank-1: DeiT-T 44.9 / 68.2, DeiT-S 55.1 / 77.3, DeiT-B 62.3 / 83.1, ViT-B 64.0 / 83.1, from
-pretrained weights.
+(camera embedding), stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging), train=train|trainval,
+runlocal.
+
+mAP / rank-1 in the paper, with pretrained weights: DeiT-T 44.9 / 68.2, DeiT-S 55.1 / 77.3, DeiT-B 62.3 / 83.1, ViT-B 64.0 /
+83.1.
 """
+
+from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.re_identification_arg(train=("train", "trainval")))
-    c = common.re_identification(base.default(), arg, source="msmt17", cameras=15)
-    c.data.train_split = arg.train
-    return common.run_local(c) if arg.runlocal else c
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.re_identification_arg(train=("train", "trainval")))
+    c = common.re_identification(base.default(), options, source="msmt17", cameras=15)
+    c.data.train_split = options.train
+    return common.run_local(c) if options.runlocal else c

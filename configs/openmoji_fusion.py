@@ -1,31 +1,33 @@
-r"""Image–text fusion on OpenMoji drawings and their names, offline, a minute or two on two CPU cores.
+r"""Image–text fusion on OpenMoji drawings and their names: offline, one or two minutes on two CPU cores.
 
     python -m fusionjax.main --config=configs/openmoji_fusion.py --workdir=runs/openmoji_fusion
 
-Which of nine categories does an emoji belong to that was never seen in training, from its drawing and its name? EfficientNet-
-Lite0 (ImageNet) and MiniLM, both from their packages, are frozen and run once; cross-attention learns on their features.
+Classifies emojis that do not occur in training into nine categories, from drawing and name. EfficientNet-Lite0 (ImageNet) and
+MiniLM, both from PyPI packages, are frozen, and their features are cached; cross-attention is trained on the features.
 Arguments: head=concat|adaptive|bilinear|hadamard|attention|bottleneck|low_rank, text=instance|bank|class (class leaks the
-label: it also takes --config.text.allow_label_leak=True), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>,
-cache=<shared folder>, encoder=<text encoder>, runlocal. MVPDR reads no text of a test image: its prompts are the names of the
-training drawings or, with prompts=descriptions, what describes the categories; its common space is learned on these names,
-or a CLIP's: clip=<folder or hub:owner/name>.
+label and requires --config.text.allow_label_leak=True), baseline=none|image|text|concat|mvpdr|mvpdr_free, seed=<n>,
+cache=<folder shared by runs>, encoder=<text encoder>, runlocal. MVPDR uses no text of test images: its prompts are the names
+of the training drawings or, with prompts=descriptions, the descriptions of the categories. Its common space is learned from
+these names, or is that of a CLIP: clip=<folder or hub:owner/name>.
 """
+
+from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, **common.fusion_arg(encoder="package:all-minilm-l6-v2"), cache="")
-    c = common.image_text(base.default(), arg, descriptions="openmoji")
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, **common.fusion_arg(encoder="package:all-minilm-l6-v2"), cache="")
+    c = common.image_text(base.default(), options, descriptions="openmoji")
     c.data.source, c.data.fractions = "openmoji", (0.7, 0.1, 0.2)
-    # One drawing an identity: with all skin tones three of five training images would be people.
+    # One drawing per identity: with all skin tones, three of five training images would show people.
     c.data.train_split, c.data.eval_splits = "train_base", ("val", "test")
     c.data.resize, c.data.image_size, c.data.cache.passes = 128, 128, 2
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)
-    c.data.cache.enabled, c.data.cache.folder = True, arg.cache
+    c.data.cache.enabled, c.data.cache.folder = True, options.cache
     c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "head"
     common.preprocess(c, c.model.trunk)
     c.model.freeze_trunk = c.model.trunk_norm = True
@@ -37,15 +39,15 @@ def get_config(arg=None):
     c.loss.label_smoothing = 0.1
     c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 64, 12.0, 3.0, 20
     c.evaluation.probe = True
-    # Two descriptions per category say less than the captions, on validation too.
-    c = common.mvpdr(c, arg, descriptions="openmoji", prompts="captions")
+    # The captions score higher than two descriptions per category, on validation too.
+    c = common.mvpdr(c, options, descriptions="openmoji", prompts="captions")
     if c.task == "mvpdr" and not c.mvpdr.clip:
         c.mvpdr.align_steps = 320
-    return common.run_local_openmoji(c) if arg.runlocal else c
+    return common.run_local_openmoji(c) if options.runlocal else c
 
 
-def table():
-    """Rows of `python -m fusionjax.table`: what each side knows alone, and what joining them adds."""
+def table() -> dict[str, str]:
+    """Rows of `python -m fusionjax.table`: unimodal baselines, concatenation, MVPDR and all heads."""
     heads = {f"cross-attention, {h} head": f"head={h}" for h in common.FUSION_HEADS if h != "hadamard"}
     return {
         "concat without cross-attention": "baseline=concat",

@@ -1,21 +1,23 @@
-r"""Contrastive learning across two layers of OpenMoji drawings, offline, minutes on two CPU cores.
+r"""Contrastive learning across two layers of OpenMoji drawings: offline, minutes on two CPU cores.
 
     python -m fusionjax.main --config=configs/openmoji_spectral.py --workdir=runs/openmoji_spectral
     python -m fusionjax.main --config=configs/openmoji_spectral.py:fusion=attention --workdir=runs/openmoji_attention
 
-Which line drawing belongs to which colour drawing? The colour layer and the line layer of one emoji stand for two spectral
-modalities; test identities were never seen in training. EfficientNet-Lite0 (ImageNet, from its PyPI package) starts every
-encoder: its lower half is frozen, its upper half learns. Arguments: fusion=separate|concat|attention,
-modalities=both|color|line (the last two train one alone: the baselines), seed=<n>, runlocal.
+Matches line drawings with colour drawings. The colour layer and the line layer of an emoji stand in for two spectral
+modalities; test identities do not occur in training. Each encoder starts from EfficientNet-Lite0 (ImageNet, from its PyPI
+package), with the lower half frozen and the upper half trained. Arguments: fusion=separate|concat|attention,
+modalities=both|color|line (color and line train on one modality: the baselines), seed=<n>, runlocal.
 """
+
+from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(
         arg,
         fusion=("separate", "concat", "attention"),
         modalities=("both", "color", "line"),
@@ -23,7 +25,7 @@ def get_config(arg=None):
         runlocal=False,
     )
     c = base.default()
-    c.task, c.seed = "spectral", arg.seed
+    c.task, c.seed = "spectral", options.seed
     c.data.source, c.data.fractions = "openmoji_pair", (0.8, 0.0, 0.2)
     c.data.modalities = (("color", (0, 1, 2)), ("line", (3, 4, 5)))
     c.data.train_split, c.data.eval_splits = "train_base", ("train_base", "test")
@@ -33,8 +35,8 @@ def get_config(arg=None):
     common.preprocess(c, c.model.name)
     c.pretrained.source = "package:efficientnet_lite0"
     s = c.spectral
-    s.fusion, s.fixed_statistics, s.reference_split = arg.fusion, True, "train_base"
-    s.train_on = () if arg.modalities == "both" else (arg.modalities,)
+    s.fusion, s.fixed_statistics, s.reference_split = options.fusion, True, "train_base"
+    s.train_on = () if options.modalities == "both" else (options.modalities,)
     s.colour, s.intensity = ("color",), ("line",)
     s.crop_area = (0.4, 1.0)
     c.optim.name, c.optim.learning_rate, c.optim.lr_rules = "adamw", 1e-3, (("^tower_", 0.3),)
@@ -43,12 +45,12 @@ def get_config(arg=None):
     c.train.batch_size, c.train.epochs, c.train.log_every = 128, 6.0, 10
     c.train.eval_every_epochs = 0.0
     c.evaluation.batch_size, c.evaluation.probe = 128, True
-    if arg.runlocal:
+    if options.runlocal:
         c.train.steps, c.train.batch_size, c.train.log_every = 2, 8, 1
         c.data.resize, c.data.image_size = 32, 32
     return c
 
 
-def table():
-    """Rows of `python -m fusionjax.table`: the strategies of fusion."""
+def table() -> dict[str, str]:
+    """Rows of `python -m fusionjax.table`: the fusion strategies."""
     return {name: f"fusion={name}" for name in ("separate", "concat", "attention")}

@@ -1,23 +1,25 @@
-r"""The quick start: DCAL on OpenMoji drawings, offline, minutes on two CPU cores.
+r"""The quick start, DCAL on OpenMoji drawings: offline, minutes on two CPU cores.
 
     python -m fusionjax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Which of nine categories does an emoji belong to that was never seen in training? Identities are disjoint between the splits.
-An ImageNet EfficientNet-Lite0 (from its PyPI package) is the frozen trunk; its feature maps are computed once, and DCAL
-learns on top. Arguments: ablation=full|sa_only|sa_glca|sa_pwca, seed=<n>, runlocal.
+Classifies emojis that do not occur in training into nine categories: identities are disjoint between the splits. The lower
+half of an EfficientNet-Lite0 (ImageNet, from its PyPI package) is frozen, and its feature maps are cached; the upper half and
+DCAL are trained. Arguments: ablation=full|sa_only|sa_glca|sa_pwca, seed=<n>, runlocal.
 """
+
+from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
-    arg = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
-    c = common.openmoji_dcal(base.default(), arg)
-    # One drawing an identity: with all skin tones three of five training images would be people.
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
+    options = base.parse_arg(arg, ablation=("full", "sa_only", "sa_glca", "sa_pwca"), seed=0, runlocal=False)
+    c = common.openmoji_dcal(base.default(), options)
+    # One drawing per identity: with all skin tones, three of five training images would show people.
     c.data.train_split, c.data.eval_splits = "train_base", ("test",)
     c.data.resize, c.data.image_size, c.data.cache.passes = 192, 192, 3
     c.model.width, c.model.dropout = 128, 0.2
     c.train.epochs, c.train.eval_every_epochs = 9.0, 3.0
-    return common.run_local_openmoji(c) if arg.runlocal else c
+    return common.run_local_openmoji(c) if options.runlocal else c

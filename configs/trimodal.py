@@ -1,24 +1,27 @@
-r"""Image, sound and text of a user's own files together; any of them may be missing.
+r"""Classification of image, audio and text files of your own; any modality may be missing.
 
     python -m fusionjax.main --config=configs/trimodal.py:root=things.csv --workdir=runs/things
 
-The manifest, CSV or Parquet, has the columns path, label, caption and audio (paths below its folder; several sounds with "|"
-between, of which training draws one), and where known split. An empty caption or sound is a missing one; where pictures may
-be missing, too, add `partial`. ViT, BERT and Wav2Vec2 by default, frozen; regions read moments, moments read regions, words
-read regions. Arguments: modalities=all|image|audio|text|image_audio|image_text|audio_text, pairings=default|all|none,
-dropout=<probability that training hides a modality>, image=<trunk>, weights=<its file>, encoder=<text encoder>,
-hearing=wav2vec2_base|mel, hearing_weights=<its file or hub:…>, seconds=<of a clip>, train_encoders, partial, cache=<folder
-that runs share>, seed=<n>, runlocal.
+Needs a manifest, CSV or Parquet, with the columns path, label, caption and audio (paths relative to its folder; several audio
+files are separated by "|", and training draws one of them), and optionally split. An empty caption or audio entry means that
+the modality is missing; add `partial` if images may be missing too. The encoders are ViT, BERT and Wav2Vec2, frozen by
+default; image regions and audio tokens attend to each other, and words attend to regions. Arguments:
+modalities=all|image|audio|text|image_audio|image_text|audio_text, pairings=default|all|none, dropout=<probability of dropping
+a modality in training>, image=<trunk>, weights=<file of the trunk>, encoder=<text encoder>, hearing=wav2vec2_base|mel,
+hearing_weights=<file or hub:…>, seconds=<length of a clip>, train_encoders, partial, cache=<folder shared by runs>, seed=<n>,
+runlocal.
 """
+
+from ml_collections import ConfigDict
 
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
-def get_config(arg=None):
-    """The run; see the module's text."""
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config of a run; the module's docstring lists what `arg` may hold."""
     encoders = shared.own_encoders("vit_base_patch16_224", "hub:google-bert/bert-base-uncased")
-    arg = base.parse_arg(arg, **shared.trimodal_arg(**encoders, **shared.HEARING))
-    c = shared.own_data(shared.trimodal(base.default(), arg), arg)
-    c = shared.hearing(c, arg)
-    return shared.run_local_manifest(c) if arg.runlocal else c
+    options = base.parse_arg(arg, **shared.trimodal_arg(**encoders, **shared.HEARING))
+    c = shared.own_data(shared.trimodal(base.default(), options), options)
+    c = shared.hearing(c, options)
+    return shared.run_local_manifest(c) if options.runlocal else c

@@ -96,15 +96,14 @@ class Registry(Generic[T]):
                 self._places[point.name] = point.value
 
 
-def _origin(record: Any) -> tuple[str, str]:
+def _origin(record: object) -> tuple[str, str]:
     """Where what a record is made from stands: the same for a module that is imported twice."""
-    made = next(
-        (getattr(record, key) for key in ("build", "create", "module") if hasattr(record, key)), record
-    )
+    places = ("build", "create", "module")
+    made: object = next((getattr(record, key) for key in places if hasattr(record, key)), record)
     if isinstance(made, type):
         return made.__module__, made.__qualname__
     code = getattr(made, "__code__", None)
-    return (code.co_filename, made.__qualname__) if code else ("", repr(record))
+    return (code.co_filename, getattr(made, "__qualname__", "")) if code else ("", repr(record))
 
 
 def _nothing(config: ConfigDict) -> Sequence[str]:
@@ -237,7 +236,7 @@ class FusionHeadRecord:
     """
 
     name: str
-    module: Callable[..., Any]
+    module: type[Any]
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     undecayed: tuple[str, ...] = ()
 
@@ -286,18 +285,23 @@ def task(
     sections: Mapping[str, Callable[[], ConfigDict]] | None = None,
     check: Callable[[ConfigDict], None] = _no_rules,
     reads: Callable[[ConfigDict], Sequence[str]] | Sequence[str] = (),
-    **more: Any,
+    reported_splits: Callable[[ConfigDict], tuple[str, ...]] = _as_named,
+    frozen_trunk: Callable[[ConfigDict], bool] = _no,
+    training_free: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a task's builder, (config, facts) → task.
 
     Args:
-        name, sections, check, **more: see `TaskRecord`.
+        name, sections, check, reported_splits, frozen_trunk, training_free: see `TaskRecord`.
         reads: as there, or the fields themselves where they are always the same.
     """
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         fields = reads if callable(reads) else lambda config: tuple(reads)
-        tasks.add(name, TaskRecord(name, build, sections or {}, check, fields, **more))
+        record = TaskRecord(
+            name, build, sections or {}, check, fields, reported_splits, frozen_trunk, training_free
+        )
+        tasks.add(name, record)
         return build
 
     return register
@@ -332,10 +336,10 @@ def backbone(record: BackboneRecord) -> BackboneRecord:
 
 def fusion_head(
     name: str, *, reads: Mapping[str, str] | None = None, undecayed: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[type[T]], type[T]]:
     """Decorator of a head's module class; see `FusionHeadRecord` for the arguments."""
 
-    def register(module: Callable[..., Any]) -> Callable[..., Any]:
+    def register(module: type[T]) -> type[T]:
         fusion_heads.add(name, FusionHeadRecord(name, module, reads or {}, undecayed))
         return module
 

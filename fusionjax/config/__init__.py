@@ -7,10 +7,10 @@ overrides a field. A field that does not exist is an error, and so is one that t
 `ownership` says which fields a run reads.
 """
 
-from fusionjax.config.parsing import check_key, from_json, parse_arg
+from fusionjax.config.parsing import ArgDefault, check_key, from_json, parse_arg
 from fusionjax.config.rules import impossible, require_one_of, require_within
 from fusionjax.config.schema import default
 from fusionjax.config.validation import ABLATIONS, reported_splits, validate
 
-__all__ = ["ABLATIONS", "check_key", "default", "from_json", "impossible", "parse_arg", "reported_splits",
+__all__ = ["ABLATIONS", "ArgDefault", "check_key", "default", "from_json", "impossible", "parse_arg", "reported_splits",
            "require_one_of", "require_within", "validate"]  # fmt: skip

@@ -1,7 +1,7 @@
 """From words to a config: a config file's own argument, the names of overrides, and the config.json of a run."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
@@ -11,8 +11,11 @@ from fusionjax.config.schema import default
 from fusionjax.config.validation import check_values
 from fusionjax.errors import UserError
 
+ArgDefault: TypeAlias = bool | int | float | str | tuple[str, ...]
+"""The default of a config file's own argument, see `parse_arg`."""
 
-def parse_arg(arg: str | None, **spec: Any) -> ConfigDict:
+
+def parse_arg(arg: str | None, **spec: ArgDefault) -> ConfigDict:
     """Reads a config's own argument, `name=value,flag,…`, strictly.
 
     Args:
@@ -94,5 +97,5 @@ def _fill(config: ConfigDict, data: Mapping[str, Any], path: str) -> None:
             config[key] = _tuples(value)
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
 """Which values a config may have: the rules on the fields of every run. A task's own rules stand in its record."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -79,7 +79,7 @@ def _each_within(config: ConfigDict, keys: tuple[str, ...], low: float, high: fl
         require_within(config, key, low, high)
 
 
-def _are_numbers(values: Any) -> bool:
+def _are_numbers(values: Iterable[object]) -> bool:
     return all(isinstance(v, float | int) for v in values)
 
 

@@ -1,4 +1,4 @@
-"""Scores of visual question answering: VQA v2's soft accuracy, in all and by type of question and of answer.
+"""Scores of visual question answering: VQA v2's soft accuracy, overall, by question type and by answer type.
 
 Antol et al., ICCV 2015, arXiv 1505.00468; Goyal et al., CVPR 2017, arXiv 1612.00837.
 """
@@ -12,27 +12,30 @@ from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
 
 AGREE = 3
-"""Humans who must have given an answer for it to count in full."""
+"""Number of annotators who must have given an answer for it to score 1."""
 
 
 def soft_accuracy(answer: str, references: Sequence[str]) -> float:
-    """How far people agree with an answer.
+    """Returns the soft accuracy of an answer: how many annotators gave it.
 
-    Each reference in turn is left out, the score is then min(1, matches / 3) among the others, and the mean over all is the
-    accuracy: min(1, matches / 3) of ten references, made consistent with how one human fares against nine. The answer is
-    compared in its normal spelling; as in the official code the references lose their punctuation only where they differ,
-    and nothing else: answers of VQA v2's files are compared as they stand there, those that this library makes are in normal
-    spelling already.
+    The score is min(1, matches / 3), computed with each reference left out in turn and averaged. With ten references this
+    makes the score of a model comparable to that of one annotator, who is compared with nine others. The answer is normalised.
+    As in the official code, the references are not normalised: only their punctuation is removed, and only if they differ
+    from each other. The answers in VQA v2's files are thus compared as they are; answers that this library generates are
+    already normalised.
 
-    Fewer than four references cannot match three times with one left out: the 3 is then their number less one, and a single
-    reference must be met.
+    With fewer than four references, leaving one out makes three matches impossible. The 3 is then replaced by the number of
+    references minus one; a single reference must match exactly.
 
     Args:
-        answer: the model's.
-        references: those of humans, ten in VQA v2; at least one.
+        answer: the answer of the model.
+        references: the answers of the annotators, ten in VQA v2; at least one.
 
     Returns:
-        0 to 1.
+        The soft accuracy, in [0, 1].
+
+    Raises:
+        ValueError: no reference.
 
     >>> soft_accuracy("A dog.", ["dog"] * 2 + ["cat"] * 8)
     0.6
@@ -51,14 +54,15 @@ def soft_accuracy(answer: str, references: Sequence[str]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `evaluate` measured; fractions.
+    """The scores that `evaluate` returns, as fractions.
 
     Attributes:
-        n: questions.
+        n: number of questions.
         accuracy: mean soft accuracy.
-        exact: share of the questions whose most frequent reference was given.
-        by_question_type, by_answer_type: type → (questions, mean soft accuracy), in the order of the names.
-        answerable: share of the questions with a reference in the vocabulary, which bounds the accuracy; 1 without one.
+        exact: share of questions whose most frequent reference was predicted.
+        by_question_type, by_answer_type: type → (number of questions, mean soft accuracy), sorted by type.
+        answerable: share of questions with a reference in the vocabulary, an upper bound of the accuracy; 1 without a
+            vocabulary.
     """
 
     n: int
@@ -69,7 +73,7 @@ class Result:
     answerable: float
 
     def scalars(self) -> dict[str, float]:
-        """Flat keys for metrics.jsonl, such as accuracy/which."""
+        """Returns the scores under flat keys for metrics.jsonl, such as accuracy/which."""
         own = {"accuracy": self.accuracy, "exact": self.exact, "answerable": self.answerable}
         return own | {f"accuracy/{kind}": value for kind, (_, value) in self.by_question_type.items()}
 
@@ -77,16 +81,19 @@ class Result:
 def evaluate(
     predicted: Sequence[str], questions: Sequence[Question], vocabulary: Sequence[str] | None = None
 ) -> Result:
-    """Scores one answer for each question.
+    """Scores one predicted answer per question.
 
     Args:
         predicted: Q answers.
-        questions: Q, with references.
-        vocabulary: the answers that the model can give; None for any.
+        questions: Q questions with references.
+        vocabulary: the answers that the model can predict; None if it can predict any.
+
+    Returns:
+        The scores.
 
     Raises:
-        UserError: no question.
-        ValueError: not as many answers as questions.
+        UserError: there are no questions.
+        ValueError: the numbers of answers and questions differ.
     """
     if len(predicted) != len(questions):
         raise ValueError(f"{len(predicted)} answers to {len(questions)} questions")
@@ -107,14 +114,15 @@ def evaluate(
 
 
 def question_prior(training: Sequence[Question], questions: Sequence[Question]) -> list[str]:
-    """The answer that each question has most often in training, whatever the image: what a blind guess reaches.
+    """Answers each question with its most frequent training answer, without the image: a language-only baseline.
 
     Args:
-        training: the questions to count.
-        questions: Q to answer; one whose words training lacks gets the most frequent answer to its type, or to all.
+        training: the questions whose answers are counted.
+        questions: Q questions to answer. A question that does not occur in training gets the most frequent answer of its
+            type, or the most frequent answer overall if the type does not occur either.
 
     Returns:
-        Q answers; of equally frequent ones the first in the alphabet.
+        Q answers; ties are broken alphabetically.
     """
     counts: dict[tuple[str, str], Counter[str]] = {}
     for q in training:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -278,7 +278,7 @@ def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def apply_style(axes: Axes, title: str, grid: str = "y", colour: str = "#DDDDDD") -> None:
+def apply_style(axes: Axes, title: str, grid: Literal["x", "y"] = "y", colour: str = "#DDDDDD") -> None:
     """Title at the left, no frame above and at the right, and a thin grid behind the data.
 
     Args:
@@ -299,7 +299,9 @@ def points_by_step(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list
     points: dict[str, dict[float, float]] = {}
     for record in records:
         step = record.get("step")
-        for key, value in record.items() if isinstance(step, int | float) else ():
+        if not isinstance(step, int | float):
+            continue
+        for key, value in record.items():
             if key != "step" and isinstance(value, int | float) and math.isfinite(value):
                 points.setdefault(key, {})[step] = float(value)
     return {key: (sorted(p), [p[s] for s in sorted(p)]) for key, p in points.items()}

@@ -1,6 +1,6 @@
-"""Attention over patches as pictures: weights → grid → image-sized map → overlay. Pure functions of arrays.
+"""Attention over patches as images: weights → grid → map of the image size → overlay. Pure functions of arrays.
 
-Patches are counted row by row from 0; the class token is not a patch and has no index.
+Patches are numbered row by row from 0. The class token is not a patch and has no number.
 """
 
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from PIL import Image
 from scipy import ndimage
 
 COLOURS = "inferno"
-"""Perceptually uniform and legible to the colour-blind; black is low, yellow is high."""
+"""A perceptually uniform colour map, suitable for colour-blind readers; black is low, yellow is high."""
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_BORDER = (230, 159, 0)  # seen on white, grey and black
+_BORDER = (230, 159, 0)  # visible on white, grey and black
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One predicted image and what the model looked at.
+    """One image with its prediction and its attention map.
 
     Attributes:
-        name: file name or other identifier; shown, never used as a path.
-        image: (H, W, 3) uint8, as the model saw it.
+        name: file name or other identifier; displayed only, never used as a path.
+        image: (H, W, 3) uint8, the input of the model.
         true, predicted: class names.
         probability: of the predicted class, 0 … 1.
-        rollout: (h, w) float, any scale; None where the model has none.
-        selected: (k,) int, the patches that GLCA took, 0 … h · w − 1 without the class token; None where
-            there is no GLCA.
-        grid: (h, w) of `selected`; None to take that of `rollout`.
+        rollout: (h, w) float, of any scale; None if the model has no such map.
+        selected: (k,) int, the patches that GLCA selected, 0 … h · w − 1 without the class token; None
+            without GLCA.
+        grid: (h, w), the grid of `selected`; None for the grid of `rollout`.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Example:
     grid: tuple[int, int] | None = None
 
     def overlay(self) -> np.ndarray | None:
-        """(H, W, 3) uint8 of the rollout over the image; None without one."""
+        """Returns the rollout overlaid on the image, (H, W, 3) uint8; None without a rollout."""
         if self.rollout is None:
             return None
         return overlay(self.image, upsample(self.rollout, self.image.shape[:2]))
 
     def selection(self) -> np.ndarray | None:
-        """(H, W, 3) uint8 with the selected patches in colour; None without them."""
+        """Returns the image with only the selected patches in colour, (H, W, 3) uint8; None without a selection."""
         grid = self.grid if self.rollout is None or self.grid else np.shape(self.rollout)
         if self.selected is None or grid is None:
             return None
@@ -56,18 +56,18 @@ class Example:
 
 
 def to_grid(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Token weights as the grid of patches.
+    """Arranges token weights in the grid of patches.
 
     Args:
-        weights: (N,) float; N = h · w patches, after at most two leading tokens (class, distillation), which
-            are dropped.
+        weights: (N,) float, of at most two leading tokens (class, distillation), which are dropped, and h · w
+            patches.
         grid: (h, w).
 
     Returns:
-        (h, w) of the same dtype.
+        (h, w), of the dtype of `weights`.
 
     Raises:
-        ValueError: N does not fit the grid.
+        ValueError: N does not match the grid.
     """
     weights, (h, w) = np.asarray(weights), grid
     extra = weights.size - h * w
@@ -77,18 +77,18 @@ def to_grid(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def upsample(map: np.ndarray, size: tuple[int, int], method: str = "bicubic") -> np.ndarray:
-    """A small map, scaled to [0, 1] by its own minimum and maximum and smoothly enlarged.
+    """Scales a map to [0, 1] by its minimum and maximum and interpolates it to the size of the image.
 
     Args:
-        map: (h, w) float, finite. A constant map becomes zeros: it prefers no place.
-        size: (H, W) pixels.
-        method: bicubic (overshoot is clipped) or bilinear.
+        map: (h, w) float, finite. A constant map becomes all zeros.
+        size: (H, W), in pixels.
+        method: "bicubic" (overshoot is clipped) or "bilinear".
 
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: not (h, w), or not finite.
+        ValueError: the map is not two-dimensional, or not finite.
     """
     map = np.asarray(map, np.float64)
     if map.ndim != 2 or not np.isfinite(map).all():
@@ -100,18 +100,18 @@ def upsample(map: np.ndarray, size: tuple[int, int], method: str = "bicubic") ->
 
 
 def overlay(image: np.ndarray, map: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Blends the colours of a map over the grey of its image, so that every hue comes from the map.
+    """Blends a colour-coded map with the greyscale image, so that all colours come from the map.
 
     Args:
         image: (H, W, 3) uint8.
         map: (H, W) float in [0, 1].
-        alpha: share of the map, 0 … 1.
+        alpha: opacity of the map, 0 … 1.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        ValueError: sizes that do not agree.
+        ValueError: the sizes differ.
     """
     image = _image(image)
     if np.shape(map) != image.shape[:2]:
@@ -121,18 +121,18 @@ def overlay(image: np.ndarray, map: np.ndarray, alpha: float = 0.55) -> np.ndarr
 
 
 def selection_mask(indices: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """The pixels of selected patches.
+    """Returns the mask of the pixels of selected patches.
 
     Args:
         indices: (k,) int, patches 0 … h · w − 1 (not counting the class token), in any order.
         grid: (h, w).
-        size: (H, W) pixels; need not be a multiple of the grid.
+        size: (H, W), in pixels; it need not be a multiple of the grid.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        ValueError: an index outside the grid.
+        ValueError: an index is outside the grid.
     """
     indices, (h, w), (height, width) = np.asarray(indices, np.int64), grid, size
     if indices.size and (indices.min() < 0 or indices.max() >= h * w):
@@ -144,7 +144,7 @@ def selection_mask(indices: np.ndarray, grid: tuple[int, int], size: tuple[int, 
 
 
 def show_selection(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Selected pixels in full colour inside a thin orange border, the others grey and dimmed.
+    """Shows selected pixels in colour with a thin orange border, and the other pixels grey and darkened.
 
     Args:
         image: (H, W, 3) uint8.
@@ -154,7 +154,7 @@ def show_selection(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         (H, W, 3) uint8.
 
     Raises:
-        ValueError: sizes that do not agree.
+        ValueError: the sizes differ.
     """
     image, mask = _image(image), np.asarray(mask, bool)
     if mask.shape != image.shape[:2]:

@@ -1,7 +1,7 @@
-"""Attention between image, sound and text, as pictures: which regions a word or a moment reads, and back.
+"""Figures of the attention between image, audio and text.
 
-Pure functions of arrays. A region is a cell of the grid of image tokens, counted row by row from 0; a moment is a token of
-sound; a word is a token of text.
+Pure functions of arrays. A region is a cell of the grid of image tokens, numbered row by row from 0; an audio token covers an
+interval of time; a word is a token of text. In a pairing <to>_from_<of>, <to> gives the queries and <of> the keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,37 +16,37 @@ from fusionjax.interpret.maps import overlay, upsample
 from fusionjax.interpret.text_attention import is_aside
 
 TEXT = (
-    "Who reads whom, a panel a pairing; mean of the heads. Read regions are drawn over the picture, yellow the most, "
-    "black not at all; the number is the strongest region's weight as a multiple of what it is where all regions are read "
-    "alike, and who reads alike is purple all over. Read moments are lines over the time of the sound, whose log-mel "
-    "spectrogram is left; the dotted line is where all moments are read alike. Read words are columns of a table, a row "
-    "for who reads them. Regions as readers stand for their mean. Attention says where information may flow, not what the "
-    "answer rests on."
+    "Attention between the modalities, one panel per pairing, averaged over heads. Attention to regions is overlaid on the "
+    "image: yellow is the largest weight, black is none, the number is the largest weight as a multiple of the uniform "
+    "weight, and uniform attention is purple everywhere. Attention to audio is drawn over time, next to the log-mel "
+    "spectrogram; the dotted line is uniform attention. Attention to words is a table with one row per query and one column "
+    "per word. Where regions are the queries, their mean is drawn. Attention shows where information can flow, not what the "
+    "prediction is based on."
 )
-"""What `figure` shows, for the text beside it in a report."""
+"""Explains a `figure`, for the report."""
 READERS = 4
-"""Words or moments of which a panel shows what they read."""
+"""Largest number of queries (words or audio tokens) in a panel."""
 _INK, _SOFT = "#333333", "#6b6b6b"
 _WORDS = 14
 
 
 @dataclass(frozen=True, eq=False)
 class ModalityExample:
-    """One example and how its modalities read each other.
+    """One example and the attention between its modalities.
 
     Attributes:
-        name: file name or other identifier; shown, never used as a path.
+        name: file name or other identifier; displayed only, never used as a path.
         true, predicted: class names.
         probability: of the predicted class, 0 … 1.
-        image: (H, W, 3) uint8, as the model saw it; None where the model sees none.
-        grid: (h, w) regions.
-        words: T words that count; empty where there is no text.
-        sound: (S, F) log-mel spectrogram, the clip's own frames alone; None where there is no sound.
+        image: (H, W, 3) uint8, the input of the model; None without an image.
+        grid: (h, w), rows and columns of regions.
+        words: T words without padding; empty without a text.
+        sound: (S, F), log-mel spectrogram of the clip without padding; None without audio.
         seconds: length of the clip.
-        maps: pairing <to>_from_<of> → (N_to, N_of) float, rows that sum to 1, those tokens alone that count.
+        maps: pairing <to>_from_<of> → (N_to, N_of) float without padding; each row sums to 1.
 
     Raises:
-        ValueError: a map that does not fit, or whose weights are negative or not finite.
+        ValueError: a map has the wrong shape, or weights that are negative or not finite.
     """
 
     name: str
@@ -74,7 +74,7 @@ class ModalityExample:
 
 @dataclass(frozen=True)
 class Reader:
-    """A row of a panel: who reads, and its weights.
+    """A query of a panel, with its attention weights.
 
     Attributes:
         name: a word, a time, or "all regions".
@@ -86,8 +86,17 @@ class Reader:
 
 
 def readers(example: ModalityExample, pairing: str, count: int = READERS) -> list[Reader]:
-    """Who reads in a pairing: the mean of the regions; words, special tokens and punctuation left out if others are there;
-    moments, evenly over the clip. At most `count` of them, those that prefer most first where they are words."""
+    """Returns the queries that are drawn for a pairing.
+
+    Args:
+        example: has a map of the pairing.
+        pairing: <to>_from_<of>.
+        count: largest number of queries.
+
+    Returns:
+        For regions, their mean. For audio, tokens at equal intervals over the clip. For words, those with the largest
+        weight, in text order; special tokens and punctuation only if there are no other words.
+    """
     map = np.asarray(example.maps[pairing], np.float64)
     to = pairing.split("_from_")[0]
     if not map.size:
@@ -103,10 +112,10 @@ def readers(example: ModalityExample, pairing: str, count: int = READERS) -> lis
 
 
 def figure(examples: Sequence[ModalityExample]) -> Figure | None:
-    """A row an example, a panel for each of its pairings; write it with `figures.save`.
+    """Draws one row per example with one panel per pairing; write the figure with `figures.save`.
 
     Returns:
-        Figure; None where no example has a map.
+        The figure; None if no example has a map.
     """
     examples = [e for e in examples if e.maps]
     if not examples:
@@ -115,7 +124,7 @@ def figure(examples: Sequence[ModalityExample]) -> Figure | None:
     out = Figure(figsize=(2.4 + 3.4 * len(pairings), 3.3 * len(examples)), layout="constrained")
     rows = out.subfigures(len(examples), 1, squeeze=False)[:, 0]
     for row, example in zip(rows, examples, strict=True):
-        mark = "✓" if example.true == example.predicted else f"✗, it is {label(example.true)}"
+        mark = "✓" if example.true == example.predicted else f"✗ (true class: {label(example.true)})"
         text = (
             f"{label(example.name, 48)}: {label(example.predicted)} {100 * example.probability:.0f} % {mark}"
         )
@@ -124,7 +133,7 @@ def figure(examples: Sequence[ModalityExample]) -> Figure | None:
         _given(parts[0], example)
         for part, pairing in zip(parts[1:], pairings, strict=True):
             to, of = pairing.split("_from_")
-            part.suptitle(f"{_NAMES[to]} read {_NAMES[of]}", fontsize=8, color=_SOFT)
+            part.suptitle(f"{_NAMES[to]} attend to {_NAMES[of]}", fontsize=8, color=_SOFT)
             found = readers(example, pairing) if pairing in example.maps else []
             if not found:
                 _nothing(part.subplots(), "missing")
@@ -137,11 +146,11 @@ def figure(examples: Sequence[ModalityExample]) -> Figure | None:
     return out
 
 
-_NAMES = {"image": "regions", "audio": "moments", "text": "words"}
+_NAMES = {"image": "image regions", "audio": "audio tokens", "text": "words"}
 
 
 def _given(part: SubFigure, example: ModalityExample) -> None:
-    """The example itself: picture, spectrogram, words."""
+    """Draws the inputs: image, words and spectrogram."""
     top, bottom = part.subplots(2, 1, gridspec_kw={"height_ratios": [3, 2]})
     if example.image is None:
         _nothing(top, "no image")
@@ -151,7 +160,7 @@ def _given(part: SubFigure, example: ModalityExample) -> None:
     words = " ".join(w for w in example.words if not w.startswith("["))
     top.set_title(label(words, 40) if words else "no text", fontsize=7, color=_INK)
     if example.sound is None or not len(example.sound):
-        _nothing(bottom, "no sound")
+        _nothing(bottom, "no audio")
     else:
         bottom.imshow(
             np.asarray(example.sound).T, origin="lower", aspect="auto", cmap="gray_r",
@@ -171,7 +180,7 @@ def _regions(part: SubFigure, image: np.ndarray, grid: tuple[int, int], found: S
         times = reader.weights * len(reader.weights)
         shown = times.reshape(grid)
         low, high = shown.min(), shown.max()
-        # Back from its own range to multiples of the mean: a map that is nearly even must look so.
+        # Back from its own range to multiples of the mean, so that a nearly uniform map looks uniform.
         level = (low + upsample(shown, image.shape[:2]) * (high - low)) / max(2.0, high)
         ax.imshow(overlay(image, level))
         ax.set_title(f"{label(reader.name, 16)} ×{high:.1f}", fontsize=7, color=_INK)
@@ -204,7 +213,7 @@ def _words(axes: Axes, example: ModalityExample, found: Sequence[Reader]) -> Non
         axes.text(
             j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=5, color="white" if dark else _INK
         )
-    axes.set_xlabel("per cent of the attention", fontsize=6, color=_SOFT)
+    axes.set_xlabel("attention, %", fontsize=6, color=_SOFT)
 
 
 def _nothing(axes: Axes, text: str) -> None:

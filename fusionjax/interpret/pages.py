@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -24,7 +23,7 @@ def share(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """A template of `templates/`, filled in; all text is escaped.
 
     Args:
@@ -63,13 +62,13 @@ def replacing(
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{kind}-*"):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{kind}-") as made:
-        made = Path(made)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{kind}-") as name:
+        made = Path(name)
         yield made
         (folder / PAGE).unlink(missing_ok=True)  # the old page does not show new pictures
         new = sorted(path.name for path in made.glob("*.png"))
         for old in {path for pattern in pictures for path in folder.glob(pattern)}:
             if old.name not in new:
                 old.unlink()
-        for name in (*new, *beside, PAGE):
-            os.replace(made / name, folder / name)
+        for file in (*new, *beside, PAGE):
+            os.replace(made / file, folder / file)

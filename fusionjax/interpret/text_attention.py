@@ -1,8 +1,8 @@
-"""Attention between an image and a text as arrays: the regions that a word reads, the words that a region reads.
+"""Attention between an image and a text as arrays: regions attended to by words, and words attended to by regions.
 
-Pure functions; `text_maps` makes figures of them.
+Pure functions; `text_maps` draws them.
 
-A region is a cell of the grid of image tokens, counted row by row from 0.
+A region is a cell of the grid of image tokens; regions are numbered row by row from 0.
 """
 
 import re
@@ -19,22 +19,22 @@ _SPECIAL = re.compile(r"\[[A-Za-z]+\d*\]|</?[^<>\s]+>")
 
 @dataclass(frozen=True, eq=False)
 class TextExample:
-    """One image, its text, and how they read each other; the mean over heads (and layers) of the attention maps.
+    """One image, its text, and the attention between them in both directions, averaged over heads (and layers).
 
     Attributes:
-        name: file name or other identifier; shown, never used as a path.
-        image: (H, W, 3) uint8, as the model saw it.
-        words: T words, tokens or whole descriptions, those alone that count (no padding).
-        image_to_text: (h·w, T) float, each region's weights over the words; a row sums to 1 at most.
-        text_to_image: (T, h·w) float, each word's weights over the regions.
-        grid: (h, w) regions.
+        name: file name or other identifier; displayed only, never used as a path.
+        image: (H, W, 3) uint8, the input of the model.
+        words: T words, tokens or whole descriptions, without padding.
+        image_to_text: (h·w, T) float, the attention of each region over the words; the sum of a row is at most 1.
+        text_to_image: (T, h·w) float, the attention of each word over the regions.
+        grid: (h, w), rows and columns of regions.
         true, predicted: class names.
         probability: of the predicted class, 0 … 1.
-        classes: of a bank of descriptions, the class that each of the T describes, spelt as `true` and `predicted`; None where
-            `words` are words.
+        classes: for a bank of descriptions, the class of each of the T descriptions, spelt as in `true` and `predicted`; None
+            if `words` are the words of a text.
 
     Raises:
-        ValueError: sizes that do not agree, a weight that is negative or not finite, rows of image_to_text above 1.
+        ValueError: sizes differ, a weight is negative or not finite, or a row of image_to_text sums to more than 1.
     """
 
     name: str
@@ -59,24 +59,24 @@ class TextExample:
             if not np.isfinite(weights).all() or weights.min(initial=0) < 0:
                 raise ValueError(f"{what} has weights that are negative or not finite")
         most = np.asarray(self.image_to_text, np.float64).sum(1).max(initial=0)
-        if most > 1.01:  # what rounding to bfloat16 adds
+        if most > 1.01:  # tolerance for bfloat16 rounding
             raise ValueError(f"a row of image_to_text sums to {most:.3g}: it must be 1 at most")
         if self.classes is not None and len(self.classes) != t:
             raise ValueError(f"{len(self.classes)} classes for {t} descriptions")
 
     def shares(self) -> np.ndarray:
-        """(T,) float64, the share of all regions' attention that each word gets: the mean of image_to_text's rows."""
+        """Returns the share of all regions' attention that each word gets, (T,) float64: the mean row of image_to_text."""
         return np.asarray(self.image_to_text, np.float64).mean(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One word or description and its regions.
+    """The attention map of one word or description.
 
     Attributes:
-        index: in `words`.
-        picture: (H, W, 3) uint8, the map over the image.
-        peak: the largest weight over the mean weight; 0 where all are 0.
+        index: position in `words`.
+        picture: (H, W, 3) uint8, the map overlaid on the image.
+        peak: the largest weight divided by the mean weight; 0 if all weights are 0.
     """
 
     index: int
@@ -87,18 +87,20 @@ class Reading:
 def pool(
     rows: Sequence[int] | np.ndarray, image_to_text: np.ndarray, text_to_image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens put together to M words or descriptions: what they get is summed, what they read is averaged.
+    """Pools the attention of tokens into that of M words or descriptions.
+
+    Attention that the tokens receive (image_to_text) is summed; attention that they pay (text_to_image) is averaged.
 
     Args:
-        rows: (T,) int, the one that each token belongs to, 0 … M − 1, each with a token at least.
+        rows: (T,) int, the word or description of each token, 0 … M − 1; each has at least one token.
         image_to_text: (N, T) float.
         text_to_image: (T, N) float.
 
     Returns:
-        (N, M) and (M, N) float64.
+        The pooled image_to_text (N, M) and text_to_image (M, N), float64.
 
     Raises:
-        ValueError: sizes that do not agree, or one without a token.
+        ValueError: sizes differ, or a word or description has no token.
     """
     rows = np.asarray(rows, np.int64)
     got, read = np.asarray(image_to_text, np.float64).T, np.asarray(text_to_image, np.float64)
@@ -118,18 +120,18 @@ def pool(
 def merge_pieces(
     tokens: Sequence[str], image_to_text: np.ndarray, text_to_image: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """WordPiece's tokens as words: "##ing" joins the token before it, unless that is a special one.
+    """Merges WordPiece tokens into words: "##ing" is joined to the token before it, unless that token is special.
 
     Args:
         tokens: T tokens.
-        image_to_text: (N, T) float; the weights of a word's pieces are summed.
-        text_to_image: (T, N) float; theirs are averaged.
+        image_to_text: (N, T) float; the weights of the pieces of a word are summed.
+        text_to_image: (T, N) float; the weights of the pieces of a word are averaged.
 
     Returns:
         M words, (N, M) and (M, N) float64.
 
     Raises:
-        ValueError: sizes that do not agree.
+        ValueError: sizes differ.
 
     Example:
         >>> words, _, _ = merge_pieces(["a", "mil", "##dew"], np.ones((4, 3)) / 3, np.ones((3, 4)) / 4)
@@ -149,48 +151,51 @@ def merge_pieces(
 
 
 def is_special(token: str) -> bool:
-    """Whether it is a token that the tokenizer adds, by its form: [CLS], [unused1], <s>, <|endoftext|>."""
+    """Returns whether a token is special, judged by its form: [CLS], [unused1], <s>, <|endoftext|>."""
     return bool(_SPECIAL.fullmatch(token))
 
 
 def is_aside(word: str) -> bool:
-    """Whether it is a special token, or nothing but punctuation, signs and space. An emoji is a word."""
+    """Returns whether a word is a special token, or has only punctuation, symbols and white space. An emoji is a word."""
     kinds = {unicodedata.category(c) for c in word}
     return is_special(word) or all(k[0] in "PZCM" or k in ("Sc", "Sk", "Sm") for k in kinds)
 
 
 def most_read(example: TextExample, count: int = 6) -> list[int]:
-    """Indices of the words that the image reads most, most first; special tokens and punctuation after all others."""
+    """Returns the indices of the words that get most attention from the image, in descending order; special tokens and
+    punctuation come after all other words."""
     shares = example.shares()
     return sorted(range(len(shares)), key=lambda i: (is_aside(example.words[i]), -shares[i], i))[:count]
 
 
 def words_to_regions(example: TextExample, indices: Sequence[int] | None = None) -> list[Reading]:
-    """The regions that words read, text_to_image over the image.
+    """Returns the regions that words attend to: text_to_image, overlaid on the image.
 
-    Black is no weight. Yellow is the word's strongest region, if that has twice the even weight or more: a word that reads all
-    regions alike is not made to look as if it preferred some.
+    Black is no weight. Yellow is the region with the largest weight, if that is at least twice the mean weight: nearly uniform
+    attention is not drawn as if it were concentrated.
 
     Args:
-        example: with T words.
-        indices: of the words; None for those of `most_read`.
+        example: has T words.
+        indices: indices of words; None for those of `most_read`.
 
     Returns:
-        One for each index.
+        One map per index.
     """
     indices = most_read(example) if indices is None else indices
     return [_reading(example, i, np.asarray(example.text_to_image)[i]) for i in indices]
 
 
 def regions_to_words(example: TextExample, indices: Sequence[int]) -> list[Reading]:
-    """The regions that read words or descriptions, columns of image_to_text over the image, in the colours of
-    `words_to_regions`."""
+    """Returns the regions that attend to words or descriptions: columns of image_to_text, overlaid on the image in the
+    colours of `words_to_regions`."""
     return [_reading(example, i, np.asarray(example.image_to_text)[:, i]) for i in indices]
 
 
 def strongest_words(example: TextExample) -> np.ndarray:
-    """(h, w) int, the word that each region reads most; special tokens and punctuation count only where there is nothing else.
-    −1 for a region that reads all alike, or none."""
+    """Returns the index of the word that each region attends to most, (h, w) int.
+
+    Special tokens and punctuation count only if there are no other words. −1 for a region whose attention is uniform or zero.
+    """
     weights = np.asarray(example.image_to_text, np.float64)
     if not weights.size:
         return np.full(example.grid, -1)
@@ -206,6 +211,6 @@ def _reading(example: TextExample, index: int, weights: np.ndarray) -> Reading:
     mean = weights.mean()
     times = (weights / mean if mean else weights).reshape(example.grid)
     low, high = times.min(), times.max()
-    # Back from its own range to multiples of the mean: a map that is nearly even must look so.
+    # Back from its own range to multiples of the mean, so that a nearly uniform map looks uniform.
     level = (low + upsample(times, example.image.shape[:2]) * (high - low)) / max(2.0, high)
     return Reading(index, overlay(example.image, level), float(high))

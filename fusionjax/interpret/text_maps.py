@@ -1,4 +1,4 @@
-"""Figures of the attention between an image and a text, both ways: the words of its own text, or a bank of descriptions."""
+"""Figures of the attention between an image and a text in both directions: words of its text, or a bank of descriptions."""
 
 import re
 import textwrap
@@ -32,43 +32,45 @@ __all__ = ("BANK_TEXT", "WORDS_TEXT", "Reading", "TextExample", "bank_figure", "
            "pool", "regions_to_words", "strongest_words", "words_to_regions")  # fmt: skip
 
 WORDS_TEXT = (
-    "Attention between image and text, both ways. Small pictures: the words that the image reads most, and the regions that "
-    "each of them reads, yellow the most, black not at all; the number is the strongest region's weight as a multiple of what "
-    "it is where a word reads all regions alike, and such a word is purple all over. Coloured picture: the word that each "
-    "region reads most; the same words have the same colours, all others are grey. Bars: how the regions' attention is shared "
-    "out among the words. Special tokens, such as [CLS], and punctuation come last, are pale and left out of the coloured "
-    "picture. Attention says where information may flow, not what the answer rests on."
+    "Attention between image and text in both directions. Small images: the words that get most attention from the image, "
+    "and the regions that each of them attends to; yellow is the largest weight, black is none. The number is the largest "
+    "weight as a multiple of the uniform weight; a word whose attention is uniform is purple everywhere. Coloured image: the "
+    "word that each region attends to most, in the same colours; all other words are grey. Bars: the share of the regions' "
+    "attention that each word gets. Special tokens, such as [CLS], and punctuation come last, are pale, and are left out of "
+    "the coloured image. Attention shows where information can flow, not what the prediction is based on."
 )
-"""What `figure` shows of words, for the text beside it in a report."""
+"""Explains a `figure` of words, for the report."""
 BANK_TEXT = (
-    "Of the descriptions of all classes those that the image's regions read most, each with its share of their attention; the "
-    "dotted mark is the share that each would have if all were read alike. Right, for the first few, the regions that read "
-    "them, yellow the most, black not at all; the number is the strongest region's weight as a multiple of the mean. "
-    "Attention says where information may flow, not what the answer rests on."
+    "The descriptions, of all classes, that get most attention from the regions of the image, each with its share of the "
+    "attention; the dotted mark is the share under uniform attention. Right, for the first few: the regions that attend to "
+    "them; yellow is the largest weight, black is none, and the number is the largest weight as a multiple of the mean. "
+    "Attention shows where information can flow, not what the prediction is based on."
 )
-"""What `bank_figure` shows."""
+"""Explains a `bank_figure`, for the report."""
 
 _INK, _SOFT, _PALE, _OTHER = "#333333", "#6b6b6b", "#cfcfcf", "#999999"
-_BARS = 14  # words that one row holds
-_CELLS = 2.5  # inches, width of the picture with a word in each region
-_OUTLINE = [withStroke(linewidth=2, foreground="white")]  # a text stays legible on whatever is behind it
+_BARS = 14  # largest number of words in a row
+_CELLS = 2.5  # inches, width of the image with a word in each region
+_OUTLINE = [withStroke(linewidth=2, foreground="white")]  # keeps a text legible on any background
 
 
 def figure(examples: Sequence[TextExample], title: str = "", *, count: int = 6) -> Figure | None:
-    """One row an example: image and answer; the regions that each of the most read words reads; the word that each region
-    reads most; the share of the regions' attention that each word gets. `WORDS_TEXT` explains it. Examples of a bank of
-    descriptions are drawn by `bank_figure`. Write it with `figures.save`.
+    """Draws the attention between images and texts, one row per example.
+
+    A row has the image with its prediction; the regions that the words with most attention attend to; the word that each
+    region attends to most; and the share of the regions' attention that each word gets (`WORDS_TEXT`). Examples with a bank of
+    descriptions are drawn by `bank_figure`. Write the figure with `figures.save`.
 
     Args:
         examples: drawn in this order.
-        title: above them.
-        count: words whose regions are shown, each with a colour of its own, 1 to 6; of a bank, descriptions.
+        title: title of the figure.
+        count: number of words (of a bank: descriptions) whose regions are drawn, each with its own colour, 1 to 6.
 
     Returns:
-        Figure; None without examples.
+        The figure; None without examples.
 
     Raises:
-        ValueError: `count` is out of range; some examples are of a bank and some are not.
+        ValueError: `count` is out of range, or only some of the examples have a bank.
     """
     if any(e.classes is not None for e in examples):
         return bank_figure(examples, title, count=count)
@@ -88,11 +90,11 @@ def figure(examples: Sequence[TextExample], title: str = "", *, count: int = 6) 
         }
         _head(image, "image")
         _image(image.subplots(), example)
-        _head(words, "where each word looks (yellow: most)")
+        _head(words, "regions that each word attends to (yellow: most)")
         names = [_word(example, r.index, 18) for r in readings]
         grid = words.subplots(-(-count // columns), columns, squeeze=False)
-        _maps(grid, readings, names, [colours[r.index] for r in readings], "even")
-        _head(cells, "the word that each region reads most")
+        _maps(grid, readings, names, [colours[r.index] for r in readings], "uniform")
+        _head(cells, "word that each region attends to most")
         _cells(cells.subplots(), example, colours)
         _head(bars, "share of the regions' attention")
         _bars(bars.subplots(), example, colours)
@@ -102,20 +104,22 @@ def figure(examples: Sequence[TextExample], title: str = "", *, count: int = 6) 
 def bank_figure(
     examples: Sequence[TextExample], title: str = "", *, count: int = 6, maps: int = 3
 ) -> Figure | None:
-    """One row an example of a bank of descriptions: image and answer; the descriptions that the regions read most, each with
-    its class; for the first few of them the regions that read them. `BANK_TEXT` explains it.
+    """Draws the attention of images over a bank of descriptions, one row per example.
+
+    A row has the image with its prediction; the descriptions that get most attention, each with its class; and, for the first
+    few of them, the regions that attend to them (`BANK_TEXT`).
 
     Args:
-        examples: with `classes`.
-        title: above them.
-        count: descriptions.
-        maps: of them, those with a map, `count` at most.
+        examples: all with `classes`.
+        title: title of the figure.
+        count: number of descriptions.
+        maps: number of descriptions with a map, at most `count`.
 
     Returns:
-        Figure; None without examples.
+        The figure; None without examples.
 
     Raises:
-        ValueError: an example without `classes`; `count` or `maps` is below 1.
+        ValueError: an example has no `classes`, or `count` or `maps` is below 1.
     """
     for example in examples:
         _classes(example)
@@ -132,9 +136,9 @@ def bank_figure(
         image, bars, regions = part.subfigures(1, 3, squeeze=False, width_ratios=widths)[0]
         _head(image, "image")
         _image(image.subplots(), example, _of_class(example, shares))
-        _head(bars, f"the descriptions that the regions read most, of {len(shares)}")
+        _head(bars, f"descriptions with most attention, of {len(shares)}")
         _descriptions(bars.subplots(), example, order, shares)
-        _head(regions, "the regions that read them")
+        _head(regions, "regions that attend to them")
         readings = regions_to_words(example, order[:maps])
         names = [
             textwrap.wrap(f"{k + 1}  {_classes(example)[i]}", 22, max_lines=2, placeholder="…")
@@ -146,7 +150,7 @@ def bank_figure(
 
 
 def _rows(n: int, width: float, height: float, title: str) -> tuple[Figure, Sequence[SubFigure]]:
-    """A figure with n rows, and the rows."""
+    """Returns a figure with n rows, and the rows."""
     head = 0.35 if title else 0
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.04)
     out = Figure(figsize=(width + 0.3, n * height + head), layout=layout)
@@ -158,13 +162,13 @@ def _rows(n: int, width: float, height: float, title: str) -> tuple[Figure, Sequ
 def _maps(
     grid: np.ndarray, readings: Sequence[Reading], names: Sequence[str], colours: Sequence[str], unit: str
 ) -> None:
-    """Maps in the cells of a grid of axes; cells that are left over stay empty."""
+    """Draws maps in a grid of axes; unused axes stay empty."""
     for axes in grid.flat[len(readings) :]:
         axes.set_visible(False)
     for axes, r, name, colour in zip(grid.flat, readings, names, colours, strict=False):
         _picture(axes, r.picture, colour, 1 if colour == _PALE else 2.5)
         axes.set_title(name, fontsize=8.5, color=_INK, pad=4)
-        under = f"strongest: {r.peak:.1f} × {unit}" if r.peak >= 1.05 else "all regions alike"
+        under = f"largest: {r.peak:.1f} × {unit}" if r.peak >= 1.05 else "uniform"
         axes.set_xlabel(under if r.peak else "no attention", fontsize=7.5, color=_SOFT, labelpad=3)
 
 
@@ -186,7 +190,7 @@ def _image(axes: Axes, example: TextExample, more: str = "") -> None:
 
 
 def _cells(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
-    """Every region in the colour of its word, the word written where it fits, once in each patch of equal ones."""
+    """Draws each region in the colour of its word, and the word once in each connected area of equal words, if it fits."""
     strongest, (h, w) = strongest_words(example), example.grid
     height, width = example.image.shape[:2]
     grey = np.asarray(example.image, np.float64) @ (0.299, 0.587, 0.114)
@@ -211,7 +215,7 @@ def _cells(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None
 
 
 def _longest_runs(mask: np.ndarray) -> list[tuple[int, int, int]]:
-    """(row, start, stop) of the longest horizontal run of each connected patch, the middle one of equals."""
+    """Returns (row, start, stop) of the longest horizontal run of each connected area; of several, the middle one."""
     patches, n = ndimage.label(mask)
     out = []
     for k in range(1, n + 1):
@@ -227,7 +231,7 @@ def _longest_runs(mask: np.ndarray) -> list[tuple[int, int, int]]:
 
 def _bars(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
     shares, words = example.shares(), example.words
-    # Words with a map always have a bar.
+    # A word with a map always has a bar.
     first = sorted(range(len(words)), key=lambda i: (i not in colours, -shares[i], i))
     shown = sorted(first[:_BARS])
     paint = [colours.get(i, _PALE if is_aside(words[i]) else _OTHER) for i in shown]
@@ -239,17 +243,17 @@ def _bars(axes: Axes, example: TextExample, colours: Mapping[int, str]) -> None:
     axes.set_yticks(range(len(shown)), [_word(example, i, 16) for i in shown], fontsize=8)
     for tick, i in zip(axes.get_yticklabels(), shown, strict=True):
         tick.set_color(_SOFT if is_aside(words[i]) else _INK)
-    notes = ["in the order of the text"]
+    notes = ["in text order"]
     if len(shown) < len(words):
         rest = _percent(shares.sum() - shares[shown].sum())
-        notes.append(f"{len(words) - len(shown)} other words: {rest} together")
-    notes.append(f"dotted: if all were read alike ({_percent(even)})")
+        notes.append(f"{len(words) - len(shown)} other words: {rest} in total")
+    notes.append(f"dotted: uniform attention ({_percent(even)})")
     axes.axvline(even, color=_INK, lw=0.8, ls=":", zorder=0, visible=bool(shown))
     _share_axes(axes, most, _BARS, notes if shown else ["no text"], "right")
 
 
 def _descriptions(axes: Axes, example: TextExample, order: Sequence[int], shares: np.ndarray) -> None:
-    """Bars, the class above and the text below each."""
+    """Draws one bar per description, with its class above and its text below."""
     even = 1 / max(len(shares), 1)
     most = max(even, shares.max(initial=0))
     for k, i in enumerate(order):
@@ -262,12 +266,12 @@ def _descriptions(axes: Axes, example: TextExample, order: Sequence[int], shares
         _number(axes, shares[i], k - 0.17, even, most, 0.12)
         text = textwrap.wrap(str(example.words[i]), 88, max_lines=2, placeholder=" …")
         axes.text(0, k - 0.01, _lines(text), va="top", fontsize=7.5, color=_SOFT, linespacing=1.1)
-    _share_axes(axes, most, len(order), [f"dotted: if all were read alike ({_percent(even)})"], "left")
+    _share_axes(axes, most, len(order), [f"dotted: uniform attention ({_percent(even)})"], "left")
     axes.set_yticks([])
 
 
 def _number(axes: Axes, share: float, at: float, even: float, most: float, room: float) -> None:
-    """The share beside its bar, and not on the dotted line; `room` is the text's width as a fraction of `most`."""
+    """Writes a share beside its bar, clear of the dotted line; `room` is the width of the text as a fraction of `most`."""
     start = even if share <= even < share + room * most else share
     axes.text(start + 0.02 * most, at, _percent(share), va="center", fontsize=7.5, color=_INK)
 
@@ -287,12 +291,12 @@ def _of_class(example: TextExample, shares: np.ndarray) -> str:
     if not own.any():
         return ""
     got, even = _percent(shares[own].sum()), _percent(own.mean())
-    return f"the true class's descriptions\nget {got} of the attention\n(if all were read alike: {even})"
+    return f"descriptions of the true class\nget {got} of the attention\n(uniform attention: {even})"
 
 
 def _classes(example: TextExample) -> Sequence[str]:
     if example.classes is None:
-        raise ValueError("a bank needs the class of every description: TextExample.classes")
+        raise ValueError("a bank needs the class of every description: set TextExample.classes")
     return example.classes
 
 
@@ -305,7 +309,7 @@ def _sentence(example: TextExample) -> str:
 
 
 def _word(example: TextExample, index: int, limit: int) -> str:
-    """As it may be drawn; a word that came before has its count."""
+    """Returns a word as it is drawn, with its count if it occurred before."""
     nth = list(example.words[: index + 1]).count(example.words[index])
     return (label(example.words[index], limit) or "(blank)") + (f" ({nth})" if nth > 1 else "")
 

@@ -1,4 +1,4 @@
-"""What each named model is: parameters, multiply-adds, input and where its weights come from; nothing is computed."""
+"""The table of models: parameters, multiply-adds, input shape and source of weights, computed by tracing only."""
 
 import math
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ import jax.extend.core
 
 from fusionjax.models import registry
 
-# The published counts leave the interpolation of an image out.
+# Published counts do not include image interpolation.
 _NOT_COUNTED = ("resize_bicubic",)
 
 
 class Card(NamedTuple):
-    """One model.
+    """One row of the table of models.
 
     Attributes:
-        name: as `create` takes it.
-        parameters: of the module as it is created by name, with its classes; batch statistics are none.
-        gmacs: 1e9 multiply-adds of matrix products and convolutions for one input, in evaluation.
+        name: name of the model, as for `create`.
+        parameters: number of parameters of the module with its default classes, without batch statistics.
+        gmacs: multiply-adds of matrix products and convolutions for one input in evaluation mode, in units of 1e9.
         input: shape of one input.
-        weights: a source of published ones, as `config.pretrained.source` takes it; "none" where there are none.
+        weights: source of published weights, as for `config.pretrained.source`; "none" if there are none.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Card(NamedTuple):
 
 
 def card(name: str) -> Card:
-    """The card of a named model.
+    """Returns the card of a model.
 
     Raises:
         UserError: the name is unknown.
     """
     family = registry.family(name)
     module, published = family.counted(registry.create(name)), family.preprocessing.get(name)
-    # Attention counts as the whole map: chunks are padded.
+    # Full attention maps are counted, since chunked attention has padding.
     inputs = family.inputs(module, published.size if published else None)
 
     def start(key: jax.Array, *inputs: jax.Array) -> Any:
@@ -51,21 +51,21 @@ def card(name: str) -> Card:
     return Card(name, parameters, macs(traced.jaxpr) / 1e9, shape, weights)
 
 
-def macs(jaxpr: Any) -> int:
-    """Multiply-adds of the matrix products and convolutions of a program; loops count as often as they run."""
+def macs(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """Counts the multiply-adds of matrix products and convolutions in a jaxpr; a scan's body counts once per iteration."""
     total = 0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if parameters.get("name") in _NOT_COUNTED:
             continue
-        shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+        inputs, outputs = _shapes(equation.invars), _shapes(equation.outvars)
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][i] for i in contracted)
+            total += math.prod(outputs[0]) * math.prod(inputs[0][i] for i in contracted)
         elif name == "conv_general_dilated":
-            # The kernel's axes: outputs, inputs of a group, space.
+            # Axes of the kernel: outputs, inputs of a group, spatial axes.
             _, *rest = parameters["dimension_numbers"].rhs_spec
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1][i] for i in rest)
+            total += math.prod(outputs[0]) * math.prod(inputs[1][i] for i in rest)
         else:
             times = parameters["length"] if name == "scan" else 1
             total += times * sum(macs(inner) for inner in _inner(parameters.values()))
@@ -73,7 +73,7 @@ def macs(jaxpr: Any) -> int:
 
 
 def table(cards: Iterable[Card]) -> str:
-    """Text with one row a card, under a row of titles."""
+    """Formats cards as a text table, one row per card after a header."""
     rows = [("name", "parameters", "GMACs", "input", "weights")]
     rows += [
         (c.name, f"{c.parameters:,}", f"{c.gmacs:.2f}", "×".join(map(str, c.input)), c.weights) for c in cards
@@ -89,8 +89,13 @@ def table(cards: Iterable[Card]) -> str:
     return "\n".join(lines)
 
 
+def _shapes(variables: Iterable[Any]) -> list[tuple[int, ...]]:
+    """Returns the shapes of the variables that are arrays."""
+    return [v.aval.shape for v in variables if isinstance(v.aval, jax.core.ShapedArray)]
+
+
 def _inner(values: Iterable[Any]) -> Iterable[Any]:
-    """The programs among an equation's parameters."""
+    """Yields the jaxprs among the parameters of an equation."""
     for value in values:
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, jax.extend.core.ClosedJaxpr):

@@ -1,7 +1,8 @@
-"""Models by name: look-ups over the records of the families (`register.backbones`)."""
+"""Looks up models by name in the records of the backbone families (`register.backbones`)."""
 
 import difflib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,23 +10,24 @@ import jax.numpy as jnp
 from fusionjax import register
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.record import Family, Preprocessing, Trunk
+from fusionjax.models.layers import DType
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `create` knows, sorted."""
-    return tuple(sorted(name for _, family in register.backbones.records() for name in family.names))
+    """Returns all names that `create` accepts, sorted."""
+    return tuple(sorted(name for family in _families() for name in family.names))
 
 
 def find(name: str) -> Family | None:
-    """The family of a name; None for an unknown one."""
-    return next((family for _, family in register.backbones.records() if name in family.names), None)
+    """Returns the family of a model name; None if the name is unknown."""
+    return next((family for family in _families() if name in family.names), None)
 
 
 def family(name: str) -> Family:
-    """The family of a name.
+    """Returns the family of a model name.
 
     Raises:
-        UserError: no family has it; the message names the nearest.
+        UserError: the name is unknown; the message suggests similar names.
     """
     found = find(name)
     if found is None:
@@ -36,22 +38,22 @@ def family(name: str) -> Family:
 
 
 def family_of(module: nn.Module) -> Family | None:
-    """The family whose network a module is; None for a module that is of none. Of a class and its subclass the nearer."""
-    found = {family.module: family for _, family in register.backbones.records()}
+    """Returns the family of a module, or of its nearest base class that has one; None if there is none."""
+    found = {family.module: family for family in _families()}
     return next((found[kind] for kind in type(module).__mro__ if kind in found), None)
 
 
 def backbone(name: str) -> str:
-    """The model whose published weights a named one starts from: the plain ViT below a DCAL, else the model itself."""
+    """Returns the name of the model whose published weights a model starts from: the plain ViT for DCAL, else itself."""
     found = find(name)
     return found.published(name) if found else name
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """How images are prepared for the published weights of a name.
+    """Returns the image preprocessing of the published weights of a model.
 
     Raises:
-        UserError: an unknown name, or a model that has no published weights for images.
+        UserError: the name is unknown, or the model has no published weights for images.
     """
     found = family(name).preprocessing.get(name)
     if found is None:
@@ -64,15 +66,15 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
     Args:
         name: one of `names()`.
-        **overrides: fields of the module, e.g. `num_classes=200, image_size=448, drop_path=0.1`; a family's `build` may know
-            more, as a ViT's knows `trunk` (`models.backbones.families`).
+        **overrides: fields of the module, e.g. `num_classes=200, image_size=448, drop_path=0.1`. The `build` of a family may
+            accept more, such as the name of a `trunk` for a ViT (`models.backbones.families`).
 
     Returns:
-        linen module; of an image model `(output, aux) = module.apply(variables, images)`, images (B, h, w, 3) float32,
-        normalised as `preprocessing` says.
+        A linen module. For an image model, `(output, aux) = module.apply(variables, images)` with images (B, h, w, 3)
+        float32, normalised according to `preprocessing`.
 
     Raises:
-        UserError: unknown name or field, or a combination that cannot be.
+        UserError: the name or a field is unknown, or a combination of fields is invalid.
     """
     build = family(name).build
     try:
@@ -82,10 +84,10 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
 
 def trunk(name: str, *, features: str = "", cut: str = "", **fields: Any) -> Trunk:
-    """A convolutional network as a maker of feature maps; see `Family.trunk`.
+    """Builds a convolutional network that returns feature maps; see `Family.trunk`.
 
     Raises:
-        UserError: a name that is of none.
+        UserError: the name is not that of a convolutional network.
     """
     found = find(name)
     if found is None or found.trunk is None:
@@ -94,18 +96,21 @@ def trunk(name: str, *, features: str = "", cut: str = "", **fields: Any) -> Tru
 
 
 def tokens(
-    name: str, *, image_size: int | tuple[int, int], features: str = "", dtype: Any = jnp.float32
+    name: str, *, image_size: int | tuple[int, int], features: str = "", dtype: DType = jnp.float32
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """An image model as an encoder of tokens: images → (B, h, w, C), and its grid (h, w).
+    """Builds an image model that returns tokens.
 
     Args:
-        name: of a convolutional network or a transformer.
-        image_size: of the images, (height, width) or a side.
-        features: a convolutional network's map, as `trunk` takes it.
-        dtype: of the computation.
+        name: name of a convolutional network or a transformer.
+        image_size: (height, width) of the images, or one number for a square.
+        features: feature map of a convolutional network, as for `trunk`.
+        dtype: dtype of the computation.
+
+    Returns:
+        The module, images → (B, h, w, C), and its grid (h, w).
 
     Raises:
-        UserError: a name that is neither, or sizes that do not fit.
+        UserError: the model cannot return tokens, or does not accept the image size.
     """
     sides = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
     found = find(name)
@@ -116,14 +121,17 @@ def tokens(
             f"model.trunk={name!r} is not known; allowed: {', '.join([*_where('trunk'), *_where('tokens')])}"
         )
     module, stride, _ = found.trunk(name, features=features, dtype=dtype)
-    return module, tuple(-(-side // stride) for side in sides)
+    rows, columns = (-(-side // stride) for side in sides)
+    return module, (rows, columns)
+
+
+def _families() -> Iterator[Family]:
+    """All records; `register` knows only a part of their type, since it must not import jax."""
+    return (cast(Family, record) for _, record in register.backbones.records())
 
 
 def _where(what: str) -> list[str]:
-    """Names of the families whose record has it."""
+    """Returns the model names of the families whose record has a value for the field."""
     return sorted(
-        name
-        for _, record in register.backbones.records()
-        if getattr(record, what) is not None
-        for name in record.names
+        name for record in _families() if getattr(record, what) is not None for name in record.names
     )

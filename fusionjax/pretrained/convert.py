@@ -111,5 +111,7 @@ def _plain(tree: PyTree) -> dict[str, Any]:
 def abstract(module: nn.Module, size: int | None = None) -> PyTree:
     """Shapes of the variables of a family's module; nothing is computed. `size`: a side of its images, where it takes any."""
     family = registry.family_of(module)
+    if family is None:
+        raise TypeError(f"no backbone family has the module {type(module).__name__}")
     inputs = family.inputs(module, None if size is None else (size, size))
     return jax.eval_shape(module.init, jax.random.key(0), *inputs)

@@ -1,11 +1,11 @@
-"""A table of variants of a config, each trained with several seeds: what trains them, and what is made of their results.
+"""Trains variants of a config with several seeds each and compares them in a table.
 
-A config file may say which of its arguments make the rows:
+A config file may define the arguments of the rows:
 
     def table():
         return {"image only": "baseline=image", "cross-attention": "head=concat"}
 
-The first row is what the others are compared with.
+The other rows are compared with the first row.
 """
 
 import gc
@@ -26,13 +26,13 @@ from fusionjax.studies import config_file, run_record
 
 
 def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
-    """`get_config` of a config file, and what its `table()` returns: title → argument.
+    """Loads `get_config` of a config file and the rows that its `table()` returns, title → argument.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        UserError: the file has no `table`, or one that is not a dict of texts.
+        UserError: the file has no `table`, or `table()` does not return a dict of strings.
     """
     module, table = config_file.load(
         path, "table", 'add a function that returns its rows, e.g. {"image only": "baseline=image"}'
@@ -43,12 +43,14 @@ def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
         or not rows
         or not all(isinstance(v, str) for kv in rows.items() for v in kv)
     ):
-        raise UserError(f"--config={path}: table() must return a dict, title → argument, with a row at least")
+        raise UserError(
+            f"--config={path}: table() must return a dict, title → argument, with at least one row"
+        )
     return module.get_config, rows
 
 
 def folder_of(title: str) -> str:
-    """A title as a folder's name."""
+    """Returns the folder name of a title."""
     return re.sub(r"[^\w.-]+", "_", title).strip("_") or "row"
 
 
@@ -61,18 +63,21 @@ def train(
     reports: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[Path]]:
-    """Trains what is not trained yet; returns the workdirs by row.
+    """Trains the runs of a table that are not finished, and returns the workdirs by row.
 
     Args:
-        folder: of the table; a run is in <row>/seed<n>, and all share the features of frozen encoders.
-        rows: title → argument.
-        seeds: each row's.
-        make: argument → config.
-        reports: let every run write its page.
-        say: takes a line for each run.
+        folder: folder of the table. Each run has the workdir <row>/seed<n>; all runs share cached features.
+        rows: title → config argument.
+        seeds: seeds of every row.
+        make: config argument → config.
+        reports: whether every run writes a report.
+        say: called with one line per run.
+
+    Returns:
+        Title → workdirs, one per seed.
 
     Raises:
-        UserError: two rows that would share a folder, a config that cannot be, a run of another config.
+        UserError: two rows would share a folder, a config is invalid, or a workdir belongs to another config.
     """
     folders = {title: folder_of(title) for title in rows}
     if len(set(folders.values())) < len(rows):
@@ -83,7 +88,7 @@ def train(
             config = make(",".join(filter(None, (argument, f"seed={seed}"))))
             with config.unlocked():
                 config.report.enabled = reports
-                # What frozen features alone can do is the same in every row.
+                # The probe of the frozen features is the same in every row.
                 config.evaluation.probe = config.evaluation.probe and title == next(iter(rows))
                 if config.data.cache.enabled and not config.data.cache.folder:
                     config.data.cache.folder = str(folder / "features")
@@ -100,23 +105,23 @@ def train(
         shown = ", ".join(f"{per_example.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
         say(f"{title}, seed {seed}: {shown}, {results['seconds']:.0f} s")
         del experiment
-        jax.clear_caches()  # programs of one row are of no use to the next, and keep their memory
+        jax.clear_caches()  # compiled programs of one row are not reused and hold memory
         gc.collect()
     return made
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One variant.
+    """One row of the table: a variant of the config.
 
     Attributes:
-        title: as the config gives it.
-        scores: by seed, fractions.
-        difference: from the first row, over all seeds' test examples; None in the first row.
-        interval: its 95 % bootstrap interval; examples of one name are drawn together, for seeds may share them.
-        p: two-sided, of no difference, from the same bootstrap.
-        better: in how many seeds the score is higher than the first row's.
-        seconds: mean of the runs.
+        title: title of the row in `table()`.
+        scores: score per seed, as fractions.
+        difference: mean difference from the first row over the test examples of all seeds; None in the first row.
+        interval: its 95 % bootstrap interval. Examples of the same name are resampled together, since seeds may share them.
+        p: two-sided p-value for no difference, from the same bootstrap.
+        better: number of seeds whose score is higher than that of the first row.
+        seconds: mean duration of the runs.
     """
 
     title: str
@@ -129,10 +134,10 @@ class TableRow:
 
 
 def measures(made: Mapping[str, Sequence[Path]]) -> dict[str, list[TableRow]]:
-    """By the name of each measure that all runs have, a row a variant.
+    """Returns, for each measure that all runs have, one row per variant.
 
     Raises:
-        UserError: a run that is damaged, or was scored on other examples than the first row's of the same seed.
+        UserError: a run is damaged, or was scored on different examples from the first row with the same seed.
     """
     loaded = {title: [run_record.load(path) for path in paths] for title, paths in made.items()}
     every = [r for runs in loaded.values() for r in runs]
@@ -169,14 +174,14 @@ def _rows(loaded: Mapping[str, Sequence[run_record.RunRecord]], key: str) -> lis
 
 
 def markdown(found: Mapping[str, Sequence[TableRow]]) -> str:
-    """A table for each measure, as text."""
+    """Formats one Markdown table per measure."""
     return "\n".join(_markdown(name, rows) for name, rows in found.items())
 
 
 def _markdown(name: str, rows: Sequence[TableRow]) -> str:
     count = len(rows[0].scores)
     lines = [
-        f"| | {name}, mean | by seed | against {rows[0].title} | 95 % interval | p | higher in | s a run |",
+        f"| | {name}, mean | by seed | difference from {rows[0].title} | 95 % interval | p | higher in | s per run |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -198,7 +203,7 @@ def _markdown(name: str, rows: Sequence[TableRow]) -> str:
 
 
 def _clustered(names: Sequence[str], values: np.ndarray) -> np.ndarray:
-    """Bootstrap draws of the mean of values, those of one name drawn together."""
+    """Returns bootstrap draws of the mean of values, with values of the same name resampled together."""
     _, group = np.unique(names, return_inverse=True)
     sums = np.stack([np.bincount(group, values), np.bincount(group)], axis=1)
     total, count = significance.bootstrap_means(sums).T

@@ -1,4 +1,4 @@
-"""Finished runs side by side: reads their workdirs, tests the differences, hands the rest to `interpret.comparison`."""
+"""Compares finished runs: reads their workdirs, computes intervals and tests, and fills in a `Comparison`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from fusionjax.interpret.comparison import Comparison, Group, Row, Score, short_
 from fusionjax.interpret.report import duration
 from fusionjax.studies.run_record import RunRecord, further_scores, load, pictures
 
-_ENVIRONMENT = {"jax": "versions of JAX", "git": "revisions of the program", "device": "devices"}
-"""What of the environment is named where runs differ in it."""
+_ENVIRONMENT = {"jax": "versions of JAX", "git": "git revisions", "device": "devices"}
+"""Entries of the environment that a note names if runs differ in them."""
 
 
 def compare(
@@ -23,25 +23,28 @@ def compare(
     group: bool | None = None,
     resamples: int = significance.RESAMPLES,
 ) -> Comparison:
-    """Compares runs with the first of them.
+    """Compares runs with the first one.
 
     Args:
-        folders: workdirs, each once.
-        paired: the runs were scored on the same examples, which is checked; False compares without pairing: wider intervals,
-            no tests.
-        group: mean over runs whose configs differ in the seed alone; None for "where every such group has two seeds or more".
-        resamples: of the bootstrap.
+        folders: workdirs, each listed once.
+        paired: require that all runs were scored on the same examples, and compare example by example. False compares
+            without pairing, with wider intervals and no tests.
+        group: average runs whose configs differ only in the seed. None: average if every such group has two or more seeds.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        The comparison, ready to be written by `interpret.comparison`.
 
     Raises:
-        UserError: no workdir, one twice, one without a finished run, runs without a measure in common; where `paired`, runs
-            that were scored on other examples.
+        UserError: there is no workdir; a workdir is listed twice or has no finished run; the runs have no measure in common;
+            or, if `paired`, they were scored on different examples.
     """
     if not folders:
-        raise UserError("a workdir is missing: python -m fusionjax.compare runs/a runs/b …")
+        raise UserError("a workdir is missing; usage: python -m fusionjax.compare runs/a runs/b …")
     seen: set[Path] = set()
     for folder in map(Path, folders):
         if folder.resolve() in seen:
-            raise UserError(f"{folder} is named twice; name each workdir once")
+            raise UserError(f"{folder} is listed twice; list each workdir once")
         seen.add(folder.resolve())
     runs = [load(folder) for folder in folders]
     arrays = [
@@ -103,11 +106,11 @@ def compare(
 def _score(
     runs: Sequence[RunRecord], groups: Sequence[Sequence[int]], name: str, paired: bool, resamples: int
 ) -> tuple[list[Score], list[Score]]:
-    """Of every run, and of every group's mean, for the array `name`."""
+    """Returns the scores of every run and of every group mean for the array `name`."""
     values = [run.per_example.values[name] for run in runs]
     if paired:
         draws = significance.bootstrap_means(np.stack(values, 1), resamples=resamples)
-    else:  # each run's examples drawn by themselves
+    else:  # examples are resampled independently for each run
         draws = np.concatenate(
             [
                 significance.bootstrap_means(v[:, None], resamples=resamples, seed=(0, i))
@@ -148,30 +151,31 @@ def _difference(
 
 
 def _check_pairs(first: RunRecord, other: RunRecord) -> None:
-    """A UserError where two runs were not scored on the same examples."""
+    """Raises a UserError if two runs were not scored on the same examples."""
     rest = "--unpaired compares them without pairing"
     if first.digests != other.digests or first.per_example.read != other.per_example.read:
         drawn = first.fields["seed"] != other.fields["seed"]
-        hint = " (config.seed draws the splits of a data set without official ones)" if drawn else ""
-        raise UserError(f"{first.folder} and {other.folder} were scored on other examples{hint}; {rest}")
+        hint = " (without official splits, config.seed determines the splits)" if drawn else ""
+        raise UserError(f"{first.folder} and {other.folder} were scored on different examples{hint}; {rest}")
     if first.per_example.names != other.per_example.names:
         common = len(set(first.per_example.names) & set(other.per_example.names))
         raise UserError(
-            f"{first.folder} and {other.folder} were scored on other examples of one data set, {len(first.per_example.names)} "
-            f"and {len(other.per_example.names)}, {common} in common: an image may be unreadable, or the protocol differs; "
+            f"{first.folder} and {other.folder} were scored on different examples of one data set, "
+            f"{len(first.per_example.names)} and {len(other.per_example.names)}, {common} in common: "
+            "an image was unreadable, or the protocols differ; "
             f"{rest}"
         )
 
 
 def _differing(runs: Sequence[RunRecord]) -> list[str]:
-    """Fields in which runs differ; the seed last."""
+    """Returns the config fields in which runs differ, the seed last."""
     fields = dict.fromkeys(f for run in runs for f in run.fields)
     differing = [f for f in fields if any(run.fields.get(f) != runs[0].fields.get(f) for run in runs)]
     return sorted(differing, key=lambda f: f == "seed")
 
 
 def _groups(runs: Sequence[RunRecord]) -> list[list[int]]:
-    """Indices of runs whose fields differ in the seed alone."""
+    """Groups the indices of runs whose fields differ only in the seed."""
     groups: list[list[int]] = []
     for i, run in enumerate(runs):
         for members in groups:
@@ -195,7 +199,7 @@ def _group_name(runs: Sequence[RunRecord], groups: Sequence[Sequence[int]], k: i
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, as many parts as tell it from the others."""
+    """Returns the shortest trailing part of each path that is unique."""
     parts = [folder.resolve().parts for folder in folders]
     names = []
     for own in parts:
@@ -211,7 +215,9 @@ def _widthless(rows: Sequence[Row]) -> list[str]:
     intervals = [i for r in rows for s in r.scores.values() for i in (s.interval, s.difference_interval) if i]
     if all(low < high for low, high in intervals):
         return []
-    return ["An interval without numbers: all examples are alike there, and the bootstrap says nothing."]
+    return [
+        "Where an interval is empty, all examples have the same value, and the bootstrap gives no interval."
+    ]
 
 
 def _scores(run: RunRecord) -> str:
@@ -235,12 +241,12 @@ def _details(run: RunRecord) -> dict[str, str]:
 def _warnings(
     runs: Sequence[RunRecord], names: Sequence[str], groups: Sequence[Sequence[int]], paired: bool
 ) -> list[str]:
-    """What makes the numbers less comparable than they look."""
+    """Returns reasons why the numbers are less comparable than they seem."""
     said = []
     leaking = [n for n, r in zip(names, runs, strict=True) if _leaks(r)]
     if leaking:
         said.append(
-            f"No measurement: every image of {', '.join(leaking)} comes with the description of its true class."
+            f"Label leakage: the text of every image in {', '.join(leaking)} is the description of its true class."
         )
     split = runs[0].per_example.split
     chosen = [
@@ -248,16 +254,17 @@ def _warnings(
     ]
     if chosen:
         said.append(
-            f"The weights of {', '.join(chosen)} were chosen by the split that is scored: their numbers flatter them."
+            f"The checkpoints of {', '.join(chosen)} were selected on the split that is scored: "
+            "their scores are biased upwards."
         )
     if not paired and len(runs) > 1:
         said.append(
-            "Unpaired: the examples of each run are drawn by themselves, so that the interval of a difference is wider than "
-            "it need be where examples are shared; there are no tests."
+            "Unpaired: the examples of each run are resampled independently, so the interval of a difference is wider than "
+            "necessary if the runs share examples; there are no tests."
         )
         if len({r.digests for r in runs}) > 1:
             said.append(
-                "The runs were scored on different examples: a difference may be one of the examples."
+                "The runs were scored on different examples: a difference may come from the examples."
             )
     training = {r.content.get("examples", {}).get("train") for r in runs}
     if len(training) > 1:
@@ -265,13 +272,13 @@ def _warnings(
     for members in groups:
         if len({runs[i].fields["seed"] for i in members}) < len(members):
             same = ", ".join(names[i] for i in members)
-            said.append(f"Among {same} a seed occurs twice: these are not as many seeds as runs.")
+            said.append(f"A seed occurs more than once in {same}: there are fewer seeds than runs.")
     return said
 
 
 def _leaks(run: RunRecord) -> bool:
-    """Whether the text of a run's examples is looked up by their label."""
-    # Any task that reads no such text refuses the field.
+    """Returns whether the text of each example is looked up by its label."""
+    # Tasks that read no text reject this field.
     return run.fields["text.kind"] == "class" and run.fields["fusion.mode"] != "image"
 
 
@@ -283,34 +290,35 @@ def _notes(
     resamples: int,
     grouped: bool,
 ) -> list[str]:
-    """How to read the numbers."""
+    """Returns notes on how to read the numbers."""
     said = [
-        f"Intervals are over test examples, not over training seeds: percentile bootstrap, {resamples:,} resamples. They say "
-        "how far chance in the choice of test examples goes, not how far another training run would differ."
+        f"Intervals are over test examples, not over training seeds: percentile bootstrap, {resamples:,} resamples. They "
+        "cover the sampling of test examples, not the variation between training runs."
     ]
     if len(runs) > 1 and paired:
         tests = []
         if any(map(per_example.is_binary, arrays)):
-            tests.append("McNemar's exact test where an example is right or wrong")
+            tests.append("McNemar's exact test for measures that are right or wrong per example")
         if not all(map(per_example.is_binary, arrays)):
             tests.append("a paired bootstrap for mAP")
         said.append(
-            f"Differences are to {names[0]}, in percentage points, on the same examples. p is two-sided, by {', '.join(tests)}"
+            f"Differences are from {names[0]}, in percentage points, on the same examples. p is two-sided, "
+            f"from {', '.join(tests)}"
             f"{'; not corrected for the ' + str(len(runs) - 1) + ' comparisons' if len(runs) > 2 else ''}."
         )
         if any(map(per_example.is_binary, arrays)):
             said.append(
-                f"gained : lost – examples that only the run has right, and that only {names[0]} has right."
+                f"gained : lost – number of examples that only this run predicts correctly, and that only {names[0]} does."
             )
     if "average_precision" in arrays:
         said.append(
-            "Examples are queries. Those of one identity resemble each other, but are drawn as if they did not: intervals are "
-            "rather too narrow, and p rather too small."
+            "Examples are queries. Queries of one identity are correlated but resampled as if they were independent, so "
+            "intervals are somewhat too narrow and p-values somewhat too small."
         )
     if grouped:
         said.append(
-            "The mean over seeds has the standard deviation of its runs (n − 1); the interval of its difference is over test "
-            "examples, with these seeds."
+            "The mean over seeds is given with the standard deviation of its runs (n − 1); the interval of its difference is "
+            "over test examples, with the seeds fixed."
         )
     differing = [
         what

@@ -1,4 +1,4 @@
-"""What a workdir says of its finished run."""
+"""Reads the record of a finished run from its workdir."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,22 @@ from fusionjax.evaluation.per_example import PerExample
 from fusionjax.experiment import workdir
 from fusionjax.train import metrics
 
-# Fields that change no number: two runs that differ in nothing else are the same.
+# Fields that do not affect results: runs that differ only in these are the same.
 _IDLE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
          "evaluation.batch_size", "evaluation.probe", "report.")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What a workdir says of its run.
+    """The record of a finished run.
 
     Attributes:
         folder: the workdir.
-        fields: dotted config field → value, without those that change no number.
-        content: of config.json.
-        results: of results.json.
-        per_example: of outcomes.npz.
-        records: of metrics.jsonl.
+        fields: dotted config field → value, without fields that do not affect results.
+        content: content of config.json.
+        results: content of results.json.
+        per_example: content of outcomes.npz.
+        records: content of metrics.jsonl.
     """
 
     folder: Path
@@ -41,36 +41,38 @@ class RunRecord:
 
     @property
     def digests(self) -> tuple[str | None, ...]:
-        """Of the examples of the splits that were scored."""
+        """Digests of the examples of the scored splits."""
         return tuple(self.content.get("examples", {}).get(split) for split in self.per_example.read)
 
 
 def load(folder: str | Path) -> RunRecord:
-    """Reads a workdir.
+    """Reads the record of a finished run.
 
     Raises:
-        UserError: no run there, one that is not finished, a damaged file.
+        UserError: the folder has no run, the run is not finished, or a file is damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no run: it has no config.json; name the workdir of a finished run")
+        raise UserError(
+            f"{folder} has no config.json, so it is not a workdir; give the workdir of a finished run"
+        )
     content = workdir.read(folder)
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise UserError(
-            f"{folder} holds no run: its config.json is not of one; name the workdir of a finished run"
+            f"{folder} is not a workdir: its config.json has no config; give the workdir of a finished run"
         )
     path = folder / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(results, dict):
-            raise ValueError("not names and numbers")
+            raise ValueError("not a JSON object")
     except FileNotFoundError:
         raise UserError(
-            f"the run in {folder} is not finished: results.json is missing; start its training command again to go on"
+            f"the run in {folder} is not finished: results.json is missing; run its training command again to resume"
         ) from None
-    except ValueError as e:  # JSON's and Unicode's among them
-        raise UserError(f"{path} is damaged ({e}); start the run's training command again") from None
-    # Through the schema: a field that is newer than a run has its default there.
+    except ValueError as e:  # includes JSON and Unicode errors
+        raise UserError(f"{path} is damaged ({e}); run the training command of the run again") from None
+    # Via the schema, so that a field that was added after the run has its default.
     try:
         config = workdir.config_of(content).to_dict()
     except UserError as e:
@@ -89,11 +91,11 @@ PICTURES = {
     "joint_map": "Joint map of the embeddings",
     "similarities": "Similarities between the modalities",
 }
-"""How the names of a report's figures begin that are worth seeing beside those of other runs, and what they show."""
+"""Figures of a report that are compared side by side: beginning of the file name → title."""
 
 
 def further_scores(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
-    """Scores of the split that every run has in results.json and that no example says by itself: name → a value a run."""
+    """Returns scores in results.json that all runs have and that are not per-example measures: name → one value per run."""
     prefix = f"{runs[0].per_example.split}/"
     measured = {per_example.score_of(name) for name in runs[0].per_example.measures}
 
@@ -110,7 +112,7 @@ def further_scores(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
 
 
 def pictures(runs: Sequence[RunRecord]) -> dict[str, list[Path]]:
-    """Figures of the runs' reports that all of them have: what they show → a file a run."""
+    """Returns report figures that all runs have: title → one file per run."""
     found = {}
     for path in sorted((runs[0].folder / "report").glob("figure_*.png")):
         kind = next((k for k in PICTURES if path.stem.startswith(f"figure_{k}")), None)

@@ -1,6 +1,6 @@
-"""What a sweep searches: the vocabulary of a config's `sweep()`, and points of the space as configs.
+"""The search space of a sweep: ranges for the `sweep()` of a config file, and configs from points of the space.
 
-A config file may say which of its fields are worth searching, and where:
+A config file may define the fields to search and their values:
 
     from fusionjax.studies import search_space
 
@@ -11,8 +11,8 @@ A config file may say which of its fields are worth searching, and where:
             "model.depth": search_space.integers(2, 12),
         }
 
-A list is a choice; `uniform` and `log` are real numbers, `integers` whole ones, ends included. `fusionjax.studies.search`
-runs the search, `fusionjax.studies.leaderboard` shows its results.
+A list is a set of choices; `uniform` and `log` are ranges of real numbers, `integers` is a range of integers, both ends
+included. `fusionjax.studies.search` runs the search, `fusionjax.studies.leaderboard` shows its results.
 """
 
 import itertools
@@ -34,14 +34,14 @@ from fusionjax.studies import config_file
 if TYPE_CHECKING:
     from optuna import Trial
 
-# What is compared must be the same for all: these decide which images are scored, or by what.
+# Fields that determine which images are scored, and by which metric: they must be the same in all trials.
 _FIXED = ("data.source", "data.root", "data.builder", "data.label", "data.train_split", "data.eval_splits", "data.fractions",
           "train.best_metric")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; `logarithmic`: uniform in the logarithm; `whole`: integers."""
+    """A range from `low` to `high`, both included; `logarithmic`: uniform in the logarithm; `whole`: integers only."""
 
     low: float
     high: float
@@ -55,42 +55,42 @@ class Range:
         for value in (self.low, self.high):
             if not isinstance(value, kinds) or isinstance(value, bool) or not math.isfinite(value):
                 raise UserError(
-                    f"{said}: {value!r} is not a {'whole ' if self.whole else 'finite '}number; give two, low and high"
+                    f"{said}: {value!r} is not a {'whole ' if self.whole else 'finite '}number; give low and high"
                 )
         if not self.low < self.high:
-            raise UserError(f"{said}: the lower end must be below the upper; one value is written as a list")
+            raise UserError(f"{said}: low must be below high; write a single value as a list")
         if self.logarithmic and self.low <= 0:
-            raise UserError(f"{said}: the lower end of a logarithmic range must be above 0")
+            raise UserError(f"{said}: low must be above 0 in a logarithmic range")
 
 
 def uniform(low: float, high: float) -> Range:
-    """Real numbers between two, evenly."""
+    """A range of real numbers, sampled uniformly."""
     return Range(low, high)
 
 
 def log(low: float, high: float) -> Range:
-    """Positive real numbers between two, evenly in their logarithm: for learning rates and weight decay."""
+    """A range of positive real numbers, sampled uniformly in the logarithm: for learning rates and weight decay."""
     return Range(low, high, logarithmic=True)
 
 
 def integers(low: int, high: int, log: bool = False) -> Range:
-    """Whole numbers from low to high, both included; `log`: evenly in their logarithm."""
+    """A range of integers, both ends included; `log`: sampled uniformly in the logarithm."""
     return Range(low, high, logarithmic=log, whole=True)
 
 
 class Space:
-    """The fields that are searched, checked against the config they will be set in.
+    """The fields that are searched, checked against the base config.
 
     Args:
-        spec: what `sweep()` returned: dotted field → list of choices, or a `Range`.
-        base: the config that every trial begins with.
+        spec: return value of `sweep()`: dotted field → list of choices, or a `Range`.
+        base: the config that every trial starts from.
 
     Raises:
-        UserError: a field that is unknown, or that decides what is compared; an empty list or a value twice; a value that is
-            not of the field's type.
+        UserError: a field is unknown or must be the same in all trials; a list is empty or has duplicates; a value has not the
+            type of its field.
 
     Attributes:
-        fields: by name, a `Range` or a tuple of values of the field's type, in the order of `spec`.
+        fields: name → a `Range` or a tuple of values of the type of the field, in the order of `spec`.
     """
 
     def __init__(self, spec: Mapping[str, Any], base: ConfigDict):
@@ -102,14 +102,12 @@ class Space:
         self.fields: dict[str, Range | tuple[Any, ...]] = {}
         for name, values in spec.items():
             if not isinstance(name, str):
-                raise UserError(
-                    f"sweep(): {name!r} is no field; a field is written like 'optim.learning_rate'"
-                )
+                raise UserError(f"sweep(): {name!r} is not a field name; write e.g. 'optim.learning_rate'")
             config_lib.check_key(f"config.{name}")
             self.fields[name] = _checked(name, values, _get(base, name))
 
     def suggest(self, trial: "Trial") -> dict[str, Any]:
-        """Returns the values of an Optuna trial, drawn by its sampler; values that it already has are kept."""
+        """Returns the values of an Optuna trial, sampled by Optuna unless the trial already has them."""
         values: dict[str, Any] = {}
         for name, field in self.fields.items():
             if isinstance(field, tuple):
@@ -122,10 +120,10 @@ class Space:
         return values
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination, the last field varying fastest, as Optuna stores the values.
+        """Returns all combinations in the form in which Optuna stores them, the last field varying fastest.
 
         Raises:
-            UserError: a range of real numbers, which has no grid.
+            UserError: a field is a range of real numbers, which has no grid.
         """
         axes: list[Sequence[str | float]] = []
         for name, field in self.fields.items():
@@ -141,7 +139,7 @@ class Space:
         return [dict(zip(self.fields, point, strict=True)) for point in itertools.product(*axes)]
 
     def described(self) -> dict[str, list[Any]]:
-        """As JSON carries it, to tell one space from another."""
+        """Returns the space in a form that JSON can store, to compare it with another."""
         return {
             name: [_shown(v) for v in field]
             if isinstance(field, tuple)
@@ -151,10 +149,10 @@ class Space:
 
 
 def fill(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
-    """A validated copy of `base` with those fields set.
+    """Returns a validated copy of `base` with the given fields set.
 
     Raises:
-        UserError: a combination that cannot be.
+        UserError: the combination of values is invalid.
     """
     config = base.copy_and_resolve_references()
     with config.unlocked():
@@ -166,10 +164,10 @@ def fill(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 
 def spec_of(path: str) -> Mapping[str, Any]:
-    """What `sweep()` of a config file returns.
+    """Returns the result of `sweep()` of a config file.
 
     Args:
-        path: of the file, with or without the config's argument after a colon.
+        path: path of the file, optionally with the argument of the config after a colon.
 
     Raises:
         UserError: the file has no `sweep`.
@@ -180,46 +178,46 @@ def spec_of(path: str) -> Mapping[str, Any]:
 
 
 def check_metric(metric: str, base: ConfigDict, *, allow_test: bool = False) -> None:
-    """Refuses to choose by images that must not choose: a test split, or what is trained on.
+    """Checks that the metric of a sweep is not computed on training or test images.
 
     Args:
         metric: <split>/<score>.
-        base: of the sweep.
-        allow_test: any split that is not trained on will do.
+        base: the base config of the sweep.
+        allow_test: allow any split that is not used for training.
 
     Raises:
-        UserError: says what to do instead.
+        UserError: the metric is not allowed; the message says what to do instead.
     """
     split, _, score = metric.partition("/")
     if not split or not score:
         raise UserError(
-            f"--metric={metric!r} is not <split>/<score>, e.g. val/accuracy; without it, config.train.best_metric says it"
+            f"--metric={metric!r} is not <split>/<score>, e.g. val/accuracy; the default is config.train.best_metric"
         )
     trained = base.data.train_split
     if split == trained or split.partition("[")[0] == trained:
         raise UserError(
-            f"--metric={metric} chooses by images that are trained on (data.train_split={trained!r}): hold some out"
+            f"--metric={metric} selects on training images (data.train_split={trained!r}): hold some images out"
         )
     if not allow_test and not re.match(r"(val|dev|holdout)|train\w*\[", split):
         raise UserError(
-            f"--metric={metric} chooses the parameters by {split!r}, whose score then is no test any more: score a split that "
-            "is held out of training, such as val, in config.data.eval_splits, or say --allow_test"
+            f"--metric={metric} selects hyperparameters on {split!r}, which then is no longer a test set: add a split that is "
+            "held out of training, such as val, to config.data.eval_splits, or pass --allow_test"
         )
 
 
 def _checked(name: str, values: object, now: object) -> Range | tuple[Any, ...]:
-    """The values of one field, of its type; `now` is what the base config has there."""
+    """Returns the values of one field, converted to its type; `now` is the value in the base config."""
     if isinstance(now, ConfigDict):
         raise UserError(f"sweep(): config.{name} is a section, not a field; it has {', '.join(now)}")
     if name in _FIXED:
-        raise UserError(f"sweep(): config.{name} decides what is compared, so it cannot be searched")
+        raise UserError(f"sweep(): config.{name} must be the same in all trials, so it cannot be searched")
     kind = type(now)
     if isinstance(values, Range):
         if kind not in (int, float):
-            raise UserError(f"sweep(): config.{name}={now!r} is no number: list the values to choose from")
+            raise UserError(f"sweep(): config.{name}={now!r} is not a number: list the choices")
         if kind is int and not values.whole:
             raise UserError(
-                f"sweep(): config.{name}={now!r} is a whole number: use search_space.integers(low, high)"
+                f"sweep(): config.{name}={now!r} is an integer: use search_space.integers(low, high)"
             )
         return values
     if not isinstance(values, list):
@@ -241,7 +239,7 @@ def _checked(name: str, values: object, now: object) -> Range | tuple[Any, ...]:
 
 
 def _shown(value: object) -> str | int | float | bool:
-    """Returns a choice as Optuna stores it: a tuple as its text."""
+    """Returns a choice in the form in which Optuna stores it; a tuple becomes its repr."""
     return value if isinstance(value, str | int | float | bool) else repr(value)
 
 
@@ -252,7 +250,7 @@ def _get(config: ConfigDict, name: str) -> Any:
 
 
 def command(name: str, arguments: Mapping[str, Any]) -> list[str]:
-    """Words of a command line: python -m fusionjax.<name> --key=value …; a bool is --key or --nokey."""
+    """Returns the words of a command line, python -m fusionjax.<name> --key=value …; a bool becomes --key or --nokey."""
     words = ["python", "-m", f"fusionjax.{name}"]
     for key, value in arguments.items():
         if isinstance(value, bool) and not key.startswith("config."):
@@ -263,25 +261,27 @@ def command(name: str, arguments: Mapping[str, Any]) -> list[str]:
 
 
 def sbatch_script(words: str, folder: Path, here: Path, *, workers: int, options: list[str]) -> str:
-    """A Slurm array of workers, to be put back in the queue when preempted: each goes on where one stopped.
+    """Returns the script of a Slurm job array of workers, which are requeued when preempted and then resume.
 
     Args:
-        words: the worker's command, quoted for a shell.
-        folder: of the sweep: the output goes there.
-        here: where to run it.
+        words: the command of a worker, quoted for a shell.
+        folder: folder of the sweep, where Slurm writes the output.
+        here: working directory of the workers.
         workers: size of the array.
-        options: further lines of #SBATCH, such as --gres=gpu:1.
+        options: further options of sbatch, such as --gres=gpu:1.
 
     Raises:
-        UserError: an option that is none.
+        UserError: an option is malformed, or a path has a character that is not allowed.
     """
     for option in options:
         if not re.fullmatch(r"--?[A-Za-z][^\n\r]*", option):
-            raise UserError(f"--sbatch={option!r} is no option of sbatch; write e.g. --sbatch=--gres=gpu:1")
+            raise UserError(
+                f"--sbatch={option!r} is not an option of sbatch; write e.g. --sbatch=--gres=gpu:1"
+            )
     for path in (folder, here):
         if re.search(r"[\s\"'\\$`]", str(path)):
             raise UserError(
-                f"{str(path)!r} has a character that #SBATCH lines cannot carry; use another folder"
+                f"{str(path)!r} has a character that is not allowed in #SBATCH lines; use another folder"
             )
     lines = [f"--job-name=sweep-{folder.name}", f"--array=0-{workers - 1}", f"--chdir={here}",
              f"--output={folder}/slurm-%A_%a.txt", "--open-mode=append", "--requeue", *options]  # fmt: skip
@@ -289,14 +289,14 @@ def sbatch_script(words: str, folder: Path, here: Path, *, workers: int, options
 
 
 def submit(script: str, folder: Path) -> str:
-    """Gives a script to sbatch; returns what that says.
+    """Submits a script with sbatch and returns the output of sbatch.
 
     Args:
-        script: of `sbatch_script`.
-        folder: of the sweep, made here: Slurm opens the output there before a worker starts.
+        script: from `sbatch_script`.
+        folder: folder of the sweep, created here because Slurm opens the output file before a worker starts.
 
     Raises:
-        UserError: no sbatch, or one that refuses.
+        UserError: sbatch is not installed, or rejects the script.
     """
     if not shutil.which("sbatch"):
         raise UserError(
@@ -305,5 +305,5 @@ def submit(script: str, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["sbatch"], input=script, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"sbatch refused the script: {done.stderr.strip() or done.stdout.strip()}")
+        raise UserError(f"sbatch rejected the script: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()

@@ -186,18 +186,18 @@ def test_figure_says_what_it_shows():
         "true: rust\npredicted: scab\n✗ wrong (75\N{NO-BREAK SPACE}%)\na.jpg",
     ]
     np.testing.assert_array_equal(titled(figure, "image")[0].images[0].get_array(), e.image)
-    small = titled(figure, "where each word looks (yellow: most)")[:6]
+    small = titled(figure, "regions that each word attends to (yellow: most)")[:6]
     assert [axes.get_title() for axes in small] == ["leaf", "a", "[CLS]", "[SEP]", ".", ""]
     assert [axes.get_visible() for axes in small] == [True] * 5 + [False]
     readings = text_maps.words_to_regions(e)
     for axes, reading in zip(small, readings, strict=False):
         np.testing.assert_array_equal(axes.images[0].get_array(), reading.picture)
-        assert axes.get_xlabel() == f"strongest: {reading.peak:.1f} × even"
+        assert axes.get_xlabel() == f"largest: {reading.peak:.1f} × uniform"
     border = {axes.get_title(): to_hex(axes.spines["left"].get_edgecolor()).upper() for axes in small[:5]}
     assert (border["leaf"], border["a"]) == figures.PALETTE[:2]
     assert border["[CLS]"] == border["."] == text_maps._PALE.upper()
 
-    cells = titled(figure, "the word that each region reads most")[0]
+    cells = titled(figure, "word that each region attends to most")[0]
     assert sorted(written(cells)) == ["a", "leaf"]
     tint = cells.images[1].get_array()
     assert [to_hex(c).upper() for c in tint[1, :, :3]] == [figures.PALETTE[1]] + [figures.PALETTE[0]] * 3
@@ -210,7 +210,7 @@ def test_figure_says_what_it_shows():
     assert written(bars) == [f"{100 * x:.1f}\N{NO-BREAK SPACE}%" for x in weights.mean(0)]
     colours = [to_hex(bar.get_facecolor()).upper() for bar in bars.patches]
     assert colours == [border[word] for word in words]
-    assert "if all were read alike (20.0\N{NO-BREAK SPACE}%)" in bars.get_xlabel()
+    assert "uniform attention (20.0\N{NO-BREAK SPACE}%)" in bars.get_xlabel()
     assert {e._suptitle.get_text() for e in figure.subfigs} == {"“a leaf.”"}
 
 
@@ -218,11 +218,11 @@ def test_a_word_is_written_once_in_each_patch_where_it_has_most_room():
     reads = np.array([[0, 1, 1, 0], [0, 0, 0, 1], [0, 1, 1, 1]])  # "leaf" or "a"
     weights = np.stack([1 - reads.ravel(), reads.ravel()], 1).astype(float)
     figure = text_maps.figure([example(["leaf", "a"], image_to_text=weights, size=(60, 80))])
-    cells = titled(figure, "the word that each region reads most")[0]
+    cells = titled(figure, "word that each region attends to most")[0]
     found = sorted((text.get_text(), text.get_position()) for text in cells.texts)
     assert found == [("a", (2.0, 0.5)), ("a", (2.5, 2.5)), ("leaf", (1.5, 1.5)), ("leaf", (3.5, 0.5))]
     long = text_maps.figure([example(["antidisestablishment", "a"], image_to_text=weights)])
-    cells = titled(long, "the word that each region reads most")[0]
+    cells = titled(long, "word that each region attends to most")[0]
     # Room of a run of three cells, of one cell.
     assert {text for text in written(cells) if text != "a"} == {"antidisestablishment", "antidis…"}
 
@@ -245,7 +245,7 @@ def test_bank_shows_descriptions_their_classes_and_who_reads_them():
     e = bank(classes, [0.1, 0.3, 0.05, 0.2, 0.15], predicted="scab")
     figure = text_maps.figure([e], "title", count=4)
     order = [1, 3, 4, 0]
-    axes = titled(figure, "the descriptions that the regions read most, of 5")[0]
+    axes = titled(figure, "descriptions with most attention, of 5")[0]
     np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [0.3, 0.2, 0.15, 0.1], rtol=1e-12)
     colours = [to_hex(bar.get_facecolor()).upper() for bar in axes.patches]
     assert colours == [WRONG, RIGHT, WRONG, RIGHT]
@@ -255,13 +255,13 @@ def test_bank_shows_descriptions_their_classes_and_who_reads_them():
         assert f"{k + 1}  {classes[i]}  {note}" in text and e.words[i] in text
     assert "30.0\N{NO-BREAK SPACE}%" in text and "5.0\N{NO-BREAK SPACE}%" not in text
     assert "get 30.0\N{NO-BREAK SPACE}% of the attention" in titled(figure, "image")[0].get_xlabel()
-    assert "(if all were read alike: 40.0\N{NO-BREAK SPACE}%)" in titled(figure, "image")[0].get_xlabel()
-    small = titled(figure, "the regions that read them")
+    assert "(uniform attention: 40.0\N{NO-BREAK SPACE}%)" in titled(figure, "image")[0].get_xlabel()
+    small = titled(figure, "regions that attend to them")
     assert [axes.get_title() for axes in small] == ["1 scab", "2 rust", "3 scab"]
     for axes, reading in zip(small, text_maps.regions_to_words(e, order[:3]), strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), reading.picture)
     few = text_maps.bank_figure([bank(["rust"], [0.5])], count=5, maps=2)
-    assert [axes.get_visible() for axes in titled(few, "the regions that read them")] == [True, False]
+    assert [axes.get_visible() for axes in titled(few, "regions that attend to them")] == [True, False]
     other = text_maps.bank_figure([bank(["rot"], [1.0])])
     assert "attention" not in titled(other, "image")[0].get_xlabel()
 

@@ -140,8 +140,8 @@ def test_average_precision_is_tested_by_the_bootstrap(tmp_path):
     assert b.test == "paired bootstrap" and b.p < 0.001 < b.difference_interval[0] and b.gained is None
     assert (c.difference, c.p, c.difference_interval) == (0.0, 1.0, (0.0, 0.0))
     assert found.rows[1].scores["rank1"].test == "McNemar, exact"
-    assert "An interval without numbers" in said_of(found), "of c, which is a again"
-    assert "Those of one identity resemble each other" in said_of(found)
+    assert "Where an interval is empty" in said_of(found), "of c, which is a again"
+    assert "Queries of one identity are correlated" in said_of(found)
 
 
 def test_the_text_says_what_the_intervals_are(ablations):
@@ -153,7 +153,7 @@ def test_the_text_says_what_the_intervals_are(ablations):
     assert lines[1].split()[:5] == ["run", "ablation", "seed", "accuracy", "%"]
     assert len({line.index("–") for line in lines[2:6]}) == 1, "columns are aligned"
     alone = page.text(comparison.compare(ablations[:1]))
-    assert "without numbers" not in said + alone
+    assert "interval is empty" not in said + alone
     assert "difference" not in alone and " p " not in alone
 
 
@@ -259,16 +259,16 @@ def test_what_flatters_or_muddles_is_said(tmp_path):
     content["examples"]["train"], content["environment"]["jax"] = "other", "0.1"
     (b / "config.json").write_text(json.dumps(content))
     said = said_of(comparison.compare([a, b, c]))
-    assert "! The weights of x/run were chosen by the split that is scored" in said
+    assert "! The checkpoints of x/run were selected on the split that is scored" in said
     assert "! The runs were trained on different examples." in said
-    assert "! Among y/run, z/run a seed occurs twice" in said, "threads are no difference"
+    assert "! A seed occurs more than once in y/run, z/run" in said, "threads are no difference"
     assert "different versions of JAX" in said
 
 
 def test_unpaired_compares_other_examples(tmp_path):
     a = hand_made(tmp_path / "a", {"correct": right(0.8)}, examples="one")
     b = hand_made(tmp_path / "b", {"correct": right(0.7, n=240)}, examples="two", fields={"seed": 1})
-    with pytest.raises(UserError, match=r"other examples \(config.seed draws .*--unpaired"):
+    with pytest.raises(UserError, match=r"different examples \(.*config.seed determines .*--unpaired"):
         comparison.compare([a, b])
     found = comparison.compare([a, b], paired=False)
     score = found.rows[1].scores["accuracy"]
@@ -294,17 +294,17 @@ def test_mistakes_are_one_line(tmp_path):
         assert "\n" not in str(e.value)
 
     says("a workdir is missing")
-    says("is named twice", good, tmp_path / "good" / ".." / "good")
+    says("is listed twice", good, tmp_path / "good" / ".." / "good")
     (tmp_path / "empty").mkdir()
-    says("empty holds no run", good, tmp_path / "empty")
-    says("nowhere holds no run", tmp_path / "nowhere")
+    says("empty has no config.json", good, tmp_path / "empty")
+    says("nowhere has no config.json", tmp_path / "nowhere")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"hidden_size": 768}')
-    says("foreign holds no run: its config.json is not of one", foreign)
+    says("foreign is not a workdir: its config.json has no config", foreign)
     running = hand_made(tmp_path / "running", {"correct": right(0.8)})
     (running / "results.json").unlink()
-    says("running is not finished: .* start its training command again", good, running)
+    says("running is not finished: .* run its training command again", good, running)
     cut = hand_made(tmp_path / "cut", {"correct": right(0.8)})
     for content in ('{"test/accur', "3", "[]"):
         (cut / "results.json").write_text(content)
@@ -386,7 +386,7 @@ def test_two_real_runs(tmp_path):
     assert f"{9 - n} : {n}" in done.stdout and "sa_glca" in done.stdout and "index.html" in done.stdout
     assert (tmp_path / "out" / "index.html").exists()
     refused = command(one, one, expect=2)
-    assert refused.stderr.count("\n") == 1 and "named twice" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and "listed twice" in refused.stderr
 
 
 def test_a_run_whose_text_leaks_is_no_measurement(tmp_path):
@@ -394,5 +394,5 @@ def test_a_run_whose_text_leaks_is_no_measurement(tmp_path):
     a = hand_made(tmp_path / "a", {"correct": np.array([1, 0, 1])})
     b = hand_made(tmp_path / "b", {"correct": np.array([1, 1, 1])}, fields=fields)
     said = comparison.compare([a, b]).warnings
-    assert any("No measurement: every image of b comes with the description" in line for line in said)
-    assert not any("No measurement" in line for line in comparison.compare([a]).warnings)
+    assert any("Label leakage: the text of every image in b is the description" in line for line in said)
+    assert not any("Label leakage" in line for line in comparison.compare([a]).warnings)

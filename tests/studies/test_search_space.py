@@ -19,8 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
     ("make", "message"),
     [
         (lambda: search_space.log(0.0, 1.0), r"search_space.log\(0.0, 1.0\): .* above 0"),
-        (lambda: search_space.uniform(2, 1), r"uniform\(2, 1\): the lower end must be below"),
-        (lambda: search_space.uniform(1, 1), "one value is written as a list"),
+        (lambda: search_space.uniform(2, 1), r"uniform\(2, 1\): low must be below high"),
+        (lambda: search_space.uniform(1, 1), "write a single value as a list"),
         (lambda: search_space.uniform(0, math.inf), "inf is not a finite number"),
         (lambda: search_space.uniform(True, 2), "True is not a finite number"),
         (lambda: search_space.uniform("1", 2), "'1' is not a finite number"),
@@ -40,19 +40,19 @@ def test_ranges_are_checked(make, message):
         ([("optim.learning_rate", [1.0])], "must return a dict"),
         ({"optim.lerning_rate": [1.0]}, "config.optim.lerning_rate is not known .*learning_rate"),
         ({"optim": [1.0]}, "config.optim is a section, not a field"),
-        ({3: [1.0]}, "3 is no field"),
+        ({3: [1.0]}, "3 is not a field name"),
         ({"optim.learning_rate": []}, "list of choices is empty"),
         ({"optim.learning_rate": [1e-3, "x"]}, "'x' must be of type float, like 0.003"),
         ({"optim.learning_rate": [1e-3, 1e-3]}, "0.001 is listed twice"),
         ({"optim.learning_rate": (1e-3, 1e-2)}, "must be a list of choices"),
         ({"optim.learning_rate": [True]}, "True must be of type float"),
         ({"model.heads": [2, True]}, "True must be of type int"),
-        ({"model.heads": search_space.uniform(1, 4)}, "whole number: use search_space.integers"),
-        ({"optim.name": search_space.uniform(1, 4)}, "config.optim.name='adamw' is no number"),
-        ({"model.remat": search_space.integers(0, 1)}, "config.model.remat=False is no number"),
+        ({"model.heads": search_space.uniform(1, 4)}, "an integer: use search_space.integers"),
+        ({"optim.name": search_space.uniform(1, 4)}, "config.optim.name='adamw' is not a number"),
+        ({"model.remat": search_space.integers(0, 1)}, "config.model.remat=False is not a number"),
         ({"data.augment.scale": [[0.5, 1.0]]}, "must be of type tuple"),
-        ({"data.eval_splits": [("val",)]}, "decides what is compared"),
-        ({"train.best_metric": ["val/nll"]}, "decides what is compared"),
+        ({"data.eval_splits": [("val",)]}, "must be the same in all trials"),
+        ({"train.best_metric": ["val/nll"]}, "must be the same in all trials"),
     ],
 )
 def test_the_space_is_checked(spec, message):
@@ -110,11 +110,11 @@ def test_the_spaces_of_the_configs_are_possible(path):
 @pytest.mark.parametrize(
     ("metric", "train", "allow", "message"),
     [
-        ("test/accuracy", "train", False, "by 'test', whose score then is no test any more.*--allow_test"),
-        ("query/mAP", "train", False, "by 'query'"),
-        ("gallery/mAP", "train", False, "by 'gallery'"),
-        ("train/accuracy", "train", True, "images that are trained on"),
-        ("train[90%:]/accuracy", "train", True, "images that are trained on"),
+        ("test/accuracy", "train", False, "on 'test', which then is no longer a test set.*--allow_test"),
+        ("query/mAP", "train", False, "on 'query'"),
+        ("gallery/mAP", "train", False, "on 'gallery'"),
+        ("train/accuracy", "train", True, "selects on training images"),
+        ("train[90%:]/accuracy", "train", True, "selects on training images"),
         ("accuracy", "train", True, "is not <split>/<score>"),
         ("val/", "train", True, "is not <split>/<score>"),
         ("test/accuracy", "train", True, ""),
@@ -145,7 +145,7 @@ def test_scripts_are_given_to_sbatch(tmp_path, monkeypatch):
     assert search_space.submit("script", folder) == "Submitted batch job 7" and folder.exists()
     assert (tmp_path / "given").read_text() == "script"
     fake.write_text("#!/bin/sh\necho 'invalid partition' >&2\nexit 1\n")
-    with pytest.raises(UserError, match="refused the script: invalid partition"):
+    with pytest.raises(UserError, match="rejected the script: invalid partition"):
         search_space.submit("script", folder)
 
 
@@ -155,7 +155,7 @@ def test_a_script_carries_only_what_is_an_option():
         "x", pathlib.Path("/s"), pathlib.Path("/w"), **arguments
     )
     for options, folder in ((["rm -rf"], "/s"), (["--a=1\nrm x"], "/s"), ([], "/s s"), ([], "/s$(x)")):
-        with pytest.raises(UserError, match="no option of sbatch|cannot carry"):
+        with pytest.raises(UserError, match="not an option of sbatch|not allowed in #SBATCH"):
             search_space.sbatch_script(
                 "x", pathlib.Path(folder), pathlib.Path("/w"), workers=2, options=options
             )

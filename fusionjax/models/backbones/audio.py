@@ -1,11 +1,11 @@
-"""Wav2Vec2: a waveform's convolutional features and a transformer over them.
+"""Wav2Vec2: a transformer over convolutional features of a waveform.
 
-Baevski et al., NeurIPS 2020, arXiv 2006.11477. The base architecture: group norm after the first convolution only, post-norm
-layers, which are one `nn.scan`.
+Baevski et al., NeurIPS 2020, arXiv 2006.11477. The base architecture has group norm after the first convolution only, and
+post-norm layers, which run as one `nn.scan`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from fusionjax.types import Array
 
 OUTPUTS = ("tokens", "pooled")
 CAPTURE = ("attention", "hidden")
+Frames = TypeVar("Frames", int, Array)
 
 
-def num_frames(samples: Any, kernels: Sequence[int], strides: Sequence[int]) -> Any:
-    """Frames that unpadded convolutions make of so many samples; a number or an array of them, at least 0."""
+def num_frames(samples: Frames, kernels: Sequence[int], strides: Sequence[int]) -> Frames:
+    """Returns the number of frames after unpadded convolutions over so many samples (a number or an array), at least 0."""
     for kernel, stride in zip(kernels, strides, strict=True):
         samples = (samples - kernel) // stride + 1
     return max(samples, 0) if isinstance(samples, int) else jnp.maximum(samples, 0)
@@ -29,12 +30,12 @@ def num_frames(samples: Any, kernels: Sequence[int], strides: Sequence[int]) -> 
 
 def conv1d(x: Array, kernel: Array, stride: int) -> Array:
     """Strided convolution without padding: (B, T, C) and (k, C, D) → (B, (T − k) // stride + 1, D)."""
-    # On CPUs too XLA's own is the fastest: flat matmuls over grouped samples took 1.8 times as long.
+    # XLA's convolution is the fastest on CPUs too: matmuls over grouped samples took 1.8 times as long.
     return lax.conv_general_dilated(x, kernel, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
 
 
 class ChannelNorm(nn.Module):
-    """Group norm with as many groups as channels: each channel over the clip's own frames, in float32."""
+    """Group norm with one group per channel, over the frames of a clip without padding, in float32."""
 
     epsilon: float = 1e-5
     dtype: DType = jnp.float32
@@ -58,7 +59,7 @@ class ChannelNorm(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """Grouped convolution over frames, zero-padded to the same length, its kernel g · v / ‖v‖ for each tap."""
+    """Grouped convolution over frames, zero-padded to the same length, with weight norm: kernel g · v / ‖v‖ per tap."""
 
     kernel: int = 128
     groups: int = 16
@@ -124,14 +125,14 @@ class Wav2Vec2(nn.Module):
     """Wav2Vec2 without a pretraining or transcription head.
 
     Attributes:
-        output: "tokens" (B, T, D) or "pooled" (B, D), the mean over a clip's own frames.
+        output: "tokens" (B, T, D) or "pooled" (B, D), the mean over the frames of a clip.
         width, depth, heads, hidden: D, L, H and the MLP's width.
-        conv_width, kernels, strides: of the convolutions over the waveform.
-        pos_kernel, pos_groups: of the positional convolution.
-        dropout: after the projection, the attention, inside and after the MLP.
+        conv_width, kernels, strides: width, kernel sizes and strides of the convolutions over the waveform.
+        pos_kernel, pos_groups: kernel size and groups of the positional convolution.
+        dropout: rate after the projection, after the attention, and inside and after the MLP.
         freeze_extractor: the convolutions receive no gradient, as is usual in fine-tuning.
-        remat: recompute layers in the backward pass; memory for time.
-        dtype: of the computation; parameters are float32.
+        remat: recompute layers in the backward pass, which saves memory and takes longer.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     output: str = "tokens"
@@ -172,23 +173,23 @@ class Wav2Vec2(nn.Module):
         train: bool = False,
         capture: Sequence[str] = (),
     ) -> tuple[Array, dict[str, Array]]:
-        """Frames' features.
+        """Encodes waveforms.
 
         Args:
-            audio: (B, samples) float, 16 kHz; each clip with mean 0 and variance 1 over its own samples.
-            mask: (B, samples) bool, True for a clip's own samples, which come first. Each clip then gives what it gives alone:
-                padding enters neither the group norm, nor the positional convolution, nor attention, nor the mean.
+            audio: (B, samples) float, 16 kHz; each clip normalised to mean 0 and variance 1 without padding.
+            mask: (B, samples) bool, True for the samples of a clip, which precede the padding. Padding then has no effect on
+                the output: it enters neither the group norm, nor the positional convolution, nor attention, nor the mean.
             masked_frames: (B, T) bool; True frames are replaced by the learned mask embedding (SpecAugment).
             train: dropout on; needs the PRNG collection "dropout".
             capture: "attention" (L, B, H, T, T), "hidden" (L, B, T, D).
 
         Returns:
-            the output, in `dtype`, 0 where a frame is padding, and aux: "mask" (B, T) bool, the clips' own frames, and what
-            `capture` named.
+            The output in `dtype`, 0 for padding frames, and aux: "mask" (B, T) bool, True for frames without padding, and what
+            `capture` names.
 
         Raises:
             UserError: an unknown name in `capture`.
-            ValueError: so few samples that there is no frame.
+            ValueError: there are too few samples for one frame.
         """
         for name in capture:
             if name not in CAPTURE:
@@ -218,7 +219,7 @@ class Wav2Vec2(nn.Module):
         return x, aux
 
     def _features(self, audio: Array, mask: Array | None) -> tuple[Array, Array | None]:
-        """(B, T, conv_width) and the mask of the clips' own frames."""
+        """Returns the features (B, T, conv_width) and the mask of frames without padding."""
         x = audio[..., None].astype(self.dtype)
         lengths = None
         if mask is not None:
@@ -252,14 +253,14 @@ NAMES: tuple[str, ...] = tuple(CONFIGS)
 
 
 def build(name: str, **overrides: Any) -> Wav2Vec2:
-    """The Wav2Vec2 of a name, with fields overridden.
+    """Builds the Wav2Vec2 of a name, with fields overridden.
 
     Args:
         name: one of NAMES.
         **overrides: fields of Wav2Vec2.
 
     Raises:
-        UserError: the name is unknown, or the fields do not go together.
+        UserError: the name is unknown, or the combination of fields is invalid.
     """
     if name not in CONFIGS:
         raise UserError(f"model {name!r} is not one of {', '.join(NAMES)}")

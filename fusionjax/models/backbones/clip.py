@@ -1,4 +1,4 @@
-"""CLIP (Radford et al., ICML 2021): an image tower and a causal text tower with a common space of unit vectors."""
+"""CLIP (Radford et al., ICML 2021): an image encoder and a causal text encoder with a shared space of unit vectors."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ EPSILON = 1e-5
 
 
 def quick_gelu(x: Array) -> Array:
-    """x·σ(1.702 x), the GELU of OpenAI's weights."""
+    """x·σ(1.702 x), the approximation of GELU that OpenAI's weights need."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -129,18 +129,18 @@ class TextTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers and their projections, without bias, into one space.
+    """The image and text towers with their projections, without bias, into a shared space.
 
     Attributes:
-        image_size, patch: pixels a side of the image and of a patch.
-        image, text: the towers' sizes.
-        vocab, positions: number of words, and tokens of the longest text.
-        projection: P, the width of the common space.
+        image_size, patch: side of the image and of a patch, in pixels.
+        image, text: sizes of the towers.
+        vocab, positions: size of the vocabulary, and length of the longest text in tokens.
+        projection: P, the width of the shared space.
         activation: "quick_gelu" (OpenAI) or "gelu" (most of OpenCLIP), exact.
-        end_token: number of the end-of-text token, whose first place gives a text's vector. None: the place of the highest
-            number, which is the same in OpenAI's vocabulary.
-        remat: recompute layers in the backward pass; memory for time.
-        dtype: of the towers; parameters, projections and unit vectors are float32.
+        end_token: id of the end-of-text token; a text feature is read at its first position. None: at the position of the
+            highest id, which is the same in OpenAI's vocabulary.
+        remat: recompute layers in the backward pass, which saves memory and takes longer.
+        dtype: dtype of the towers; parameters, projections and unit vectors are float32.
 
     Example:
         >>> module = build("clip_vit_base_patch32")
@@ -182,12 +182,12 @@ class CLIP(nn.Module):
         train: bool = False,
         capture: tuple[str, ...] = (),
     ) -> tuple[Array, dict[str, Any]]:
-        """How well each image fits each text.
+        """Returns the scaled similarity of each image and each text.
 
         Args:
             images: (B, h, w, 3) float, normalised with CLIP's mean and standard deviation.
             input_ids, attention_mask: (C, T); see `encode_text`.
-            train: changes nothing (CLIP has no dropout); taken as every model takes it.
+            train: has no effect, since CLIP has no dropout; for the common interface of models.
             capture: "attention".
 
         Returns:
@@ -204,15 +204,15 @@ class CLIP(nn.Module):
     def encode_image(
         self, images: Array, *, train: bool = False, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
-        """Unit vectors of images.
+        """Returns unit vectors of images.
 
         Args:
             images: (B, h, w, 3) float, normalised.
-            train: changes nothing.
+            train: has no effect.
             capture: "attention" (L, B, H, 1 + N, 1 + N).
 
         Returns:
-            (B, P) float32, and aux: "tokens" (B, 1 + N, D) after the last block, and what `capture` named.
+            (B, P) float32, and aux: "tokens" (B, 1 + N, D) after the last block, and what `capture` names.
         """
         cls, aux = self.image_tower(images, train=train, capture=capture)
         return unit(self.image_projection(cls).astype(jnp.float32), 1e-24), aux
@@ -225,17 +225,17 @@ class CLIP(nn.Module):
         train: bool = False,
         capture: tuple[str, ...] = (),
     ) -> tuple[Array, dict[str, Array]]:
-        """Unit vectors of texts.
+        """Returns unit vectors of texts.
 
         Args:
-            input_ids: (B, T) int32, each row with an end-of-text token; a number outside the vocabulary gives NaN.
-            attention_mask: (B, T), 0 where a token is padding; None is as good, since what follows the end-of-text token
-                cannot reach it.
-            train: changes nothing.
+            input_ids: (B, T) int32, each row with an end-of-text token; an id outside the vocabulary gives NaN.
+            attention_mask: (B, T), 0 for padding tokens. None gives the same result, because the end-of-text token does not
+                attend to what follows it.
+            train: has no effect.
             capture: "attention" (L, B, H, T, T).
 
         Returns:
-            (B, P) float32, and aux: "tokens" (B, T, d) after the last norm, and what `capture` named.
+            (B, P) float32, and aux: "tokens" (B, T, d) after the last norm, and what `capture` names.
         """
         end, aux = self.text_tower(input_ids, attention_mask, train=train, capture=capture)
         return unit(self.text_projection(end).astype(jnp.float32), 1e-24), aux
@@ -249,14 +249,14 @@ NAMES: tuple[str, ...] = tuple(sorted(CONFIGS))
 
 
 def build(name: str, **overrides: Any) -> CLIP:
-    """The CLIP of a name, with fields overridden.
+    """Builds the CLIP of a name, with fields overridden.
 
     Args:
         name: one of NAMES.
         **overrides: fields of CLIP.
 
     Raises:
-        UserError: the name or a field is unknown, or a combination cannot be.
+        UserError: the name or a field is unknown, or a combination of fields is invalid.
     """
     if name not in CONFIGS:
         raise UserError(f"model {name!r} is not one of {', '.join(NAMES)}")
@@ -264,7 +264,7 @@ def build(name: str, **overrides: Any) -> CLIP:
 
 
 def make(name: str, **fields: Any) -> CLIP:
-    """As `build`, from the fields alone; `name` is what a message calls the model."""
+    """Builds a CLIP from fields; `name` is the name of the model in messages."""
     known = {field.name for field in dataclasses.fields(CLIP)} - {"parent", "name"}
     for key in fields:
         if key not in known:
@@ -275,7 +275,7 @@ def make(name: str, **fields: Any) -> CLIP:
 
 
 def check(module: CLIP, name: str = "clip") -> None:
-    """Raises UserError where the fields cannot be together."""
+    """Raises a UserError if the combination of fields is invalid."""
     if module.image_size % module.patch:
         raise UserError(
             f"model {name}: image_size={module.image_size} must be a multiple of the patch {module.patch}"

@@ -1,11 +1,12 @@
-"""Convolutions for the convolutional trunks: padding rules, depthwise taps, convolution with batch norm.
+"""Convolutions for the convolutional trunks: padding rules, depthwise convolution, and convolution with batch norm.
 
-Kernels are HWIO, images NHWC. Two padding rules exist because two families of weights do: `"same"` is
+Kernels are HWIO, images NHWC. There are two padding rules because there are two families of weights: `"same"` is
 TensorFlow's, which pads the far edge more when a stride does not divide the size; `"symmetric"` is torch's (k
 − 1) / 2 on both sides.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fusionjax.errors import UserError
+from fusionjax.models.layers import DType
 
 PADDINGS = ("same", "symmetric")
 DEPTHWISE = ("auto", "taps", "conv")
@@ -33,7 +35,7 @@ def edge_padding(rule: str, size: int, kernel: int, stride: int) -> tuple[int, i
         (before, after), both ≥ 0.
 
     Raises:
-        UserError: the rule is neither of the two.
+        UserError: the rule is unknown.
     """
     if rule == "same":
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -78,17 +80,17 @@ def depthwise_conv2d(
 ) -> jax.Array:
     """A depthwise convolution without bias: every channel has its own k×k kernel.
 
-    XLA's grouped convolution is slow on CPUs (its inner loop does not run over channels), so there the sum of
-    the k² shifted and weighted images is taken, which fuses into one vectorised loop; accelerators use the
-    grouped convolution.
+    XLA's grouped convolution is slow on CPUs because its inner loop is not over channels. CPUs therefore sum
+    the k² shifted and weighted images, which fuses into one vectorised loop; accelerators use the grouped
+    convolution.
 
     Args:
         x: (B, h, w, C).
         kernel: (k, k, 1, C), of x's dtype.
         stride: step along rows and columns.
         padding: rule of `edge_padding`.
-        method: "taps" (shifted sum), "conv" (grouped convolution) or "auto" (taps where the default backend
-          is a CPU). The two differ only by the order of summation.
+        method: "taps" (shifted sum), "conv" (grouped convolution) or "auto" (taps if the default backend
+          is a CPU). The two differ only in the order of summation.
 
     Returns:
         (B, h', w', C), of x's dtype.
@@ -113,17 +115,18 @@ def depthwise_conv2d(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The shifted sum over an already padded x, with a backward pass of the same kind.
+    """Returns the sum of shifted images over an already padded x, with a custom backward pass of the same kind.
 
-    Differentiated term by term, it would become k² padded additions and k² reductions over rows, of which XLA's CPU back end
-    makes slow loops: 2.4 times the time at (64, 6, 6, 1152), k = 5.
+    Automatic differentiation would give k² padded additions and k² reductions over rows, which XLA compiles to slow loops on
+    CPUs: 2.4 times the time at (64, 6, 6, 1152), k = 5.
     """
-    total = None
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            tap = _shifted(x, i, j, _steps(x, kernel, stride), stride) * kernel[i, j, 0]
-            total = tap if total is None else total + tap
-    return total
+    size = _steps(x, kernel, stride)
+    taps = (
+        _shifted(x, i, j, size, stride) * kernel[i, j, 0]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    )
+    return functools.reduce(operator.add, taps)
 
 
 def _taps_forward(
@@ -138,7 +141,7 @@ def _taps_backward(
     x, kernel = saved
     rows, columns = kernel.shape[:2]
     size = _steps(x, kernel, stride)
-    dy = lax.optimization_barrier(dy)  # or what made it is computed again for every tap
+    dy = lax.optimization_barrier(dy)  # otherwise dy is recomputed for every tap
     edges = [
         (k - 1, whole - (n - 1) * stride - 1, stride - 1)
         for k, whole, n in zip((rows, columns), x.shape[1:3], size, strict=True)
@@ -162,38 +165,41 @@ _taps.defvjp(_taps_forward, _taps_backward)
 
 
 def _steps(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[int, int]:
-    """Rows and columns of the output over a padded x."""
-    return tuple((whole - k) // stride + 1 for whole, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    """Returns the rows and columns of the output for a padded x."""
+    rows, columns = (
+        (whole - k) // stride + 1 for whole, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    return rows, columns
 
 
 def _shifted(x: jax.Array, i: int, j: int, size: tuple[int, int], stride: int) -> jax.Array:
-    """The pixels that tap (i, j) of the kernel sees, one for every pixel of the output."""
+    """Returns the input pixels under tap (i, j) of the kernel, one per output pixel."""
     height, width = size
     last = (x.shape[0], i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, x.shape[3])
     return lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1))
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and activation, as one unit.
+    """Convolution, batch norm and activation as one module.
 
     With `train=False` the norm's affine map of running statistics is folded into the kernel, so inference is
-    one convolution and one fused add and activation. With `train=True` the batch's statistics normalise, and
-    the running ones move.
+    one convolution and one fused add and activation. With `train=True` the statistics of the batch are used,
+    and the running statistics are updated.
 
     Parameters: kernel (k, k, C or 1, D), scale (D,), bias (D,), float32. Collection batch_stats: mean (D,),
     var (D,).
 
     Attributes:
-        features: D; for a depthwise unit it must equal the input's channels.
+        features: D; for a depthwise convolution, the number of input channels.
         kernel: k.
         stride: step along rows and columns.
         padding: rule of `edge_padding`.
         depthwise: every channel has its own kernel.
         eps: added to the variance.
-        momentum: share of the running statistics that is kept at a training step.
-        act: applied last; None for a linear unit.
-        scale_init: initialiser of the norm's scale (zeros make a residual branch start as the identity).
-        method: how a depthwise unit runs, as in `depthwise_conv2d`.
+        momentum: weight of the old running statistics at a training step.
+        act: activation, applied last; None for none.
+        scale_init: initialiser of the scale of the norm (with zeros, a residual block starts as the identity).
+        method: implementation of the depthwise convolution, as in `depthwise_conv2d`.
         dtype: compute dtype.
 
     Source: Ioffe & Szegedy 2015, arXiv 1502.03167.
@@ -209,7 +215,7 @@ class ConvNorm(nn.Module):
     act: Callable[[jax.Array], jax.Array] | None = None
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     method: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -247,31 +253,29 @@ class ConvNorm(nn.Module):
 
 
 def max_pool(x: jax.Array, *, window: int = 3, stride: int = 2, padding: str = "symmetric") -> jax.Array:
-    """Maximum over windows; the padding is −∞, so it never wins. (B, h, w, C) → (B, h', w', C)."""
+    """Maximum over windows; padded with −∞. (B, h, w, C) → (B, h', w', C)."""
     pads = [edge_padding(padding, size, window, stride) for size in x.shape[1:3]]
     return nn.max_pool(x, (window, window), (stride, stride), pads)
 
 
 def run_block(block: nn.Module, x: jax.Array, *, train: bool, remat: bool) -> jax.Array:
-    """`block(x, train=train)`; with `remat` nothing of the block's inside is kept for the gradient, it is computed again."""
+    """`block(x, train=train)`; with `remat`, its activations are recomputed in the backward pass."""
     if not remat:
         return block(x, train=train)
     return nn.remat(lambda module, x: module(x, train=train))(block, x)
 
 
 def chunk_size(shape: Sequence[int], *, least: int = 2**15, most: int = 2**17) -> int | None:
-    """Images to run at a time on a CPU, so that a convolutional trunk's wide maps stay in its cache.
+    """Returns how many images to run at a time on a CPU, so that wide feature maps stay in its cache.
 
     Args:
         shape: (B, h, w, C) of the images; B may be symbolic (jax.export).
-        least, most: pixels in a chunk.
+        least, most: bounds of the number of pixels in a chunk.
 
     Returns:
-        The largest divisor of B whose images have at most `most` pixels; None where running the whole batch
-        at once is right: on accelerators, on more than one device (a batch may be sharded), for a small or
-        symbolic
-          batch, and where
-        that divisor leaves fewer than `least` pixels.
+        The largest divisor of B whose images have at most `most` pixels. None if the whole batch should run at
+        once: on accelerators, on more than one device (the batch may be sharded), if the batch is small or
+        symbolic, or if the chunk would have fewer than `least` pixels.
     """
     batch, pixels = shape[0], shape[1] * shape[2]
     if (
@@ -286,7 +290,7 @@ def chunk_size(shape: Sequence[int], *, least: int = 2**15, most: int = 2**17) -
 
 
 def check_capture(capture: Sequence[str], known: Sequence[str]) -> None:
-    """Refuses a `capture` name that a trunk does not have. Raises UserError naming it and the known ones."""
+    """Raises a UserError if `capture` has a name that is not among the known ones."""
     for name in capture:
         if name not in known:
             raise UserError(f"capture {name!r} is not one of {', '.join(known)}")

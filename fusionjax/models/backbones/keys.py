@@ -23,7 +23,7 @@ class Rule(NamedTuple):
     part: tuple[int, int] | None = None
 
     def region(self, shape: tuple[int, ...]) -> tuple[int | slice | EllipsisType, ...]:
-        """The index of the transformed tensor in a leaf of this shape."""
+        """Returns the index of the transformed tensor in a leaf of this shape."""
         layer: tuple[int, ...] = () if self.layer is None else (self.layer,)
         if self.part is None:
             return layer
@@ -82,11 +82,11 @@ def unit_rules(convolution: str, norm: str, *path: str, statistics: bool = True)
 
 
 def classes(tensors: Mapping[str, np.ndarray], head: str) -> int:
-    """Number of classes of the head whose kernel is called so; 0 where there is none."""
+    """Returns the number of classes of the head whose kernel has this name; 0 if there is none."""
     return np.shape(tensors[head])[0] if head in tensors else 0
 
 
 def headed(tensors: Mapping[str, np.ndarray], head: str) -> dict[str, Any]:
-    """Fields of a convolutional network with the head that the tensors have, or with none."""
+    """Returns the fields of a convolutional network whose head matches the tensors, or without a head."""
     count = classes(tensors, head)
     return {"num_classes": count} if count else {"output": "pooled"}

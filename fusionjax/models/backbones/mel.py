@@ -1,7 +1,7 @@
-"""A small encoder of log-mel frames, to train from scratch where no weights of Wav2Vec2 are at hand.
+"""A small encoder of log-mel frames, to train from scratch without Wav2Vec2 weights.
 
-Strided 3×3 convolutions over time and frequency, then pre-norm transformer blocks over time. Nothing is normalised over time
-and every convolution sees zeros beyond a clip's end, so each clip of a batch gives what it gives alone.
+Strided 3×3 convolutions over time and frequency, then pre-norm transformer blocks over time. Nothing is normalised over
+time, and padding is zero in every convolution, so the tokens of a clip do not depend on the other clips of the batch.
 """
 
 import functools
@@ -20,20 +20,23 @@ from fusionjax.types import Array
 
 
 def sincos_1d(length: int, width: int) -> np.ndarray:
-    """Sine-cosine positions, (T, d) float32: [sin(t·ω), cos(t·ω)], ω_i = 10000^(−i / (d/2)) (Vaswani et al., 2017)."""
+    """Returns sine-cosine position embeddings, (T, d) float32: [sin(t·ω), cos(t·ω)], ω_i = 10000^(−i / (d/2)).
+
+    Source: Vaswani et al., 2017, section 3.5.
+    """
     angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(width // 2) / (width // 2))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 class MelEncoder(nn.Module):
-    """Tokens of log-mel frames, one for 2^n frames with n convolutions.
+    """Encoder of log-mel frames: one token per 2^n frames, with n convolutions.
 
     Attributes:
         width, depth, heads: D, L and H of the transformer.
         mlp_ratio: hidden width of its MLP / D.
-        channels: of the convolutions; each halves time and frequency.
-        dropout: after the embedding, the attention projections and the MLP layers.
-        dtype: of the computation; parameters are float32.
+        channels: channels of the convolutions; each halves time and frequency.
+        dropout: rate after the embedding, the attention projections and the MLP layers.
+        dtype: dtype of the computation; parameters are float32.
 
     Raises:
         UserError: `heads` does not divide `width`, or `width` is odd.
@@ -56,22 +59,22 @@ class MelEncoder(nn.Module):
     def __call__(
         self, audio: Array, mask: Array | None = None, *, train: bool = False
     ) -> tuple[Array, dict[str, Any]]:
-        """Tokens of a clip's sound.
+        """Encodes audio clips.
 
         Args:
-            audio: (B, T, F), log-mel energies, F bins; each clip's own frames come first.
-            mask: (B, T) bool, True for a clip's own frames; None for all. What stands in the others changes no bit.
+            audio: (B, T, F), log-mel energies in F bins; padding frames come last.
+            mask: (B, T) bool, False for padding frames; None for no padding. Their content has no effect on the output.
             train: dropout on; needs the PRNG collection "dropout".
 
         Returns:
-            (B, ⌈T / 2ⁿ⌉, D) in `dtype`, 0 where a token is padding, and {"mask": of the tokens, bool}.
+            (B, ⌈T / 2ⁿ⌉, D) in `dtype`, 0 for padding tokens, and {"mask": (B, ⌈T / 2ⁿ⌉) bool, False for padding tokens}.
         """
         mask = jnp.ones(audio.shape[:2], bool) if mask is None else jnp.asarray(mask) != 0
         x = jnp.where(mask[..., None], audio, 0).astype(self.dtype)[..., None]
         for i, channels in enumerate(self.channels):
             x = nn.Conv(channels, (3, 3), (2, 2), [(1, 1), (1, 1)], dtype=self.dtype, name=f"conv_{i}")(x)
             x = gelu(LayerNorm(dtype=self.dtype, name=f"conv_norm_{i}")(x))
-            # The centre of a window is inside the clip. Beyond its end the next convolution must see zeros, as it does alone.
+            # A token is valid if the centre of its window is. The next convolution must see zeros as padding.
             mask = mask[:, ::2]
             x = jnp.where(mask[..., None, None], x, 0)
         x = Dense(self.width, dtype=self.dtype, name="proj")(x.reshape(*x.shape[:2], -1))

@@ -1,13 +1,13 @@
-"""A backbone family's record: all that the rest of the program knows of it, in one place.
+"""The record of a backbone family: all that the rest of the package needs to know about it.
 
-A family is a network with named sizes. Its record says how to build them, how their weights were trained to see images, which
-parameters are not decayed, in which order its layers stand, and where reference tensors go.
-docs/extending.md shows a whole one.
+A family is a network with named sizes. Its record defines how to build them, the image preprocessing of their weights, the
+parameters without weight decay, the order of the layers, and the mapping of reference tensors. docs/extending.md has an
+example.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,20 +16,21 @@ import numpy as np
 from fusionjax.models.backbones.keys import KeyMap
 
 Grid = tuple[int, int]
+T = TypeVar("T")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 
 class Preprocessing(NamedTuple):
-    """How images are prepared for published weights.
+    """Image preprocessing of published weights.
 
     Attributes:
         size: rows and columns of the input, in pixels.
-        mean, std: of the pixels on the scale 0 … 1, a channel each.
+        mean, std: mean and standard deviation of each channel, for pixel values in 0 … 1.
         interpolation: "bilinear" or "bicubic".
-        crop: share of the resized image's shorter side that the centre crop keeps.
-        source: who publishes these numbers.
+        crop: fraction of the shorter side of the resized image that the centre crop keeps.
+        source: where these numbers are published.
     """
 
     size: tuple[int, int]
@@ -40,14 +41,15 @@ class Preprocessing(NamedTuple):
     source: str = "timm's pretrained_cfg"
 
 
-class Layer(NamedTuple):
-    """Where some parameters stand in the order of layers.
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Position of some parameters in the order of layers.
 
     Attributes:
         pattern: regular expression that matches their whole path, its parts joined by "/".
-        index: 0 for the embedding, 1 … L for the blocks, L + 1 for what comes after them.
-        stacked: the first axis of these parameters counts blocks, as `nn.scan` leaves them.
-        step: from one entry of that axis to the next; 0 where all belong to one layer.
+        index: 0 for the embedding, 1 … L for the blocks, L + 1 for the layers after them.
+        stacked: whether the first axis of these parameters is the layer axis of `nn.scan`.
+        step: increment of the index along that axis; 0 if all entries belong to one layer.
     """
 
     pattern: str
@@ -57,11 +59,11 @@ class Layer(NamedTuple):
 
 
 class LayerOrder(NamedTuple):
-    """The layers of a module from its input to its output; of a path's rules the first counts.
+    """The layers of a module from input to output; the first rule that matches a path applies.
 
     Attributes:
         depth: L.
-        rules: they cover every parameter of the module itself, without `parts` and `below` (`models.parameters`).
+        rules: cover all parameters of the module itself, without `parts` and `below` (`models.parameters`).
     """
 
     depth: int
@@ -69,17 +71,17 @@ class LayerOrder(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Steps from the output down to the input: L + 1, or L where there is no embedding."""
+        """Number of steps from output to input: L + 1, or L without an embedding."""
         return self.depth + any(rule.index <= 0 for rule in self.rules)
 
 
 class Trunk(NamedTuple):
-    """A convolutional network as a maker of feature maps.
+    """A convolutional network that returns feature maps.
 
     Attributes:
         module: images → (B, h, w, C).
         stride: pixels per cell of the last map.
-        neck: the upper part where the network is cut in two, from the module's map to the last one; else None.
+        neck: if the network is split in two, its upper part, from the map of `module` to the last map; else None.
     """
 
     module: nn.Module
@@ -88,13 +90,13 @@ class Trunk(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A map over an image that explains a prediction, where the network has one of its own.
+    """A map over the image that explains a prediction, for networks that provide one.
 
     Attributes:
-        capture: what the module must capture for it.
-        weights: (module, aux) → (B, N), a weight for each cell of the grid, row by row.
-        grid: module → rows and columns.
-        name, text: what it is, for the report.
+        capture: names to pass as `capture` to the module.
+        weights: (module, aux) → (B, N), one weight per cell of the grid, row by row.
+        grid: module → rows and columns of the grid.
+        name, text: name and explanation of the map in the report.
     """
 
     capture: tuple[str, ...]
@@ -105,12 +107,12 @@ class Shown(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A reference implementation's tensors, understood.
+    """The tensors of a reference implementation, with the matching module and key map.
 
     Attributes:
-        module: with the sizes and the head that the tensors have.
-        rules: where each tensor goes.
-        tensors: without prefixes, buffers and heads of other tasks.
+        module: module whose sizes and head match the tensors.
+        rules: target parameter of each tensor.
+        tensors: the tensors, without prefixes, buffers and heads of other tasks.
     """
 
     module: nn.Module
@@ -118,7 +120,7 @@ class Reference(NamedTuple):
     tensors: Mapping[str, np.ndarray]
 
 
-def _same(value: Any) -> Any:
+def _same(value: T) -> T:
     return value
 
 
@@ -128,37 +130,36 @@ def _own_grid(module: nn.Module) -> Grid | Sequence[Grid] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What the program knows of a family.
+    """The record of a backbone family.
 
     Attributes:
-        name: of the family.
-        names: of its models, as `fusionjax.models.create` takes them: timm's or transformers' where they have the model.
-        module: class of its network.
-        build: (name, **fields of the module) → the module; raises a UserError for what cannot be.
-        layers: module → the order of its layers.
-        inputs: (module, size) → shapes and dtypes of one input; `size` is rows and columns of an image, for modules that
-            take any.
-        kind: what it reads.
-        undecayed: patterns of whole paths that weight decay spares, beside biases and the scales of norms.
-        heads: patterns of the names of its classifiers, parameters at the top.
-        preprocessing: by name.
-        weights: by name a source of published weights, as `config.pretrained.source` takes it.
+        name: name of the family.
+        names: names of its models for `fusionjax.models.create`; those of timm or transformers if they have the model.
+        module: class of the network.
+        build: (name, **fields of the module) → the module; raises a UserError for invalid fields.
+        layers: module → order of its layers.
+        inputs: (module, size) → shapes and dtypes of one input; `size` is (rows, columns) for modules that accept any size.
+        kind: modality of the input.
+        undecayed: patterns of full parameter paths without weight decay, besides biases and the scales of norms.
+        heads: patterns of the names of its classifiers, at the top level of the parameters.
+        preprocessing: name → preprocessing of its published weights.
+        weights: name → source of published weights, as for `config.pretrained.source`.
         reference: (name, tensors of the reference implementation) → `Reference`.
-        unpublished: patterns of parameters that no published weights have.
-        published: name → the name of the model whose published weights it starts from.
-        reads: fields of `config.model` that it reads.
-        spared: fields that it does not read, and that may be set all the same.
+        unpublished: patterns of parameters that published weights do not have.
+        published: name → name of the model whose published weights it starts from.
+        reads: fields of `config.model` that the family uses.
+        spared: fields that it does not use but that may be set.
         configure: (config of the run, image_shape=(rows, columns), channels=C) → fields of the module.
-        headless: fields that leave its classifier out, where it can be an encoder of contrastive learning; else None.
-        trunk: (name, features="", cut="", **fields) → `Trunk`, of a convolutional network.
-        cuts: values of `cut` that `trunk` takes, as `config.model.train_trunk_from`.
-        tokens: (name, image_size=…, features=…, dtype=…) → (module that gives (B, h, w, D), its grid), of a transformer.
-        one_map: it has one grid of tokens.
-        embeds: its CLS features can be those of re-identification (`methods.reid`).
-        shown: the map that explains its predictions, beside those of the methods; None where it has none.
-        grids: module → rows and columns of its position tables, or one pair a branch; None where it has none.
-        counted: module → the same as `models.cards` counts its multiply-adds.
-        capture: what `models.cards` asks for, so that attention is computed whole.
+        headless: fields that omit the classifier, if the network can be an encoder for contrastive learning; else None.
+        trunk: (name, features="", cut="", **fields) → `Trunk`, for a convolutional network.
+        cuts: values of `cut` that `trunk` accepts, as for `config.model.train_trunk_from`.
+        tokens: (name, image_size=…, features=…, dtype=…) → (module that returns (B, h, w, D), its grid), for a transformer.
+        one_map: whether it has exactly one grid of tokens.
+        embeds: whether its CLS features can be used for re-identification (`methods.reid`).
+        shown: a map that explains its predictions, in addition to those of the methods; None if there is none.
+        grids: module → rows and columns of its position embeddings, or one pair per branch; None without such embeddings.
+        counted: module → an equivalent module whose multiply-adds `models.cards` counts.
+        capture: names that `models.cards` captures, so that attention maps are computed in full.
     """
 
     name: str
@@ -191,5 +192,5 @@ class Family:
 
 
 def hub_timm(tags: Mapping[str, str]) -> dict[str, str]:
-    """Sources of timm's weights on the hub: name → tag becomes name → "hub:timm/name.tag"."""
+    """Returns the sources of timm's weights on the hub: name → tag becomes name → "hub:timm/name.tag"."""
     return {name: f"hub:timm/{name}.{tag}" for name, tag in tags.items()}

@@ -3,12 +3,13 @@
 `resnet50` and `resnet101` are torch's v1.5 (the stride is in the 3×3 convolution) with batch norm.
 `resnetv2_50_s16` is the trunk of timm's vit_base_r50_s16: three stages of 3, 4 and 9 blocks up to stride 16
 and 1,024 channels, weight-standardised convolutions, group norm, TensorFlow's padding. "v2" is timm's name;
-its blocks are not pre-activated.
+its blocks are not pre-activation blocks.
 
 Source: He et al. 2016, arXiv 1512.03385; Kolesnikov et al. 2020 (BiT), arXiv 1912.11370; Qiao et al. 2019
 (weight standardisation), arXiv 1903.10520; Dosovitskiy et al. 2021, arXiv 2010.11929.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from jax import lax
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, conv2d, max_pool, run_block
-from fusionjax.models.layers import Dense, residual
+from fusionjax.models.layers import Dense, DType, residual
 from fusionjax.types import Array
 
 OUTPUTS = ("logits", "pooled", "tokens")
@@ -54,11 +55,11 @@ class StdConvNorm(nn.Module):
     groups: int = 32
     eps: float = 1e-5
     kernel_eps: float = 1e-8
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """(B, h, w, C) → (B, h', w', features); `train` changes nothing, as no running statistics exist."""
+        """(B, h, w, C) → (B, h', w', features); `train` has no effect, since there are no running statistics."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.variance_scaling(2.0, "fan_out", "normal"), shape)
         scale = self.param("scale", self.scale_init, (self.features,))
@@ -80,13 +81,13 @@ class StdConvNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (strided), 1×1 to four times the width, and a shortcut that is projected where shapes differ.
+    """1×1, 3×3 (strided), 1×1 to four times the width, and a shortcut that is projected if the shapes differ.
 
     Attributes:
         features: output channels.
         stride: of the 3×3 convolution.
         drop_path: probability that an example skips the residual branch in training.
-        unit: ConvNorm or StdConvNorm with the network's settings.
+        unit: constructor of ConvNorm or StdConvNorm with the settings of the network.
         last_scale: initialiser of the last norm's scale.
     """
 
@@ -109,7 +110,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The family's one module; `build` fills in a name's settings.
+    """The module of the family; `build` sets the fields of a name.
 
     Parameters: stem, stage_i_block_j (conv1, conv2, conv3, downsample), head.
 
@@ -122,10 +123,10 @@ class ResNet(nn.Module):
         standardise: weight-standardised convolutions with group norm in place of batch norm.
         padding: rule of `edge_padding`.
         eps: of the norm.
-        momentum: share of the running statistics kept at a training step.
+        momentum: weight of the old running statistics at a training step.
         dropout: rate before the classifier.
-        drop_path: rate of the last block; it grows linearly from 0.
-        remat: recompute the blocks in the backward pass; memory for time.
+        drop_path: stochastic depth rate of the last block; the rate grows linearly from 0.
+        remat: recompute blocks in the backward pass, which saves memory and takes longer.
         dtype: compute dtype; parameters are float32.
     """
 
@@ -140,7 +141,7 @@ class ResNet(nn.Module):
     dropout: float = 0.0
     drop_path: float = 0.0
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(
@@ -151,8 +152,8 @@ class ResNet(nn.Module):
         Args:
             images: (B, h, w, C) float, normalised.
             train: batch statistics, dropout and stochastic depth; needs `mutable=["batch_stats"]` where batch
-              norm is used and, where a rate is not 0, a `dropout` random stream.
-            capture: maps to return in aux: "stage_0" … "stage_3", as far as the network goes.
+              norm is used and, if a rate is not 0, the PRNG collection "dropout".
+            capture: maps to return in aux: "stage_0" … "stage_3", up to the last stage.
 
         Returns:
             (output, aux); logits are float32, pooled and tokens of the compute dtype.
@@ -166,13 +167,13 @@ class ResNet(nn.Module):
         layers = self.layers[:3] if self.features == "stride16" else self.layers
         check_capture(capture, [f"stage_{index}" for index in range(len(layers))])
 
-        def unit(features: int, **settings: Any) -> nn.Module:
-            shared = {"padding": self.padding, "eps": self.eps, "dtype": self.dtype}
-            if self.standardise:
-                return StdConvNorm(features, **shared, **settings)
-            return ConvNorm(features, **shared, momentum=self.momentum, **settings)
+        unit: Callable[..., nn.Module] = functools.partial(
+            ConvNorm, padding=self.padding, eps=self.eps, momentum=self.momentum, dtype=self.dtype
+        )
+        if self.standardise:
+            unit = functools.partial(StdConvNorm, padding=self.padding, eps=self.eps, dtype=self.dtype)
 
-        # A residual branch with batch norm starts at zero, as timm's does; the hybrid's trunk does not.
+        # A residual branch with batch norm starts at zero, as in timm; that of the hybrid's trunk does not.
         last_scale = nn.initializers.ones if self.standardise else nn.initializers.zeros
         x = unit(64, kernel=7, stride=2, act=nn.relu, name="stem")(images, train=train)
         x = max_pool(x, padding=self.padding)
@@ -202,7 +203,7 @@ class ResNet(nn.Module):
 
 
 def build(name: str, **overrides: Any) -> ResNet:
-    """The ResNet of a name, with fields overridden.
+    """Builds the ResNet of a name, with fields overridden.
 
     Args:
         name: one of NAMES.

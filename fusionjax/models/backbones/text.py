@@ -1,7 +1,7 @@
 """BERT (Devlin et al., NAACL 2019) and DistilBERT (Sanh et al., 2019): post-norm text encoders.
 
-The layers are one `nn.scan`, as in the ViT. Padding is inert: a masked token gets no attention weight at all and no weight in
-the mean, so what stands in it moves no other token by one bit.
+The layers run as one `nn.scan`, as in the ViT. Padding has no effect: a masked token gets no attention weight and no weight in
+the mean, so its content does not change any other token.
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ class TextConfig:
     """The sizes of a text encoder; the defaults are BERT-base's.
 
     Attributes:
-        vocab: number of words V.
+        vocab: V, size of the vocabulary.
         width, layers, heads, ffn: d, L, H and the hidden width of the feed-forward layers.
-        positions: longest text, in tokens.
+        positions: length of the longest text, in tokens.
         types: number of token types; 0 for none (DistilBERT).
-        pooler: whether BERT's pooler, tanh(Linear(CLS)), is there.
-        epsilon: of every layer normalisation.
+        pooler: whether there is BERT's pooler, tanh(Linear(CLS)).
+        epsilon: epsilon of all layer normalisations.
         activation: "gelu" (exact) or "relu".
-        dropout: after the embedding, the attention projection and the feed-forward layers.
-        attention_dropout: of the attention map.
+        dropout: rate after the embedding, the attention projection and the feed-forward layers.
+        attention_dropout: rate for the attention map.
     """
 
     vocab: int = 30522
@@ -67,12 +67,12 @@ class SelfAttention(nn.Module):
 
     Args (call):
         x: (B, N, D).
-        mask: bool, broadcastable to (B, H, N, N); False keys get no weight. None for all keys.
-        train: dropout of the map on.
+        mask: bool, broadcastable to (B, H, N, N); False keys get no weight; None for no mask.
+        train: whether dropout is on.
         capture: "attention" or nothing.
 
     Returns:
-        (B, N, D), and {"attention": (B, H, N, N) float32, before dropout} where asked for.
+        (B, N, D), and {"attention": (B, H, N, N) float32, before dropout} if captured.
     """
 
     heads: int
@@ -116,14 +116,14 @@ class PostNormLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT; DistilBERT where the config has no token types and no pooler.
+    """BERT; DistilBERT if the config has no token types and no pooler.
 
     Attributes:
-        config: the sizes.
+        config: sizes.
         output: "tokens" (B, T, d); "pooled" (B, d), BERT's pooler; "mean" (B, d), the mean of the tokens that are not padding.
-        normalise: the pooled or mean vector is made unit, as sentence embeddings are.
-        remat: recompute layers in the backward pass; memory for time.
-        dtype: of the computation; parameters are float32.
+        normalise: scale the pooled or mean vector to unit length, as for sentence embeddings.
+        remat: recompute layers in the backward pass, which saves memory and takes longer.
+        dtype: dtype of the computation; parameters are float32.
 
     Example:
         >>> module = TextEncoder(TextConfig(vocab=100, width=16, layers=2, heads=2, ffn=32), output="mean")
@@ -161,22 +161,22 @@ class TextEncoder(nn.Module):
         train: bool = False,
         capture: tuple[str, ...] = (),
     ) -> tuple[Array, dict[str, Any]]:
-        """Token vectors, or one vector a text.
+        """Encodes texts.
 
         Args:
-            input_ids: (B, T) int32; a number outside the vocabulary gives NaN.
-            attention_mask: (B, T), 0 or False where a token is padding; None for no padding.
-            token_type_ids: (B, T) int32; None for zeros. Ignored where the model has no types.
+            input_ids: (B, T) int32; an id outside the vocabulary gives NaN.
+            attention_mask: (B, T), 0 or False for padding tokens; None for no padding.
+            token_type_ids: (B, T) int32; None for zeros. Ignored if the model has no token types.
             train: dropout on; needs the PRNG collection "dropout".
             capture: "attention" (L, B, H, T, T), the maps before dropout.
 
         Returns:
-            what `output` names (tokens in `dtype`, vectors in float32), and aux: "tokens" (B, T, d), "pooled" (B, d) where
-            there is a pooler, and what `capture` named. A text of nothing but padding has the mean 0.
+            The output (tokens in `dtype`, vectors in float32), and aux: "tokens" (B, T, d), "pooled" (B, d) if there is a
+            pooler, and what `capture` names. The mean of a text that is all padding is 0.
 
         Raises:
             UserError: `output` does not fit the config.
-            ValueError: the text is longer than the positions, or the mask has another shape.
+            ValueError: the text is longer than `positions`, or the mask has the wrong shape.
         """
         check(self)
         if attention_mask is None:
@@ -195,7 +195,7 @@ class TextEncoder(nn.Module):
         return (unit(out.astype(jnp.float32), 1e-24) if self.normalise else out), aux
 
     def embed(self, input_ids: Array, token_type_ids: Array | None, *, train: bool) -> Array:
-        """Words, positions and types, normalised: (B, T, d)."""
+        """Returns the normalised sum of word, position and token type embeddings, (B, T, d)."""
         length = input_ids.shape[1]
         if length > self.config.positions:
             raise ValueError(f"a text of {length} tokens; the model has {self.config.positions} positions")
@@ -209,27 +209,27 @@ class TextEncoder(nn.Module):
     def encode(
         self, x: Array, mask: Array, *, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
-        """All layers. What `capture` names is stacked over them."""
+        """Runs all layers; what `capture` names is stacked over layers."""
         return scan_layers(
             self.layers, x, mask, length=self.config.layers, remat=self.remat, train=train, capture=capture
         )
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean over the tokens that count: (B, T, d), (B, T) bool → (B, d) float32; 0 where none counts."""
+    """Mean over tokens without padding: (B, T, d), (B, T) bool → (B, d) float32; 0 if all tokens are padding."""
     total = jnp.where(mask[..., None], x.astype(jnp.float32), 0).sum(1)
     return total / jnp.maximum(mask.sum(1, keepdims=True), 1)
 
 
 def build(name: str, **overrides: Any) -> TextEncoder:
-    """The text encoder of a name, with fields overridden.
+    """Builds the text encoder of a name, with fields overridden.
 
     Args:
         name: one of NAMES.
         **overrides: fields of TextEncoder or of TextConfig, e.g. `output="mean", layers=2`.
 
     Raises:
-        UserError: the name or a field is unknown, or a combination cannot be.
+        UserError: the name or a field is unknown, or a combination of fields is invalid.
     """
     if name not in CONFIGS:
         raise UserError(f"text model {name!r} is not one of {', '.join(NAMES)}")
@@ -237,7 +237,7 @@ def build(name: str, **overrides: Any) -> TextEncoder:
 
 
 def make(config: TextConfig, name: str = "text", **overrides: Any) -> TextEncoder:
-    """As `build`, from a config; `name` is what a message calls the model."""
+    """Builds a text encoder from a config; `name` is the name of the model in messages."""
     sizes = {field.name for field in dataclasses.fields(TextConfig)}
     fields = {field.name for field in dataclasses.fields(TextEncoder)} - {"config", "parent", "name"}
     for key in overrides:
@@ -250,7 +250,7 @@ def make(config: TextConfig, name: str = "text", **overrides: Any) -> TextEncode
 
 
 def check(module: TextEncoder, name: str = "text") -> None:
-    """Raises UserError where the fields cannot be together."""
+    """Raises a UserError if the combination of fields is invalid."""
     config = module.config
     if module.output not in OUTPUTS:
         raise UserError(f"model {name}: output={module.output!r} is not one of {', '.join(OUTPUTS)}")

@@ -1,6 +1,6 @@
-"""Vision transformer (Dosovitskiy et al., ICLR 2021; DeiT: Touvron et al., ICML 2021), parameters named as timm names them.
+"""Vision transformer (Dosovitskiy et al., ICLR 2021; DeiT: Touvron et al., ICML 2021), with timm's parameter names.
 
-The blocks are one `nn.scan`: their parameters carry a leading layer axis, and a 12-layer model compiles like one layer.
+The blocks run as one `nn.scan`: their parameters have a leading layer axis, and only one layer is compiled.
 """
 
 from collections.abc import Callable
@@ -30,22 +30,22 @@ class Block(nn.Module):
     """Pre-norm block: x + attend(norm1 x), x + mlp(norm2 x).
 
     Attributes:
-        heads, hidden: H and the MLP's width.
-        dropout: after the attention projection and both MLP layers.
+        heads, hidden: H and the hidden width of the MLP.
+        dropout: rate after the attention projection and both MLP layers.
         qkv_bias: queries, keys and values have a bias.
         qk_scale: factor of q kᵀ; None for 1 / √d.
-        attention_dropout: of the attention map; in training the map is then built, whatever `attend` is.
-        norm: makes both norms; called with `dtype` and `name`.
+        attention_dropout: rate for the attention map; in training the map is then computed, whatever `attend` is.
+        norm: constructor of both norms, called with `dtype` and `name`.
 
     Args (call):
         x: (B, N, D).
         rate: stochastic depth rate of this layer, a scalar, or None for none.
-        attend: (q, k, v) → out over (B, H, N, d) heads; how the tokens of `x` see each other.
-        train: dropout and stochastic depth on.
+        attend: attention over heads, (q, k, v) → out, all (B, H, N, d).
+        train: whether dropout and stochastic depth are on.
         capture: any of "qk", "attention", "tokens".
 
     Returns:
-        x and a dict of what `capture` named.
+        x, and a dict of what `capture` names.
     """
 
     heads: int
@@ -95,24 +95,24 @@ class ViT(nn.Module):
     """Vision transformer over patches, or over the feature map of a convolutional trunk.
 
     Attributes:
-        image_size: height and width in pixels, one number for a square.
-        patch: side of a patch, in pixels; of the trunk's feature map where there is a trunk (then usually 1).
-        stride: from one patch to the next, 0 for `patch`; less makes patches overlap.
+        image_size: height and width in pixels, or one number for a square.
+        patch: side of a patch, in pixels; with a trunk, in cells of its feature map (then usually 1).
+        stride: distance between patches; 0 for `patch`. Patches overlap if it is smaller than `patch`.
         width, depth, heads, mlp_ratio: D, L, H and hidden width / D.
         num_classes: C; 0 for no head (the output is then the CLS token after the last norm).
-        drop_path: stochastic depth of the last block; earlier ones rise linearly to it.
-        dropout: after the embedding, the attention projection and both MLP layers.
+        drop_path: stochastic depth rate of the last block; the rate grows linearly from 0.
+        dropout: rate after the embedding, the attention projection and both MLP layers.
         trunk: module mapping images to (B, h, w, C) features, or None.
-        trunk_stride: pixels per cell of the trunk's (and neck's) feature map.
+        trunk_stride: pixels per cell of the feature map of the trunk (and neck).
         freeze_trunk: the trunk runs in evaluation mode and receives no gradient.
-        neck: module that goes on from the trunk's features and always trains, its normalisation statistics fixed; or None.
-        trunk_norm: batch normalisation, without scale and shift, of the trunk's feature map: the channels of a frozen trunk
-            differ in size by orders of magnitude.
-        output: "logits", or "tokens": the patches' normalised features (B, h, w, D), as a trunk of another model gives.
-        cameras: rows of a learned embedding that is added to every token of an image from that camera, times `camera_scale`
-            (side information embedding; He et al., TransReID, ICCV 2021, equation 3); 0 for none.
-        remat: recompute blocks in the backward pass; memory for time.
-        dtype: of the computation; parameters are float32.
+        neck: module that takes the features of the trunk and is always trained, with fixed normalisation statistics; or None.
+        trunk_norm: apply batch normalisation, without scale and shift, to the feature map: the scales of the channels of a
+            frozen trunk differ by orders of magnitude.
+        output: "logits", or "tokens" for the normalised features of the patches, (B, h, w, D), like a trunk.
+        cameras: number of cameras. The embedding of the camera, times `camera_scale`, is added to every token (side
+            information embedding; He et al., TransReID, ICCV 2021, equation 3); 0 for none.
+        remat: recompute blocks in the backward pass, which saves memory and takes longer.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -141,11 +141,12 @@ class ViT(nn.Module):
         """Rows and columns of patch tokens."""
         size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
         cells = (-(-side // self.trunk_stride) for side in size)
-        return tuple((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
+        rows, columns = ((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
+        return rows, columns
 
     @property
     def below(self) -> tuple[tuple[str, nn.Module], ...]:
-        """The networks that feed the patches, from the last to the first: see `models.parameters`."""
+        """The networks before the patch embedding, from the last to the first; see `models.parameters`."""
         parts = (("neck", self.neck), ("trunk", self.trunk))
         return tuple((name, part) for name, part in parts if part is not None)
 
@@ -177,18 +178,18 @@ class ViT(nn.Module):
         train: bool = False,
         capture: tuple[str, ...] = (),
     ) -> tuple[Array, dict[str, Any]]:
-        """Class logits.
+        """Returns class logits.
 
         Args:
             images: (B, h, w, 3) normalised; or
-            features: (B, h, w, C), what `trunk` made of them.
-            camera: (B,) int, 0 … cameras − 1; needed where the model has `cameras`.
-            train: dropout and stochastic depth on; needs the PRNG collection "dropout".
+            features: (B, h, w, C), output of `trunk`.
+            camera: (B,) int, 0 … cameras − 1; required if the model has `cameras`.
+            train: whether dropout and stochastic depth are on; needs the PRNG collection "dropout".
             capture: "attention" (L, B, H, N, N), "qk" (queries and keys, (L, B, H, N, d)), "tokens" (L, B, N, D).
 
         Returns:
-            logits (B, C) float32 (the CLS feature (B, D) where num_classes is 0), and aux: "features" (B, D) and what
-            `capture` named.
+            Logits (B, C) float32 (the CLS feature (B, D) if num_classes is 0), and aux: "features" (B, D) and what `capture`
+            names.
         """
         x = self.embed(images, features, camera, train=train)
         x, aux = self.encode(x, attend=attention, train=train, capture=capture)
@@ -200,12 +201,14 @@ class ViT(nn.Module):
         return self.classify(cls), aux
 
     def run_trunk(self, images: Array, *, train: bool = False) -> Array:
-        """The trunk's feature map (B, h, w, C) of normalised images."""
+        """Returns the feature map of the trunk for normalised images, (B, h, w, C)."""
+        if self.trunk is None:
+            raise ValueError("the model has no trunk")
         features, _ = self.trunk(images, train=train and not self.freeze_trunk)
         return jax.lax.stop_gradient(features) if self.freeze_trunk else features
 
     def pool_trunk(self, features: Array) -> Array:
-        """Mean over the grid of what trunk and neck make of an image: (B, C). What a linear probe sees."""
+        """Returns the mean feature of trunk and neck over the grid, (B, C): the input of a linear probe."""
         if self.neck is not None:
             features, _ = self.neck(features, train=False)
         return features.astype(jnp.float32).mean((1, 2))
@@ -213,15 +216,15 @@ class ViT(nn.Module):
     def embed(
         self, images: Array | None, features: Array | None, camera: Array | None = None, *, train: bool
     ) -> Array:
-        """Tokens with CLS, positions and camera, (B, N, D)."""
+        """Returns the tokens, with the CLS token and with position and camera embeddings, (B, N, D)."""
         if (camera is None) != (not self.cameras):
             raise ValueError(
                 f"the model has {self.cameras} cameras: pass camera if and only if there are any"
             )
-        if (images is None) == (features is None):
-            raise ValueError("pass either images or features")
-        if features is None:
+        if images is not None and features is None:
             features = images if self.trunk is None else self.run_trunk(images, train=train)
+        elif images is not None or features is None:
+            raise ValueError("pass either images or features")
         if self.neck is not None:
             features, _ = self.neck(features, train=False)
         if self.trunk_norm:
@@ -241,7 +244,7 @@ class ViT(nn.Module):
     def encode(
         self, x: Array, *, attend: Attend, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
-        """All blocks. What `capture` names is stacked over layers."""
+        """Runs all blocks; what `capture` names is stacked over layers."""
 
         def body(block: Block, x: Array, rate: Array) -> tuple[Array, dict[str, Array]]:
             return block(x, rate if self.drop_path else None, attend=attend, train=train, capture=capture)
@@ -255,5 +258,5 @@ class ViT(nn.Module):
         return scan(self.blocks, x, rates)
 
     def classify(self, cls: Array) -> Array:
-        """The head, in float32; the features themselves where there is none."""
+        """Applies the head in float32; returns the features if there is no head."""
         return self.head(cls.astype(jnp.float32)) if self.num_classes else cls

@@ -13,7 +13,7 @@ from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Preproc
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-# Not weights: numbers 0, 1, 2, … that older versions stored.
+# Not weights: position indices 0, 1, 2, … that older versions stored.
 BUFFERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
 
 # transformers' name inside a layer → the path here; linear layers, then norms.
@@ -29,7 +29,7 @@ NORMS = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
 
 
 def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors without what is no weight."""
+    """Returns the tensors without those that are not weights."""
     return {key: tensor for key, tensor in tensors.items() if key not in BUFFERS}
 
 
@@ -54,7 +54,7 @@ def key_map(model: CLIP) -> KeyMap:
         "text_projection.weight": Rule(("params", "text_projection", "kernel"), linear),
         "logit_scale": Rule(("params", "logit_scale"), _scalar),
     }
-    # The misspelling is transformers'.
+    # The misspelling is that of transformers.
     rules |= norm_rules("vision_model.pre_layrnorm", "image_tower", "norm_before")
     rules |= norm_rules("vision_model.post_layernorm", "image_tower", "norm")
     rules |= norm_rules("text_model.final_layer_norm", "text_tower", "norm")
@@ -91,7 +91,7 @@ def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
 
 
 def layers(module: CLIP) -> LayerOrder:
-    """Both towers, their last blocks side by side; the last norms and the projections stand above them."""
+    """Both towers, aligned at their last blocks; the last norms and the projections come after them."""
     depth = max(module.image.layers, module.text.layers)
     rules = []
     for tower, count in (("image_tower", module.image.layers), ("text_tower", module.text.layers)):

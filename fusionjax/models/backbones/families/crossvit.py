@@ -1,4 +1,4 @@
-"""The CrossViT family; key map of timm's names, and of the authors' files too, which write pos_embed.0 for pos_embed_0."""
+"""The CrossViT family; key maps of timm's names and of the files of the authors, which have pos_embed.0 for pos_embed_0."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,8 +28,8 @@ def key_map(model: CrossViT, tensors: Mapping[str, np.ndarray]) -> KeyMap:
     """The map for a model's settings.
 
     Args:
-        model: decides branches, stages, their depths and the stem.
-        tensors: decide between the two spellings of tokens and positions.
+        model: determines branches, stages, their depths and the stem.
+        tensors: determine which of the two spellings of tokens and positions applies.
 
     Returns:
         Reference name → Rule.
@@ -52,7 +52,7 @@ def key_map(model: CrossViT, tensors: Mapping[str, np.ndarray]) -> KeyMap:
 
 
 def _branch(stage: int, i: int, depth: int) -> KeyMap:
-    """A branch's blocks; one alone is not stacked."""
+    """The blocks of a branch; a single block is not stacked."""
     rules: KeyMap = {}
     for layer in range(depth):
         source, target = f"blocks.{stage}.blocks.{i}.{layer}", f"stage_{stage}_branch_{i}"
@@ -88,7 +88,7 @@ def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
 def layers(module: CrossViT) -> LayerOrder:
     """A stage, with all its branches and fusions, is one layer, as in timm's `group_matcher`.
 
-    The last norms stand beside the heads, as in BEiT.
+    The last norms belong to the layer of the heads, as in BEiT.
     """
     rules = [Layer(r"(cls_token|pos_embed)_\d+|patch_embed_\d+/.*", 0)]
     for stage, depths in enumerate(module.depth):
@@ -108,7 +108,7 @@ def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int
     """See `Family.configure`.
 
     Raises:
-        UserError: `model.crossvit.img_size` does not begin with the size of the images.
+        UserError: the first entry of `model.crossvit.img_size` is not the size of the images.
     """
     c = config.model
     fields = {"in_channels": channels, **{key: c[key] for key in ("drop_path", "dropout", "remat")}}
@@ -122,7 +122,7 @@ def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int
 
 
 def grids(module: CrossViT) -> tuple[Grid, ...]:
-    """Rows and columns of each branch's positions."""
+    """Rows and columns of the position embeddings of each branch."""
     return tuple(
         (rows // patch, columns // patch)
         for (rows, columns), patch in zip(module.sizes, module.patch_size, strict=True)
@@ -130,7 +130,7 @@ def grids(module: CrossViT) -> tuple[Grid, ...]:
 
 
 def _last_fusion(module: CrossViT, aux: Mapping[str, Any]) -> jax.Array:
-    """What the first branch's CLS takes from the patches of the second in the last fusion, mean of the heads: (B, N_1 − 1)."""
+    """Attention of the first CLS token over the second branch's patches in the last fusion, mean over heads: (B, N_1 − 1)."""
     last = aux["fusion"][f"stage_{len(module.depth) - 1}/fusion_0"]
     return last[-1, :, :, 0, 1:].mean(1)
 
@@ -159,7 +159,7 @@ FAMILY = Family(
         weights=_last_fusion,
         grid=lambda module: grids(module)[1],
         name="cross-attention of the last fusion",
-        text="how much the first branch's class token takes from each patch of the second, mean of the heads",
+        text="attention of the first branch's class token over the patches of the second, mean over heads",
     ),
     grids=grids,
     capture=("attention",),

@@ -1,13 +1,15 @@
-"""The EfficientNet family; key maps of timm's names, and of the lukemelas line's (the packages of Lite).
+"""The EfficientNet family; key maps of timm's names and of lukemelas' names (the PyPI packages of Lite).
 
-timm has each network twice: `efficientnet_*` pads as torch does, `tf_efficientnet_*` as TensorFlow does, with another BN eps.
-The tensors of the two have the same names and shapes, and weights of one give wrong logits in the other without any error.
-Weights of the lukemelas line are all of the second kind, and recognised; of timm's names the file must say which it is.
+timm has two versions of each network: `efficientnet_*` pads like torch, `tf_efficientnet_*` pads like TensorFlow and has
+another BN eps. Their tensors have the same names and shapes, so loading weights of one into the other gives wrong logits
+without an error. Weights with lukemelas' names are always of the second version; with timm's names, the model name must match
+the file.
 """
 
 from collections.abc import Container, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +34,8 @@ def key_map(model: EfficientNet, names: Container[str]) -> KeyMap:
     """The map for a model's settings.
 
     Args:
-        model: decides the blocks.
-        names: the checkpoint's names; one that holds "_conv_stem.weight" is of the lukemelas line, any other
-          timm's.
+        model: determines the blocks.
+        names: names in the checkpoint; lukemelas' if "_conv_stem.weight" is among them, else timm's.
 
     Returns:
         Reference name → Rule.
@@ -78,19 +79,17 @@ def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
     """See `Family.reference`.
 
     Raises:
-        UserError: weights of the lukemelas line, which pads as TensorFlow does, for a network that does not.
+        UserError: the weights have lukemelas' names, for padding like TensorFlow, and the network pads otherwise.
     """
     lukemelas = "_conv_stem.weight" in tensors
     if lukemelas and CONFIGS[name].get("padding") != "same":
-        raise UserError(
-            f"these weights are of tf_{name}, which pads as TensorFlow does: {name} is another network"
-        )
+        raise UserError(f"these weights are for tf_{name}, which pads like TensorFlow, not for {name}")
     model = build(name, **headed(tensors, "_fc.weight" if lukemelas else "classifier.weight"))
     return Reference(model, key_map(model, tensors), tensors)
 
 
 def layers(module: EfficientNet) -> LayerOrder:
-    """Stem, blocks that exist, and the classifier; the last convolution is of the last block's layer, as in timm."""
+    """Stem, existing blocks, and the classifier; the last convolution belongs to the layer of the last block, as in timm."""
     present = [
         index
         for index, block in enumerate(module.blocks())
@@ -104,7 +103,7 @@ def layers(module: EfficientNet) -> LayerOrder:
     )
 
 
-def image_inputs(module: Any, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+def image_inputs(module: nn.Module, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
     """One image, of any size."""
     return (jax.ShapeDtypeStruct((1, *(size or (64, 64)), 3), jnp.float32),)
 
@@ -118,13 +117,13 @@ def trunk(name: str, *, features: str = "", cut: str = "", **fields: Any) -> Tru
     """See `Family.trunk`.
 
     Args:
-        name: of the network.
+        name: name of the network.
         features: "head", "stride32" or "stride16"; "" for "head".
-        cut: "stride16": the part after that map is the neck.
-        **fields: of both parts.
+        cut: "stride16" to split the network after that map, so that the rest is the neck; "" for no split.
+        **fields: fields of both parts.
 
     Raises:
-        UserError: a cut that does not lie before the map.
+        UserError: the cut is not before the map.
     """
     how = {"output": "tokens", **fields}
     upper = how | ({"features": features} if features else {})
@@ -146,10 +145,10 @@ TAGS = {
     "efficientnet_b3": "ra2_in1k",
     "efficientnet_b4": "ra2_in1k",
     "efficientnet_b5": "sw_in12k_ft_in1k",
-    "efficientnet_lite0": "ra_in1k",  # of Lite1 and Lite2 timm has the TensorFlow ones alone
+    "efficientnet_lite0": "ra_in1k",  # for Lite1 and Lite2, timm has only the TensorFlow weights
     **{f"tf_efficientnet_b{digit}": "ns_jft_in1k" for digit in "012345"},
 }
-# (pixels a side, crop share); names that are missing are timm's 224 and 0.875.
+# (side in pixels, crop fraction); all other names have timm's defaults, 224 and 0.875.
 _SIZES = {
     "efficientnet_b1": (240, 0.9),
     "efficientnet_b2": (256, 0.875),
@@ -189,6 +188,6 @@ FAMILY = Family(
     headless={"output": "tokens"},
     trunk=trunk,
     cuts=("stride16",),
-    # Depthwise convolutions count as such.
+    # Counts depthwise convolutions as convolutions, not as sums of shifted images.
     counted=lambda module: module.clone(method="conv"),
 )

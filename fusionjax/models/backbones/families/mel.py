@@ -1,15 +1,10 @@
-"""The small encoder of log-mel frames: no published weights, and so no name of its own in `fusionjax.models`."""
+"""The small encoder of log-mel frames: without published weights, and so without a name in `fusionjax.models`."""
 
 import jax
 import jax.numpy as jnp
 
 from fusionjax.models.backbones.mel import MelEncoder
 from fusionjax.models.backbones.record import Family, Layer, LayerOrder
-
-
-def build(name: str, **fields: object) -> MelEncoder:
-    """The encoder, of its fields."""
-    return MelEncoder(**fields)
 
 
 def layers(module: MelEncoder) -> LayerOrder:
@@ -26,5 +21,11 @@ def inputs(module: MelEncoder, size: tuple[int, int] | None = None) -> tuple[jax
 
 
 FAMILY = Family(
-    name="mel", names=(), module=MelEncoder, build=build, layers=layers, inputs=inputs, kind="audio"
+    name="mel",
+    names=(),
+    module=MelEncoder,
+    build=lambda name, **fields: MelEncoder(**fields),
+    layers=layers,
+    inputs=inputs,
+    kind="audio",
 )

@@ -1,4 +1,4 @@
-"""The ResNet family; key maps of torchvision's names, which timm shares, and of those of timm's hybrid trunk."""
+"""The ResNet family; key maps of the names that torchvision and timm share, and of timm's names for the hybrid trunk."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,9 +25,9 @@ def key_map(model: ResNet, prefix: str = "", into: tuple[str, ...] = ()) -> KeyM
     """The map for a model's settings.
 
     Args:
-        model: decides the blocks, and by `standardise` whose names they are.
-        prefix: stands before every reference name ("patch_embed.backbone." inside a hybrid ViT).
-        into: path of the trunk inside a larger model.
+        model: determines the blocks and, by `standardise`, the reference.
+        prefix: prefix of all reference names ("patch_embed.backbone." in a hybrid ViT).
+        into: path of the trunk in a larger model.
 
     Returns:
         Reference name → Rule.
@@ -79,7 +79,7 @@ def layers(module: ResNet) -> LayerOrder:
 
 
 def trunk(name: str, *, features: str = "", cut: str = "", **fields: Any) -> Trunk:
-    """See `Family.trunk`; `features` is "stride16", or "" for the last map."""
+    """See `Family.trunk`; `features` is "stride16" or "" for the last map."""
     if cut:
         raise UserError(
             f"model.train_trunk_from={cut!r}: allowed is stride16, of an efficientnet with a later map"
@@ -100,7 +100,7 @@ FAMILY = Family(
         **{name: Preprocessing((224, 224), crop=0.95) for name in ("resnet50", "resnet101")},
         "resnetv2_50_s16": Preprocessing((224, 224), HALF, HALF, crop=0.9),
     },
-    # The hybrid's trunk is published inside vit_base_r50_s16_224 alone.
+    # The trunk of the hybrid is published only as part of vit_base_r50_s16_224.
     weights=hub_timm({"resnet50": "a1_in1k", "resnet101": "a1h_in1k"}),
     reference=reference,
     reads=("drop_path", "dropout", "remat"),

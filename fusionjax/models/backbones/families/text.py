@@ -1,4 +1,4 @@
-"""The BERT family, DistilBERT included; key maps of transformers' names, of any checkpoint that holds the encoder."""
+"""The BERT family, DistilBERT included; key maps of transformers' names, for any checkpoint that has the encoder."""
 
 from collections.abc import Container, Mapping
 
@@ -10,11 +10,11 @@ from fusionjax.models.backbones.keys import KeyMap, Rule, linear, linear_rules, 
 from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Reference
 from fusionjax.models.backbones.text import NAMES, TextEncoder, build
 
-# Before the encoder's names in a checkpoint that holds a head as well.
+# Prefixes of the encoder's names in a checkpoint with a head.
 PREFIXES = ("bert.", "distilbert.")
-# Not weights: numbers 0, 1, 2, … that older versions stored.
+# Not weights: indices 0, 1, 2, … that older versions stored.
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-# The tasks that the checkpoints were trained on.
+# Heads of the tasks that the checkpoints were trained on.
 HEADS = (
     "cls.",
     "vocab_transform.",
@@ -49,7 +49,7 @@ DISTILBERT_NORMS = {"sa_layer_norm": "norm1", "output_layer_norm": "norm2"}
 
 
 def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The encoder's tensors under their plain names: no prefix, no buffers, no heads of other tasks."""
+    """Returns the tensors of the encoder, without prefixes, buffers and heads of other tasks."""
     cleaned = {}
     for key, tensor in tensors.items():
         for prefix in PREFIXES:
@@ -66,8 +66,8 @@ def key_map(model: TextEncoder, names: Container[str]) -> KeyMap:
     """The map for a model's settings.
 
     Args:
-        model: decides the number of layers, whether there are token types and a pooler.
-        names: the checkpoint's, cleaned; one that holds "transformer.layer.0.ffn.lin1.weight" is a DistilBERT.
+        model: determines the number of layers, and whether there are token types and a pooler.
+        names: names of the cleaned tensors; DistilBERT if "transformer.layer.0.ffn.lin1.weight" is among them.
 
     Returns:
         Reference name → Rule.
@@ -98,7 +98,7 @@ def stack_rules(
     linears: Mapping[str, tuple[str, ...]],
     norms: Mapping[str, str],
 ) -> KeyMap:
-    """source.0, source.1, … → one stack of layers at `into`; the tables give the names inside a layer."""
+    """Maps source.0, source.1, … to one stack of layers at `into`; `linears` and `norms` map the names inside a layer."""
     rules: KeyMap = {}
     for layer in range(layers):
         for name, path in linears.items():
@@ -131,7 +131,7 @@ def layers(module: TextEncoder) -> LayerOrder:
 
 
 def inputs(module: TextEncoder, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """A text of 128 words, or as long as the positions reach."""
+    """A text of 128 tokens, or of the largest length if that is smaller."""
     return (jax.ShapeDtypeStruct((1, min(128, module.config.positions)), jnp.int32),)
 
 

@@ -1,13 +1,13 @@
 """The ViT family: ViT, DeiT (not distilled) and the hybrid R50-ViT.
 
-Key maps of timm's names, and of transformers' names of ViT and DeiT. The blocks' layers are stacked along a leading axis here.
-Queries, keys and values are three thirds of one matrix, each heads × d wide, as in timm's qkv; transformers keeps three, which
-land side by side.
+Key maps of timm's names and of transformers' names for ViT and DeiT. The layers are stacked along a leading axis here.
+Queries, keys and values are the thirds of one matrix, each heads × d wide, as in timm's qkv; transformers has three matrices,
+which are concatenated.
 """
 
 import dataclasses
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from fusionjax.models.backbones.record import (
 )
 from fusionjax.models.backbones.resnet import ResNet
 from fusionjax.models.backbones.vit import ViT
+from fusionjax.models.layers import DType
+
+V = TypeVar("V", bound=ViT)
 
 _SIZES = {
     "tiny": dict(width=192, depth=12, heads=3),
@@ -49,7 +52,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "vit_base_patch32_224": dict(**_SIZES["base"], patch=32, image_size=224),
     "vit_base_r50_s16_224": dict(**_R50, image_size=224),
     "vit_base_r50_s16_384": dict(**_R50, image_size=384),
-    # No published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
+    # Not a published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
     "vit_shallow": dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0),
 }
 """By name, the fields of `ViT`; `trunk` by its name."""
@@ -79,29 +82,29 @@ DENSE = {
 }
 PREFIXES = ("vit.", "deit.")
 CLS = "embeddings.cls_token"
-# Of masked pretraining, and of ViTModel, whose pooler was never trained.
+# Tensors of masked pretraining, and of the pooler of ViTModel, which was never trained.
 UNUSED = ("embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")
 DISTILLED = ("dist_token", "embeddings.distillation_token")
 
 
 def of_transformers(names: Container[str]) -> bool:
-    """Whether the names, cleaned, are transformers'; otherwise they are timm's."""
+    """Returns whether cleaned names are those of transformers; otherwise they are those of timm."""
     return CLS in names
 
 
 def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors; transformers' without the prefix that a model with a head has, and without what the ViT here has not.
+    """Returns the tensors without the prefix of transformers' models with a head, and without tensors unknown to `ViT`.
 
     Raises:
-        UserError: a distilled DeiT's: its second token has no place here.
+        UserError: the tensors are of a distilled DeiT, whose second token is not supported.
     """
     prefix = next((prefix for prefix in PREFIXES if f"{prefix}{CLS}" in tensors), "")
     cleaned = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     for token in DISTILLED:
         if token in cleaned:
             raise UserError(
-                f"{prefix}{token}: a distilled DeiT, whose second token has no place here; "
-                "take the plain one (deit_*_patch16_* without distilled in its name)"
+                f"{prefix}{token}: a distilled DeiT, whose second token is not supported; "
+                "use the plain model (deit_*_patch16_* without distilled in its name)"
             )
     if of_transformers(cleaned):
         cleaned = {key: tensor for key, tensor in cleaned.items() if key not in UNUSED}
@@ -112,8 +115,8 @@ def key_map(model: ViT, names: Container[str] = ()) -> KeyMap:
     """The map for a model's settings.
 
     Args:
-        model: decides the number of layers and whether a ResNet trunk stands before the patches.
-        names: the checkpoint's, cleaned; they decide between timm's spelling (the default) and transformers'.
+        model: determines the number of layers, and whether there is a ResNet trunk.
+        names: names of the cleaned tensors; they determine whether timm's names (the default) or transformers' apply.
 
     Returns:
         Reference name → Rule.
@@ -161,23 +164,23 @@ def _layer(rules: KeyMap, layer: int, part: tuple[int, int] | None = None) -> Ke
 
 
 def build(name: str, **overrides: Any) -> ViT:
-    """The ViT of a name, with fields overridden.
+    """Builds the ViT of a name, with fields overridden.
 
     Args:
         name: one of CONFIGS.
         **overrides: fields of `ViT`. `trunk` is the name of a convolutional trunk whose feature map becomes the token grid
-            (then `patch` is 1 unless given), `trunk_features` which of its maps, "" for the usual one;
-            `train_trunk_from="stride16"` (EfficientNet) makes what follows that map a part of its own, which trains while the
-            rest may be frozen.
+            (then `patch` is 1 by default), and `trunk_features` selects the map, "" for the default one.
+            `train_trunk_from="stride16"` (EfficientNet) splits the trunk after that map: the upper part is trained even if the
+            lower part is frozen.
 
     Raises:
-        UserError: unknown field, or a combination that cannot be.
+        UserError: a field is unknown, or the combination of fields is invalid.
     """
     return make(name, ViT, CONFIGS[name], overrides)
 
 
-def make(name: str, module: type[ViT], settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> ViT:
-    """As `build`, for a subclass too: `settings` are a name's own, `name` is what a message calls the model."""
+def make(name: str, module: type[V], settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> V:
+    """As `build`, for `ViT` or a subclass; `settings` are the fields of the name, and `name` is the name in messages."""
     fields = {**settings, **overrides}
     which, cut = fields.pop("trunk_features", ""), fields.pop("train_trunk_from", "")
     if isinstance(fields.get("trunk"), str) and fields["trunk"]:
@@ -202,7 +205,7 @@ def make(name: str, module: type[ViT], settings: Mapping[str, Any], overrides: M
 
 
 def check(name: str, module: ViT) -> None:
-    """Raises a UserError for what cannot be, before anything is allocated."""
+    """Raises a UserError if the combination of fields is invalid, before anything is allocated."""
     if module.width % module.heads:
         raise UserError(f"model {name}: heads={module.heads} must divide width={module.width}")
     sides = (module.image_size,) * 2 if isinstance(module.image_size, int) else module.image_size
@@ -234,7 +237,7 @@ def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
 
 
 def layers(module: ViT) -> LayerOrder:
-    """Embedding, blocks, and what reads them: BEiT's order (Bao et al., ICLR 2022), with its last norm beside the head."""
+    """Embedding, blocks, and norm with head: the order of BEiT (Bao et al., ICLR 2022)."""
     return LayerOrder(
         module.depth,
         (
@@ -253,7 +256,7 @@ def inputs(module: ViT, size: tuple[int, int] | None = None) -> tuple[jax.ShapeD
 
 
 def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int) -> dict[str, Any]:
-    """See `Family.configure`; where a width or depth is 0 it is what the name says."""
+    """See `Family.configure`; a width or depth of 0 is that of the name."""
     c = config.model
     always = (
         "drop_path",
@@ -273,7 +276,7 @@ def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int
 
 
 def tokens(
-    name: str, *, image_size: tuple[int, int], features: str = "", dtype: Any = jnp.float32
+    name: str, *, image_size: tuple[int, int], features: str = "", dtype: DType = jnp.float32
 ) -> tuple[nn.Module, Grid]:
     """See `Family.tokens`."""
     if features:
@@ -296,7 +299,7 @@ TAGS = {
 def _preprocessing(name: str) -> Preprocessing:
     side = CONFIGS[name]["image_size"]
     found = Preprocessing((side, side), crop=1.0 if side == 384 else 0.9)
-    # AugReg's and Google's ViTs were trained with mean = std = 0.5, DeiT with ImageNet's.
+    # AugReg's and Google's ViTs were trained with mean = std = 0.5, DeiT with the values of ImageNet.
     return found if name.startswith("deit") else found._replace(mean=HALF, std=HALF)
 
 
@@ -310,14 +313,14 @@ FAMILY = Family(
     undecayed=("cls_token", "pos_embed", "camera_embed"),
     heads=("head",),
     preprocessing={name: _preprocessing(name) for name in CONFIGS if name != "vit_shallow"},
-    # Published at 224 pixels only: their positions are resampled.
+    # Published at 224 pixels only; the position embeddings are resampled.
     weights=hub_timm(TAGS)
     | {f"deit_{size}_patch16_384": f"hub:timm/deit_{size}_patch16_224.fb_in1k" for size in ("tiny", "small")},
     reference=reference,
     unpublished=("camera_embed",),
     reads=("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
            "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from"),
-    # A plain ViT is what a DCAL config becomes by its name alone: what only DCAL reads may stay in it.
+    # Changing only the name of a DCAL config to a ViT must work, so fields that only DCAL uses may be set.
     spared=("ratio", "glca_input", "partner_stream"),
     configure=configure,
     headless={"num_classes": 0},

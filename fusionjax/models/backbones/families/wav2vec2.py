@@ -1,4 +1,4 @@
-"""The Wav2Vec2 family; key map of transformers' names, of the bare model and of checkpoints with a pretraining or CTC head."""
+"""The Wav2Vec2 family; key map of transformers' names, for the bare model and checkpoints with a pretraining or CTC head."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Referen
 
 PREFIX = "wav2vec2."
 HEADS = ("quantizer.", "project_q.", "project_hid.", "lm_head.", "projector.", "classifier.")
-# The weight norm's magnitude and direction: as torch < 2.1 writes them, and as later ones do.
+# Magnitude and direction of the weight norm, as named by torch < 2.1 and by later versions.
 SPELLINGS = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -29,9 +29,9 @@ LINEAR = {
 
 
 def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The encoder's tensors, without the prefix and the heads that a whole checkpoint has.
+    """Returns the tensors of the encoder, without the prefix and the heads of a full checkpoint.
 
-    A prefix-less checkpoint is the bare model and comes back as it is.
+    A checkpoint without the prefix is the bare model and is returned unchanged.
     """
     if not any(key.startswith(PREFIX) for key in tensors):
         return dict(tensors)
@@ -44,7 +44,7 @@ def conv1d(tensor: np.ndarray) -> np.ndarray:
 
 
 def flat(tensor: np.ndarray) -> np.ndarray:
-    """A magnitude of each tap, (1, 1, k) → (k,)."""
+    """Magnitudes of the taps, (1, 1, k) → (k,)."""
     return tensor[0, 0]
 
 
@@ -52,8 +52,8 @@ def key_map(model: Wav2Vec2, tensors: Mapping[str, np.ndarray]) -> KeyMap:
     """The map for a model's settings.
 
     Args:
-        model: decides the number of convolutions and layers.
-        tensors: decide between the two spellings of the weight norm.
+        model: determines the number of convolutions and layers.
+        tensors: determine which of the two spellings of the weight norm applies.
 
     Returns:
         Reference name → Rule.
@@ -88,13 +88,13 @@ def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
 
 
 def layers(module: Wav2Vec2) -> LayerOrder:
-    """The convolutions and the positions are the embedding, then come the layers."""
+    """The convolutions and the positional convolution are the embedding; the layers follow."""
     embedding = r"conv_.*|feature_(norm|proj)/.*|masked_embedding|pos_conv/.*|norm/.*"
     return LayerOrder(module.depth, (Layer(embedding, 0), Layer(r"layers/.*", 1, stacked=True)))
 
 
 def inputs(module: Wav2Vec2, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """A second of sound."""
+    """One second of audio."""
     return (jax.ShapeDtypeStruct((1, 16_000), jnp.float32),)
 
 
