@@ -56,7 +56,9 @@ class IndexedRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: int | slice | np.ndarray | tuple[int, int]) -> "np.ndarray | IndexedRows":
+    def __getitem__(
+        self, key: int | slice | np.ndarray | tuple[int, int | np.ndarray]
+    ) -> "np.ndarray | IndexedRows":
         if not self._axis:
             return self._array[self._indices[key]]
         if isinstance(key, tuple):
