@@ -12,6 +12,7 @@ def get_config(arg=None):
     """Four steps of eight images, evaluated twice."""
     arg = base.parse_arg(arg, root="", steps=4)
     c = tiny.get_config(f"root={arg.root},steps={arg.steps}")
+    c.data.augment.crop = "random_resized"  # whose scale is searched
     c.data.eval_splits = ("val",)
     c.model.width, c.model.ablation = 12, "sa_only"
     c.train.eval_every_epochs, c.train.best_metric = 2 * 8 / 42, "val/accuracy"

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
+from fusionjax.models.backbones import naming
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, chunk_size, run_block
 from fusionjax.models.layers import Dense, DType, residual
 from fusionjax.types import Array
@@ -288,16 +289,5 @@ class EfficientNet(nn.Module):
         return Dense(self.num_classes, dtype=self.dtype, name="head")(output).astype(jnp.float32), aux
 
 
-def build(name: str, **overrides: Any) -> EfficientNet:
-    """Builds the EfficientNet of a name, with fields overridden.
-
-    Args:
-        name: one of NAMES.
-        **overrides: fields of EfficientNet.
-
-    Raises:
-        UserError: the name is unknown.
-    """
-    if name not in CONFIGS:
-        raise UserError(f"model {name!r} is not one of {', '.join(NAMES)}")
-    return EfficientNet(**{**CONFIGS[name], **overrides})
+build = naming.builder(EfficientNet, CONFIGS)
+"""(name of NAMES, **fields of EfficientNet) → the module; a UserError for an unknown name."""

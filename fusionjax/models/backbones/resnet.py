@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fusionjax.errors import UserError
+from fusionjax.models.backbones import naming
 from fusionjax.models.backbones.conv import ConvNorm, check_capture, conv2d, max_pool, run_block
 from fusionjax.models.layers import Dense, DType, residual
 from fusionjax.types import Array
@@ -202,16 +203,5 @@ class ResNet(nn.Module):
         return Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32), aux
 
 
-def build(name: str, **overrides: Any) -> ResNet:
-    """Builds the ResNet of a name, with fields overridden.
-
-    Args:
-        name: one of NAMES.
-        **overrides: fields of ResNet.
-
-    Raises:
-        UserError: the name is unknown.
-    """
-    if name not in CONFIGS:
-        raise UserError(f"model {name!r} is not one of {', '.join(NAMES)}")
-    return ResNet(**{**CONFIGS[name], **overrides})
+build = naming.builder(ResNet, CONFIGS)
+"""(name of NAMES, **fields of ResNet) → the module; a UserError for an unknown name."""
