@@ -245,22 +245,22 @@ class FusionHeadRecord:
         return {field: fusion[key] for field, key in self.reads.items()}
 
 
-_FAMILIES = "fusionjax.models.backbones.families"
+_RECORDS = "fusionjax.models.backbones.records"
 _HEADS = "fusionjax.models.methods.fusion_heads"
 
 backbones: Registry[BackboneRecord] = Registry(
     "backbone family",
     "model.name",
     {
-        "vit": f"{_FAMILIES}.vit:FAMILY",
-        "dcal": "fusionjax.models.methods.dcal_family:FAMILY",
-        "crossvit": f"{_FAMILIES}.crossvit:FAMILY",
-        "efficientnet": f"{_FAMILIES}.efficientnet:FAMILY",
-        "resnet": f"{_FAMILIES}.resnet:FAMILY",
-        "clip": f"{_FAMILIES}.clip:FAMILY",
-        "text": f"{_FAMILIES}.text:FAMILY",
-        "wav2vec2": f"{_FAMILIES}.wav2vec2:FAMILY",
-        "mel": f"{_FAMILIES}.mel:FAMILY",
+        "vit": f"{_RECORDS}.vit:FAMILY",
+        "dcal": "fusionjax.models.methods.dcal_record:FAMILY",
+        "crossvit": f"{_RECORDS}.crossvit:FAMILY",
+        "efficientnet": f"{_RECORDS}.efficientnet:FAMILY",
+        "resnet": f"{_RECORDS}.resnet:FAMILY",
+        "clip": f"{_RECORDS}.clip:FAMILY",
+        "text": f"{_RECORDS}.text:FAMILY",
+        "wav2vec2": f"{_RECORDS}.wav2vec2:FAMILY",
+        "mel": f"{_RECORDS}.mel:FAMILY",
     },
     "fusionjax.backbones",
 )

@@ -1,7 +1,7 @@
 """Who reads a field: a field that this run does not read, set to other than its default, would be ignored in silence.
 
-Owners are the core (`ALWAYS`, and `CONDITIONS` where another field decides), the run's task and its data source, which
-name what they read in their records. `config.model` is owned by the model's family, which is asked when the model is built.
+Owners are the core (`READ_BY_EVERY_RUN`, and `CONDITIONS` where another field decides), the run's task and its data source,
+which name what they read in their records. `config.model` is owned by the model's family, which is asked when the model is built.
 
 A *choice* decides which fields are read: with optim.name="sgd" nothing reads optim.b1. An *ablation* leaves a part of a
 method out (model.ablation, fusion.mode, trimodal.modalities); the fields of that part may stay, so that one override makes
@@ -20,7 +20,7 @@ from fusionjax.config.rules import value_of
 from fusionjax.config.schema import CORE, default
 from fusionjax.errors import UserError
 
-ALWAYS = (
+READ_BY_EVERY_RUN = (
     "task", "seed", "precision", "data.source", "data.train_split", "data.eval_splits", "data.label",
     "data.selected_classes", "data.carry", "data.per_identity", "data.image_shape", "data.interpolation", "data.mean",
     "data.std", "data.threads", "data.prefetch", "data.max_bad_fraction", "data.max_pixels", "data.check_counts",
@@ -142,7 +142,7 @@ def read(config: ConfigDict) -> tuple[str, ...]:
     """Patterns of the fields that a run reads."""
     conditional = (field for c in CONDITIONS if c.when(config) for field in c.fields)
     source = (f"data.{field}" for field in register.datasets.get(config.data.source).reads)
-    return (*ALWAYS, *conditional, *register.tasks.get(config.task).reads(config), *source)
+    return (*READ_BY_EVERY_RUN, *conditional, *register.tasks.get(config.task).reads(config), *source)
 
 
 def leaves(config: ConfigDict, path: str = "") -> Iterator[tuple[str, Any]]:

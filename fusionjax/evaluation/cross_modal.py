@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from fusionjax.evaluation import knn, probe, retrieval
-from fusionjax.evaluation.alignment import Mantel, mantel
+from fusionjax.evaluation.mantel import Mantel, mantel
 
 COMBINED = "combined"
 """Name of the feature of all modalities together, beside those of the modalities."""

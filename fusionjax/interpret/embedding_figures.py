@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation.alignment import unit_rows
+from fusionjax.evaluation.mantel import unit_rows
 from fusionjax.interpret.figures import PALETTE, label
 
 MUTED = ("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499")

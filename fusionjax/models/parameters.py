@@ -18,7 +18,7 @@ import numpy as np
 from fusionjax.models import registry
 from fusionjax.models.backbones.record import LayerOrder
 
-ALWAYS = r"(.*/)?(bias|scale)"
+NEVER_DECAYED = r"(.*/)?(bias|scale)"
 """Biases and the scales of norms, wherever they are: as timm and DeiT, not decayed."""
 
 
@@ -76,7 +76,7 @@ NOTHING_KNOWN = Parameters()
 
 def of(module: nn.Module) -> Parameters:
     """What the records say of a whole model's parameters."""
-    undecayed, places = [re.compile(ALWAYS)], []
+    undecayed, places = [re.compile(NEVER_DECAYED)], []
     for prefix, one, distance in _walk(module, "", 0):
         start, found = re.escape(prefix), registry.family_of(one)
         patterns = (*(found.undecayed if found else ()), *getattr(one, "undecayed", ()))

@@ -67,7 +67,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
     Args:
         name: one of `names()`.
         **overrides: fields of the module, e.g. `num_classes=200, image_size=448, drop_path=0.1`. The `build` of a family may
-            accept more, such as the name of a `trunk` for a ViT (`models.backbones.families`).
+            accept more, such as the name of a `trunk` for a ViT (`models.backbones.records`).
 
     Returns:
         A linen module. For an image model, `(output, aux) = module.apply(variables, images)` with images (B, h, w, 3)

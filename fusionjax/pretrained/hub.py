@@ -17,8 +17,8 @@ import numpy as np
 
 from fusionjax.errors import UserError
 from fusionjax.models.backbones import clip, text
-from fusionjax.models.backbones.families import clip as clip_family
-from fusionjax.models.backbones.families import text as text_family
+from fusionjax.models.backbones.records import clip as clip_family
+from fusionjax.models.backbones.records import text as text_family
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file, read
 

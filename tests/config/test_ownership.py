@@ -168,7 +168,7 @@ VARIATIONS = (
 
 def patterns():
     """Every pattern that some run reads by."""
-    found = {*ownership.ALWAYS, *(field for c in ownership.CONDITIONS for field in c.fields)}
+    found = {*ownership.READ_BY_EVERY_RUN, *(field for c in ownership.CONDITIONS for field in c.fields)}
     found |= {f"data.{field}" for _, record in register.datasets.records() for field in record.reads}
     for variation in VARIATIONS:
         config = config_lib.default()

@@ -14,7 +14,7 @@ from fusionjax.models.backbones.mel import MelEncoder
 from fusionjax.models.backbones.text import TextConfig, TextEncoder
 from fusionjax.models.methods import spectral
 from fusionjax.models.methods.fusion import FusionClassifier
-from fusionjax.models.methods.image_text import ImageText
+from fusionjax.models.methods.image_text_with_encoders import ImageText
 from fusionjax.models.methods.reid import ReID
 from fusionjax.train import optim
 from fusionjax.train.state import flatten

@@ -9,7 +9,7 @@ import torch
 from fusionjax import pretrained
 from fusionjax.models import create
 from fusionjax.models.backbones import crossvit
-from fusionjax.models.backbones.families import crossvit as keys_crossvit
+from fusionjax.models.backbones.records import crossvit as keys_crossvit
 from fusionjax.models.resize import resize_bicubic
 from fusionjax.pretrained.convert import place
 

@@ -7,7 +7,7 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from fusionjax.models.backbones.audio import Wav2Vec2
-from fusionjax.models.backbones.families import wav2vec2 as keys_wav2vec2
+from fusionjax.models.backbones.records import wav2vec2 as keys_wav2vec2
 from fusionjax.pretrained.convert import abstract, place
 
 # Absolute, in float32; the outputs are layer-normalised, so of size 1.

@@ -11,9 +11,9 @@ from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models import create
 from fusionjax.models.backbones import crossvit, keys, resnet
-from fusionjax.models.backbones.families import crossvit as keys_crossvit
-from fusionjax.models.backbones.families import resnet as keys_resnet
-from fusionjax.models.backbones.families import vit as keys_vit
+from fusionjax.models.backbones.records import crossvit as keys_crossvit
+from fusionjax.models.backbones.records import resnet as keys_resnet
+from fusionjax.models.backbones.records import vit as keys_vit
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.positions import resample_pos_embed
 

@@ -10,9 +10,9 @@ from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models import create
 from fusionjax.models.backbones import efficientnet, resnet
-from fusionjax.models.backbones.families import efficientnet as keys_efficientnet
-from fusionjax.models.backbones.families import resnet as keys_resnet
-from fusionjax.models.backbones.families import vit as keys_vit
+from fusionjax.models.backbones.records import efficientnet as keys_efficientnet
+from fusionjax.models.backbones.records import resnet as keys_resnet
+from fusionjax.models.backbones.records import vit as keys_vit
 from fusionjax.pretrained import files
 from fusionjax.pretrained.convert import abstract
 from fusionjax.pretrained.positions import resample_pos_embed

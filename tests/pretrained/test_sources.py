@@ -15,8 +15,8 @@ from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models import create
 from fusionjax.models.backbones import audio, text
-from fusionjax.models.backbones.families import text as keys_text
-from fusionjax.models.backbones.families import wav2vec2 as keys_wav2vec2
+from fusionjax.models.backbones.records import text as keys_text
+from fusionjax.models.backbones.records import wav2vec2 as keys_wav2vec2
 from fusionjax.pretrained import files, hub
 from fusionjax.pretrained.convert import abstract
 from tests.pretrained import test_torch_file as torch_file

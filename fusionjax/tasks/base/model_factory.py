@@ -17,11 +17,11 @@ from fusionjax.models import registry
 from fusionjax.models.backbones.text import TextEncoder
 from fusionjax.models.methods.fusion import FusionClassifier
 from fusionjax.models.methods.fusion import check as check_fusion
-from fusionjax.models.methods.image_text import ImageText
-from fusionjax.models.methods.multimodal import Multimodal
+from fusionjax.models.methods.image_text_with_encoders import ImageText
 from fusionjax.models.methods.prototypes import PrototypeClassifier
 from fusionjax.models.methods.trimodal import MODALITIES, TrimodalClassifier, possible
 from fusionjax.models.methods.trimodal import check as check_trimodal
+from fusionjax.models.methods.trimodal_with_encoders import Multimodal
 from fusionjax.pretrained import hub
 from fusionjax.pretrained.merge import HEAD
 from fusionjax.tasks.base.protocol import Say

@@ -18,7 +18,7 @@ from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.interpret import maps as maps_lib
 from fusionjax.interpret import text_maps
-from fusionjax.models.methods.image_text import ImageText
+from fusionjax.models.methods.image_text_with_encoders import ImageText
 from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import spread

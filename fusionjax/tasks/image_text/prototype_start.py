@@ -14,7 +14,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.methods import mvpdr
 from fusionjax.models.methods.prototypes import COUNTS, PrototypeClassifier
 from fusionjax.tasks.base.protocol import Facts, Say, TrainingData, Variables, silent
-from fusionjax.tasks.image_text import alignment, frozen_encoders
+from fusionjax.tasks.image_text import common_space, frozen_encoders
 from fusionjax.types import PyTree
 
 _STREAM = 0x3D9D  # keeps these draws apart from others that start from the same seed
@@ -61,10 +61,10 @@ class PrototypeStart:
                 self._pairs(rows, labels),
             )
             worded = np.any(self.texts[-1].mask, axis=1)[pairs.first]
-            aligned, steps = alignment.align(
+            aligned, steps = common_space.align(
                 images[:, worded],
                 vectors[-1],
-                alignment.Pairs(*(part[worded] for part in pairs)),
+                common_space.Pairs(*(part[worded] for part in pairs)),
                 width=self.module.width,
                 steps=self.config.mvpdr.align_steps,
                 batch_size=self.config.mvpdr.align_batch,
@@ -108,13 +108,13 @@ class PrototypeStart:
             found.append(own)
         return found
 
-    def _pairs(self, rows: np.ndarray, labels: np.ndarray) -> alignment.Pairs:
+    def _pairs(self, rows: np.ndarray, labels: np.ndarray) -> common_space.Pairs:
         """Which of the last texts belongs to each training image: its caption, else a description of its class."""
         texts = self.texts[-1]
         if texts.index is not None:
-            return alignment.Pairs(texts.index[rows], np.ones(len(rows), np.int64))
+            return common_space.Pairs(texts.index[rows], np.ones(len(rows), np.int64))
         counts = np.bincount(np.asarray(texts.classes), minlength=len(self.class_names))
-        return alignment.Pairs((np.cumsum(counts) - counts)[labels], counts[labels])
+        return common_space.Pairs((np.cumsum(counts) - counts)[labels], counts[labels])
 
     def _validation_score(
         self, val: CachedFeatures | None, prompts: Sequence[np.ndarray], words: np.ndarray

@@ -18,7 +18,7 @@ from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
 from fusionjax.interpret import maps as maps_lib
 from fusionjax.interpret import modality_maps
-from fusionjax.models.methods.multimodal import subsets
+from fusionjax.models.methods.trimodal_with_encoders import subsets
 from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer
 from fusionjax.tasks.base.explanations import spread

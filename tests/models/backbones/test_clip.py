@@ -13,7 +13,7 @@ from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models.backbones import clip
 from fusionjax.models.backbones.clip import Tower
-from fusionjax.models.backbones.families import clip as keys_clip
+from fusionjax.models.backbones.records import clip as keys_clip
 from fusionjax.pretrained import hub
 from fusionjax.pretrained.convert import abstract
 

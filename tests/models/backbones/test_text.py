@@ -15,7 +15,7 @@ import safetensors.numpy
 from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models.backbones import text
-from fusionjax.models.backbones.families import text as keys_text
+from fusionjax.models.backbones.records import text as keys_text
 from fusionjax.pretrained import hub
 from fusionjax.pretrained.convert import abstract
 from tests.support import process

@@ -11,7 +11,7 @@ from fusionjax.models import attention as attention_lib
 from fusionjax.models.layers import take_within_groups
 from fusionjax.models.methods import rollout as rollout_lib
 from fusionjax.models.methods.dcal import derangement, num_selected, select
-from tests.support import oracle
+from tests.support import dcal_oracle
 
 SMALL = dict(width=24, depth=3, heads=3, patch=8, image_size=32, num_classes=5, mlp_ratio=2.0)
 
@@ -35,7 +35,7 @@ def test_equals_the_oracle(rng, glca_input, partner_stream):
     module, variables, images = build(rng, glca_input=glca_input, partner_stream=partner_stream)
     partner = np.array([[1, 0], [1, 0]])  # groups of two: 0 ↔ 1, 2 ↔ 3
     output, aux = module.apply(variables, images, partner=jnp.asarray(partner))
-    logits, rollout, selected = oracle.dcal(
+    logits, rollout, selected = dcal_oracle.dcal(
         exact(variables),
         images.astype(np.float64),
         8,
@@ -51,13 +51,13 @@ def test_equals_the_oracle(rng, glca_input, partner_stream):
     assert set(aux["logits"]) == {"sa", "glca", "pwca"}
     for branch, want in logits.items():
         np.testing.assert_allclose(aux["logits"][branch], want, rtol=1e-3, atol=1e-3)
-    mean = (oracle.softmax(logits["sa"]) + oracle.softmax(logits["glca"])) / 2
+    mean = (dcal_oracle.softmax(logits["sa"]) + dcal_oracle.softmax(logits["glca"])) / 2
     np.testing.assert_allclose(jax.nn.softmax(output), mean, rtol=1e-3, atol=1e-4)
 
 
 def test_rollout_row_chain_equals_the_matrix_product(rng):
-    maps = oracle.softmax(rng.normal(size=(5, 2, 3, 9, 9)))
-    want = np.stack([oracle.rollout_matrix(maps[:, b].mean(1))[0] for b in range(2)])
+    maps = dcal_oracle.softmax(rng.normal(size=(5, 2, 3, 9, 9)))
+    want = np.stack([dcal_oracle.rollout_matrix(maps[:, b].mean(1))[0] for b in range(2)])
     np.testing.assert_allclose(cls_rollout(maps), want, rtol=1e-5)
     np.testing.assert_allclose(cls_rollout(maps.mean(2)), want, rtol=1e-5)
     np.testing.assert_allclose(want.sum(-1), 1)
@@ -65,7 +65,7 @@ def test_rollout_row_chain_equals_the_matrix_product(rng):
 
 def test_rollout_from_queries_and_keys_in_blocks(rng, monkeypatch):
     q, k = rng.normal(size=(2, 3, 2, 2, 21, 4)).astype(np.float32)
-    maps = oracle.softmax(q @ k.swapaxes(-1, -2) / 2)
+    maps = dcal_oracle.softmax(q @ k.swapaxes(-1, -2) / 2)
     want = cls_rollout(maps)
     np.testing.assert_allclose(cls_rollout_from_qk(q, k), want, rtol=1e-5)
     for module in (attention_lib, rollout_lib):
@@ -125,8 +125,8 @@ def test_gathered_glca_equals_the_masked_dense_computation(rng):
     tokens = np.asarray(some["tokens"][-1], np.float64)
     p = exact(variables)["glca_block"]
     for b in range(4):
-        dense = oracle.glca(tokens[b], np.arange(17), p, 3)
-        gathered = oracle.glca(tokens[b], np.asarray(some["selected"][b]), p, 3)
+        dense = dcal_oracle.glca(tokens[b], np.arange(17), p, 3)
+        gathered = dcal_oracle.glca(tokens[b], np.asarray(some["selected"][b]), p, 3)
         np.testing.assert_allclose(gathered, dense[np.asarray(some["selected"][b])], rtol=1e-9)
 
 

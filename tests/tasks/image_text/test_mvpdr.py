@@ -22,7 +22,7 @@ from fusionjax.models.methods import mvpdr
 from fusionjax.models.methods.prototypes import COUNTS
 from fusionjax.pretrained import hub
 from fusionjax.tasks.base.protocol import Evaluated, Facts
-from fusionjax.tasks.image_text import alignment, prototype_start
+from fusionjax.tasks.image_text import common_space, prototype_start
 from tests.models.backbones import test_clip
 from tests.support import tiny_bert
 
@@ -151,8 +151,8 @@ def free(leaves, bert, tmp_path_factory):
     """A training-free run: workdir, scores, and the parameters that the alignment gave."""
     folder, seen = tmp_path_factory.mktemp("free"), []
     with pytest.MonkeyPatch.context() as patch:
-        align = alignment.align
-        patch.setattr(alignment, "align", lambda *a, **k: seen.append(align(*a, **k)) or seen[-1])
+        align = common_space.align
+        patch.setattr(common_space, "align", lambda *a, **k: seen.append(align(*a, **k)) or seen[-1])
         c = config(leaves[0], bert, report__enabled=True, report__examples=0, evaluation__probe=True)
         summary = trainer.Experiment(c, folder).train()
     return folder, summary, *seen[0]
@@ -335,9 +335,9 @@ def synthetic(rng, count=40):
 
 def test_alignment_brings_pairs_together(rng):
     images, texts = synthetic(rng)
-    pairs = alignment.Pairs(np.arange(40), np.ones(40, int))
+    pairs = common_space.Pairs(np.arange(40), np.ones(40, int))
     how = dict(width=4, batch_size=32, learning_rate=1e-2, seed=1)
-    params, steps = alignment.align(images, texts, pairs, steps=200, **how)
+    params, steps = common_space.align(images, texts, pairs, steps=200, **how)
     similar = unit(images[0] @ params["image"]["kernel"]) @ unit(texts @ params["text"]["kernel"]).T
     assert steps == 200 and (similar.argmax(1) == np.arange(40)).mean() > 0.9
     asked = []
@@ -346,18 +346,18 @@ def test_alignment_brings_pairs_together(rng):
         asked.append(jax.device_get(params))
         return (0.1, 0.5, 0.3, 0.5, 0.0)[len(asked) - 1]
 
-    chosen, steps = alignment.align(images, texts, pairs, steps=20, score=score, **how)
+    chosen, steps = common_space.align(images, texts, pairs, steps=20, score=score, **how)
     assert steps == 2 and len(asked) == 5, "after 1, 2, 5, 10 and 20; the earliest of the best"
     jax.tree.map(np.testing.assert_array_equal, chosen, asked[1])
 
 
 def test_images_of_one_text_are_no_negatives(rng):
-    assert alignment.distinct(np.array([4, 2, 4, 2, 9])).tolist() == [1, 1, 0, 0, 1]
+    assert common_space.distinct(np.array([4, 2, 4, 2, 9])).tolist() == [1, 1, 0, 0, 1]
     labels = np.arange(40) % 2
     images = (np.eye(2)[labels] + 0.05 * rng.standard_normal((1, 40, 2))).astype(np.float32)
     texts = np.eye(3, dtype=np.float32)[[0, 0, 1]] + np.float32([[0, 0, 0.2], [0, 0, -0.2], [0, 0, 0]])
-    pairs = alignment.Pairs(np.array([0, 2])[labels], np.array([2, 1])[labels])
-    params, _ = alignment.align(
+    pairs = common_space.Pairs(np.array([0, 2])[labels], np.array([2, 1])[labels])
+    params, _ = common_space.align(
         images, texts, pairs, width=2, steps=150, batch_size=40, learning_rate=2e-2, seed=0
     )
     similar = unit(images[0] @ params["image"]["kernel"]) @ unit(texts @ params["text"]["kernel"]).T
@@ -365,7 +365,7 @@ def test_images_of_one_text_are_no_negatives(rng):
     other = np.where(labels[:, None] == 0, similar[:, 2:], similar[:, :2].max(1, keepdims=True))
     assert (own > other).all()
     with pytest.raises(UserError, match="two different texts or more"):
-        alignment.align(images, texts, alignment.Pairs(np.zeros(40, int), np.ones(40, int)), width=2, steps=1,
+        common_space.align(images, texts, common_space.Pairs(np.zeros(40, int), np.ones(40, int)), width=2, steps=1,
                         batch_size=4, learning_rate=1e-2, seed=0)  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from fusionjax.config import ABLATIONS
 from fusionjax.errors import UserError
-from fusionjax.models.backbones.families import vit
 from fusionjax.models.backbones.record import Layer, LayerOrder
+from fusionjax.models.backbones.records import vit
 from fusionjax.models.methods.dcal import DCAL
 
 PREFIX = "dcal_"

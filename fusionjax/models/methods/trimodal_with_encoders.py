@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
-from fusionjax.models.methods.image_text import ImageText
+from fusionjax.models.methods.image_text_with_encoders import ImageText
 from fusionjax.models.methods.trimodal import TrimodalClassifier
 from fusionjax.types import Array, Aux
 

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
 from fusionjax.models.backbones.crossvit import NAMES, CrossViT, build
-from fusionjax.models.backbones.families.vit import LINEAR, NORMS
 from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
 from fusionjax.models.backbones.record import (
     Family,
@@ -22,6 +21,7 @@ from fusionjax.models.backbones.record import (
     Shown,
     hub_timm,
 )
+from fusionjax.models.backbones.records.vit import LINEAR, NORMS
 
 
 def key_map(model: CrossViT, tensors: Mapping[str, np.ndarray]) -> KeyMap:

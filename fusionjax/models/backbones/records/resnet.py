@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models.backbones.families.efficientnet import configure, image_inputs
 from fusionjax.models.backbones.keys import KeyMap, headed, linear_rules, unit_rules
 from fusionjax.models.backbones.record import (
     HALF,
@@ -18,6 +17,7 @@ from fusionjax.models.backbones.record import (
     Trunk,
     hub_timm,
 )
+from fusionjax.models.backbones.records.efficientnet import configure, image_inputs
 from fusionjax.models.backbones.resnet import NAMES, ResNet, build
 
 

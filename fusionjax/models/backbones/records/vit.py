@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
 from fusionjax.models import registry
-from fusionjax.models.backbones.families import resnet as resnet_family
 from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
 from fusionjax.models.backbones.record import (
     HALF,
@@ -29,6 +28,7 @@ from fusionjax.models.backbones.record import (
     Reference,
     hub_timm,
 )
+from fusionjax.models.backbones.records import resnet as resnet_family
 from fusionjax.models.backbones.resnet import ResNet
 from fusionjax.models.backbones.vit import ViT
 from fusionjax.models.layers import DType

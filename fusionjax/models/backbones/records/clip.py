@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionjax.models.backbones.clip import CLIP, NAMES, build
-from fusionjax.models.backbones.families.text import stack_rules
 from fusionjax.models.backbones.keys import KeyMap, Rule, conv, linear, norm_rules, same
 from fusionjax.models.backbones.record import Family, Layer, LayerOrder, Preprocessing, Reference
+from fusionjax.models.backbones.records.text import stack_rules
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
