@@ -1,6 +1,8 @@
-"""What every test shares: a quiet CPU, no network, exact shapes."""
+"""What every test shares: a quiet CPU, no network, exact shapes; and which tests are fast."""
 
 import os
+import re
+from pathlib import Path
 
 # Before jax is imported: tests do not wait for an accelerator, and two cores suffice.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -50,3 +52,28 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+SLOW = re.compile(r"\btrainer\.|\bsubprocess\b|import .*\bprocess\b|\bprocess\.python\b|\bsweep_runs\b")
+"""What a module mentions whose tests train or start processes."""
+COMPILED = ("models/", "train/", "parity/", "tasks/")
+"""Folders whose tests compile whole models: minutes, not seconds."""
+QUICK = (
+    "models/test_parameters.py",
+    "models/test_layers.py",
+    "train/test_focal.py",
+    "train/augment/test_mix.py",
+)
+"""Files of those folders that do not."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as fast the tests of modules that neither train, nor start a process, nor compile whole models."""
+    here, known = Path(__file__).parent, {}
+    for item in items:
+        if item.path not in known:
+            place = item.path.relative_to(here).as_posix()
+            compiled = place.startswith(COMPILED) and place not in QUICK
+            known[item.path] = not compiled and not SLOW.search(item.path.read_text())
+        if known[item.path]:
+            item.add_marker(pytest.mark.fast)

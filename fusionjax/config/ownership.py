@@ -1,7 +1,8 @@
 """Who reads a field: a field that this run does not read, set to other than its default, would be ignored in silence.
 
 Owners are the core (`READ_BY_EVERY_RUN`, and `CONDITIONS` where another field decides), the run's task and its data source,
-which name what they read in their records. `config.model` is owned by the model's family, which is asked when the model is built.
+which name what they read in their records. `config.model` is owned by the model's family, which is asked when the model is
+built.
 
 A *choice* decides which fields are read: with optim.name="sgd" nothing reads optim.b1. An *ablation* leaves a part of a
 method out (model.ablation, fusion.mode, trimodal.modalities); the fields of that part may stay, so that one override makes
