@@ -97,6 +97,7 @@ def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, camer
     if arg.sie:
         c.model.cameras, c.data.carry = cameras, ("camera",)
     c.optim.name, c.optim.momentum, c.optim.weight_decay = "sgd", 0.9, 1e-4
+    c.optim.decay_all = True  # as TransReID
     c.optim.learning_rate, c.optim.lr_rules = 0.008, (("bias$", 2.0),)
     c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = 64, 120.0, 5.0
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 20.0, 1000, 50

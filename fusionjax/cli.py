@@ -1,7 +1,7 @@
 """What all commands share: parsing of flags, one-line messages for user errors, exit codes."""
 
 import errno
-import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -73,8 +73,11 @@ def config_flag() -> Any:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    for argument in argv:
-        name, _, value = argument.lstrip("-").partition("=")
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        value = value if equals else following
+        if not argument.startswith("-") or not value:
+            continue
         if name == "config":
             _make_importable(Path(value.split(":")[0]))
         elif name == "import":
@@ -102,19 +105,26 @@ def _make_importable(path: Path) -> None:
     """Lets a file import what lies beside it; files in a folder configs/ import each other as configs.<name>."""
     folder = path.absolute().parent
     for place in (folder.parent, folder) if folder.name == "configs" else (folder,):
-        if str(place) not in sys.path:
-            sys.path.append(str(place))
+        if str(place) in sys.path:
+            sys.path.remove(str(place))
+        sys.path.insert(0, str(place))  # before modules of the same names elsewhere, as for a script
 
 
 def _import(name: str) -> None:
     """Imports a module of the user's own, by its name or its file."""
     path = Path(name)
-    if path.suffix == ".py":
-        _make_importable(path)
-        name = path.stem
     try:
-        importlib.import_module(name)
-    except ImportError as e:
+        if path.suffix == ".py":
+            _make_importable(path)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None:
+                raise ImportError("it is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)
+            spec.loader.exec_module(module)
+        else:
+            importlib.import_module(name)
+    except (ImportError, OSError) as e:
         raise UserError(f"--import={name} cannot be imported: {e}") from None
 
 

@@ -26,9 +26,9 @@ GROUP = flags.DEFINE_boolean(
 def main(rest: Sequence[str]) -> None:
     """Prints the tables; writes the page where --out is given."""
     from fusionjax.interpret import comparison
-    from fusionjax.studies import comparison as comparing
+    from fusionjax.studies.comparison import compare
 
-    found = comparing.compare(rest, paired=not UNPAIRED.value, group=GROUP.value)
+    found = compare(rest, paired=not UNPAIRED.value, group=GROUP.value)
     print(comparison.text(found), end="")
     if OUT.value:
         print(f"\npage: {comparison.write(Path(OUT.value), found)}")

@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -40,6 +41,7 @@ class Registry(Generic[T]):
         self.what, self.field, self.group = what, field, group
         self._places: dict[str, str] = dict(builtin)
         self._found: dict[str, T] = {}
+        self._loading: set[str] = set()
         self._searched = False
 
     def add(self, name: str, record: T) -> T:
@@ -49,9 +51,11 @@ class Registry(Generic[T]):
             UserError: the name is taken by another record.
         """
         taken = self._found.get(name)
-        # A module that is imported twice, as a config file and by name, registers the same thing twice.
+        # A module that is imported twice, as a config file and by name, registers the same thing twice; one that an entry
+        # point names registers while it is imported.
         same = taken is not None and _origin(taken) == _origin(record)
-        if (taken is not None or name in self._places) and not same:
+        expected = taken is None and (name in self._loading or name not in self._places)
+        if not (same or expected):
             raise UserError(f"the {self.what} {name!r} is registered already; choose another name")
         self._found[name] = record
         return record
@@ -70,8 +74,7 @@ class Registry(Generic[T]):
         if name not in self._found:
             self._search()
         if name not in self._found and name in self._places:
-            module, _, attribute = self._places[name].partition(":")
-            self._found[name] = getattr(importlib.import_module(module), attribute)
+            self._load(name, self._places[name])
         if name not in self._found:
             near = difflib.get_close_matches(name, self.names(), 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -85,6 +88,18 @@ class Registry(Generic[T]):
         """(name, record) of all."""
         for name in self.names():
             yield name, self.get(name)
+
+    def _load(self, name: str, place: str) -> None:
+        """Imports the module of a record, which may register it itself."""
+        module, _, attribute = place.partition(":")
+        self._loading.add(name)
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as e:
+            raise UserError(f"the {self.what} {name!r} cannot be imported from {place}: {e}") from e
+        finally:
+            self._loading.discard(name)
+        self._found.setdefault(name, found)
 
     def _search(self) -> None:
         """Entry points, once; a name that is taken stays what it is."""
@@ -101,7 +116,8 @@ def _origin(record: object) -> tuple[str, str]:
     places = ("build", "create", "module")
     made: object = next((getattr(record, key) for key in places if hasattr(record, key)), record)
     if isinstance(made, type):
-        return made.__module__, made.__qualname__
+        module = sys.modules.get(made.__module__)
+        return getattr(module, "__file__", None) or made.__module__, made.__qualname__
     code = getattr(made, "__code__", None)
     return (code.co_filename, getattr(made, "__qualname__", "")) if code else ("", repr(record))
 

@@ -10,6 +10,7 @@ the ablation of a config.
 """
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,6 +29,7 @@ READ_BY_EVERY_RUN = (
     "data.augment.crop", "data.augment.flip", "data.augment.rotate", "data.augment.jitter",
     "data.augment.rand_operations", "data.augment.erase", "data.cache.enabled", "model.*", "pretrained.source",
     "optim.name", "optim.learning_rate", "optim.schedule", "optim.warmup_epochs", "optim.weight_decay", "optim.no_decay",
+    "optim.decay_all",
     "optim.clip_norm", "optim.accumulate", "optim.layer_decay", "optim.lr_rules", "optim.freeze", "optim.ema_decay",
     "train.*", "evaluation.batch_size", "report.*",
 )  # fmt: skip
@@ -120,11 +122,11 @@ def check(config: ConfigDict) -> None:
     found = unread(config)
     if not found:
         return
-    key, *others = found
-    also = f"; likewise {', '.join(others)}" if others else ""
+    key, normal = found[0], default()
+    reset = " ".join(f"--config.{name}={shlex.quote(str(value_of(normal, name)))}" for name in found)
     raise UserError(
-        f"config.{key}={value_of(config, key)!r} is not read by this run: {_readers(config, key)}. Leave it at its "
-        f"default {value_of(default(), key)!r}{also}"
+        f"config.{key}={value_of(config, key)!r} is not read by this run: {_readers(config, key)}. To leave "
+        f"{'it' if len(found) == 1 else 'such fields'} at the default: {reset}"
     )
 
 
@@ -162,6 +164,8 @@ def _readers(config: ConfigDict, key: str) -> str:
         for c in CONDITIONS
         if any(fnmatchcase(key, field) for field in c.fields)
     ]
+    if found:
+        return "; ".join(found)
     section, _, field = key.partition(".")
     sources = [name for name, record in register.datasets.records() if field in record.reads]
     if section == "data" and sources:

@@ -79,7 +79,8 @@ def from_json(data: Mapping[str, Any]) -> ConfigDict:
         UserError: a field that this version does not know, or an impossible value.
     """
     # A task that is not registered has no section here; its name says more than the section's.
-    register.tasks.get(str(data.get("task", "")))
+    if "task" in data:
+        register.tasks.get(str(data["task"]))
     config = default()
     with config.unlocked():
         _fill(config, data, "")

@@ -198,6 +198,7 @@ def _optim() -> ConfigDict:
     c.final_lr = 0.0  # cosine
     c.warmup_epochs = 0.0
     c.weight_decay = 0.0
+    c.decay_all = False  # decay biases, scales of norms, tokens and positions too
     c.no_decay = ()  # patterns of parameters that are not decayed
     c.b1 = 0.9  # adamw, adam
     c.b2 = 0.999

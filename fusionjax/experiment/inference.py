@@ -80,12 +80,11 @@ def load(folder: str | Path) -> "Run":
     folder = Path(folder)
     content = workdir.read(folder)
     config = workdir.config_of(content)
-    trained_by = str(content.get("environment", {}).get("fusionjax", ""))
-    if trained_by.split(".")[:2] != __version__.split(".")[:2]:
+    if workdir.other_version(content):
         log.warning(
             "the run in %s was trained by fusionjax %s, this is %s: what it computes may have changed, see CHANGELOG.md",
             folder,
-            trained_by or "of unknown version",
+            workdir.trained_by(content),
             __version__,
         )
     if not content.get("class_names"):

@@ -20,7 +20,17 @@ from fusionjax.errors import UserError
 # Fields that may change when a run resumes: they do not affect its scores.
 FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
         "train.log_every", "train.checkpoint_every", "report.", "evaluation.")  # fmt: skip
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> IO[bytes]:
@@ -63,6 +73,11 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
 
 def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
     stored = read(folder)
+    if other_version(stored):
+        raise UserError(
+            f"--workdir={folder} holds a run of fusionjax {trained_by(stored)}, this is {__version__}, which computes other "
+            "numbers (CHANGELOG.md); use another --workdir, or that version to resume"
+        )
     # Through the schema: a field that is newer than the run has its default there.
     before, now = (flattened(json.loads(c.to_json_best_effort())) for c in (config_of(stored), config))
     for key in sorted(set(before) | set(now)):
@@ -102,8 +117,28 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def config_of(content: Mapping[str, Any]) -> ConfigDict:
-    """The validated config of a config.json."""
-    return config_lib.from_json(content["config"])
+    """The validated config of a config.json; models by the names that they have in this version."""
+    config = content["config"]
+    if other_version(content):
+        from fusionjax.models import registry
+
+        version = ".".join(trained_by(content).split(".")[:2])
+        config = {**config, **{part: dict(config.get(part, {})) for part in ("model", "pretrained")}}
+        for part, field in (("model", "name"), ("model", "trunk"), ("pretrained", "name")):
+            if field in config[part]:
+                config[part][field] = registry.renamed(config[part][field], version)
+    return config_lib.from_json(config)
+
+
+def trained_by(content: Mapping[str, Any]) -> str:
+    """The version of fusionjax that wrote a config.json; "" where it does not say."""
+    return str(content.get("environment", {}).get("fusionjax", ""))
+
+
+def other_version(content: Mapping[str, Any]) -> bool:
+    """Whether a run is of another minor version, which may compute other numbers."""
+    stored = trained_by(content)
+    return bool(stored) and stored.split(".")[:2] != __version__.split(".")[:2]
 
 
 def environment() -> dict[str, Any]:

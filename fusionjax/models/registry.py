@@ -49,6 +49,17 @@ def backbone(name: str) -> str:
     return found.published(name) if found else name
 
 
+def renamed(name: str, version: str) -> str:
+    """What a model that an earlier version of fusionjax called `name` is called now.
+
+    Args:
+        name: of a model, or "".
+        version: major.minor of the earlier version, e.g. "0.1".
+    """
+    found = find(name)
+    return found.former.get(version, {}).get(name, name) if found else name
+
+
 def preprocessing(name: str) -> Preprocessing:
     """Returns the image preprocessing of the published weights of a model.
 

@@ -30,8 +30,7 @@ from fusionjax import files, tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
-from fusionjax.studies import leaderboard, locks
-from fusionjax.studies import search_space as sweeping
+from fusionjax.studies import leaderboard, locks, search_space
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train.loop import Diverged
 
@@ -100,11 +99,11 @@ class Sweep:
             raise UserError(
                 "--metric is missing, and config.train.best_metric is empty: name what to choose by, e.g. val/accuracy"
             )
-        sweeping.check_metric(self.metric, base, allow_test=allow_test)
+        search_space.check_metric(self.metric, base, allow_test=allow_test)
         shared = {"train.best_metric": self.metric, "report.enabled": reports}
         if base.data.cache.enabled and not base.data.cache.folder:
             shared["data.cache.folder"] = str(Path(folder) / "features")  # a frozen encoder runs once a sweep
-        self.base = sweeping.fill(base, shared)
+        self.base = search_space.fill(base, shared)
         scorer = tasks.create(self.base, Facts(("a", "b"))).scorer
         check_best_metric(self.base, scorer)
         lowest = self.metric.partition("/")[2] in scorer.lower_is_better
@@ -113,7 +112,7 @@ class Sweep:
             raise UserError(
                 "--prune looks at evaluations on the way: set config.train.eval_every_epochs above 0"
             )
-        self.space = sweeping.Space(spec, self.base)
+        self.space = search_space.Space(spec, self.base)
         self._grid = self.space.grid() if sampler == "grid" else None
         if self._grid is not None:
             self.count = min(trials or len(self._grid), len(self._grid))
@@ -279,7 +278,7 @@ class Sweep:
         shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
         _say(f"trial {trial.number} ({trial.number + 1} of {self.count}): {shown}")
         try:
-            run = prepare(sweeping.fill(self.base, values), folder)
+            run = prepare(search_space.fill(self.base, values), folder)
         except UserError as e:
             self._tell(trial, TrialState.PRUNED, reason=str(e))
             return

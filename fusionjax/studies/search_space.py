@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
+from fusionjax.config import ownership
 from fusionjax.errors import UserError
 from fusionjax.studies import config_file
 
@@ -151,6 +152,9 @@ class Space:
 def fill(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Returns a validated copy of `base` with the given fields set.
 
+    A field that the combination does not read keeps the value of `base`: optim.momentum beside optim.name="adamw" is searched
+    for the other optimisers only.
+
     Raises:
         UserError: the combination of values is invalid.
     """
@@ -160,6 +164,9 @@ def fill(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
             section, _, field = name.rpartition(".")
             target = _get(config, section) if section else config
             target[field] = float(value) if isinstance(target[field], float) else value
+        for name in values.keys() & set(ownership.unread(config)):
+            section, _, field = name.rpartition(".")
+            _get(config, section)[field] = _get(base, name)
     return config_lib.validate(config)
 
 

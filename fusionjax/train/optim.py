@@ -71,7 +71,8 @@ def create(
     if not trainable:
         raise UserError(f"config.optim.freeze={config.freeze!r} leaves no parameter to train")
     undecayed = _matching("no_decay", config.no_decay, names)
-    undecayed |= {name for name in names if not parameters.decays(name)}
+    if not config.decay_all:
+        undecayed |= {name for name in names if not parameters.decays(name)}
     schedule = _schedule(config, steps, steps_per_epoch)
     factors = _factors(config, trainable, shapes, parameters)
     decay = []

@@ -21,6 +21,8 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from fusionjax.types import Array, PyTree
 
+_VERSION = 2
+"""Of what is computed from an image besides what the config says; raised when that changes, such as the resize filter."""
 FileFingerprint = tuple[int, int] | str | None
 
 
@@ -174,6 +176,7 @@ class FeatureCache:
                       "sound", "questions", "question_types", "answers", "answer_pictures"):  # fmt: skip
             data.pop(field)
         parts = [
+            _VERSION,
             self._weights,
             data,
             self._seed,

