@@ -1,6 +1,8 @@
 """The registries: built-in names, a user's own, and what is said of a name that is not there."""
 
 import importlib.metadata
+import importlib.util
+import sys
 
 import pytest
 
@@ -61,3 +63,33 @@ def test_an_installed_package_brings_a_record(datasets, monkeypatch):
 
 
 RECORD = DatasetRecord("shapes", lambda data, split, *, seed: None)
+
+
+def test_the_module_of_an_entry_point_may_register_itself(datasets, monkeypatch, tmp_path):
+    (tmp_path / "own_shapes.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [
+        importlib.metadata.EntryPoint("shapes", "own_shapes:create", "fusionjax.none"),
+        importlib.metadata.EntryPoint("gone", "no_such_module:create", "fusionjax.none"),
+    ]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: points)
+    assert datasets.get("shapes").reads == ("root", "languages"), (
+        "the record, not the function that it decorates"
+    )
+    with pytest.raises(UserError, match="the data set 'gone' cannot be imported from no_such_module:create"):
+        datasets.get("gone")
+
+
+def test_a_class_in_a_file_that_is_imported_twice_is_the_same(monkeypatch, tmp_path):
+    heads = Registry("fusion head", "fusion.head", {}, "fusionjax.none")
+    monkeypatch.setattr(register, "fusion_heads", heads)
+    file = tmp_path / "own_head.py"
+    file.write_text(
+        "from fusionjax import register\n\n@register.fusion_head('mine')\nclass Mine:\n    pass\n"
+    )
+    for name in ("own_head", "config_with_own_head"):
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+    assert heads.names() == ("mine",)

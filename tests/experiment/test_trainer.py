@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,23 @@ def test_a_workdir_of_another_config_is_refused(trained, data):
         match="belongs to a run of another config: config.optim.learning_rate is 0.003 there and 0.5",
     ):
         trainer.Experiment(config(data, train__steps=60, optim__learning_rate=0.5), trained[0]).train()
+
+
+def test_a_run_of_another_version_is_not_resumed(trained, data, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(trained[0], folder)
+    content = json.loads((folder / "config.json").read_text())
+    content["environment"]["fusionjax"] = "0.1.0"
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="holds a run of fusionjax 0.1.0, this is .*; use another --workdir"):
+        trainer.Experiment(config(data, train__steps=60), folder).train()
+
+
+def test_a_model_that_was_called_otherwise_is_opened_by_its_name():
+    content = {"config": {"task": "classification", "model": {"trunk": "efficientnet_lite0"}}}
+    old = {**content, "environment": {"fusionjax": "0.1.0"}}
+    assert workdir.config_of(old).model.trunk == "tf_efficientnet_lite0"
+    assert workdir.config_of(content).model.trunk == "efficientnet_lite0"
 
 
 def test_divergence_stops_with_the_last_good_state(data, tmp_path):

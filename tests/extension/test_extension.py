@@ -89,6 +89,25 @@ def test_what_they_do_not_read_is_one_line(place, override, message):
     assert message in said.stderr and said.stderr.count("\n") == 1
 
 
+def test_the_named_file_is_imported_whatever_its_name(place):
+    folder = place / "elsewhere"
+    folder.mkdir()
+    other = (
+        (HERE / "toy_dataset.py")
+        .read_text()
+        .replace('"squares"', '"circles"')
+        .replace("'squares'", "'circles'")
+    )
+    (folder / "statistics.py").write_text(other)  # as a module of Python's own is called
+    said = start(
+        place, "main", "--import", "elsewhere/statistics.py", "--config", "toy_config.py", "--check",
+        "--config.data.source=circles", "--config.data.train_split=dev", expect=2,
+    )  # fmt: skip
+    assert "config.data.source='circles' has the splits train, test" in said.stderr
+    said = start(place, "evaluate", "--import=nothing.py", "--workdir=own_task", expect=2)
+    assert "--import=nothing.py cannot be imported" in said.stderr and said.stderr.count("\n") == 1
+
+
 def test_a_name_is_registered_once(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     from fusionjax import register

@@ -159,3 +159,10 @@ def test_a_script_carries_only_what_is_an_option():
             search_space.sbatch_script(
                 "x", pathlib.Path(folder), pathlib.Path("/w"), workers=2, options=options
             )
+
+
+def test_a_field_that_a_combination_does_not_read_keeps_its_value():
+    base = config()
+    for name, momentum in (("sgd", 0.8), ("adamw", base.optim.momentum)):
+        filled = search_space.fill(base, {"optim.name": name, "optim.momentum": 0.8})
+        assert filled.optim.name == name and filled.optim.momentum == momentum
