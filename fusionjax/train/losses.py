@@ -96,7 +96,7 @@ def masked_mean(values: Float[Array, " batch"], valid: Shaped[Array, " batch"]) 
 
 
 def uncertainty_weighted(
-    losses: Mapping[str, Float[Array, ""]], log_variances: Mapping[str, Float[Array, ""]]
+    losses: Mapping[str, Float[Array, ""] | float], log_variances: Mapping[str, Float[Array, ""] | float]
 ) -> Float[Array, ""]:
     """Combines the losses of several branches with learned weights: ½ Σ_b (e^{−w_b} L_b + w_b).
 

@@ -174,7 +174,7 @@ def test_misfits_are_listed_and_counted(tensors):
 
 
 def test_weights_of_the_tensorflow_line_are_refused_by_the_network_that_pads_as_torch_does(tensors):
-    with pytest.raises(UserError, match="these weights are of tf_efficientnet_lite0"):
+    with pytest.raises(UserError, match="these weights are for tf_efficientnet_lite0"):
         pretrained.convert("efficientnet_lite0", tensors)
 
 

@@ -67,7 +67,7 @@ def test_rows_and_seeds_become_a_table(tmp_path):
 
 
 class Run:
-    """As `finished.load` gives it."""
+    """As `run_record.load` gives it."""
 
     def __init__(self, folder, names, correct, split="test"):
         self.folder, self.results = folder, {"seconds": 2.0}
@@ -77,7 +77,7 @@ class Run:
 
 
 def measured(monkeypatch, runs):
-    monkeypatch.setattr(ablation_table.finished, "load", runs.get)
+    monkeypatch.setattr(ablation_table.run_record, "load", runs.get)
     titles = dict.fromkeys(key[0] for key in runs)
     return ablation_table.measures({title: [key for key in runs if key[0] == title] for title in titles})
 

@@ -143,7 +143,7 @@ def test_align(rng):
         np.testing.assert_allclose(aux["scale"], scale, rtol=1e-5)
 
 
-def test_messages(pair, rng):
+def test_messages(pair, rng, unchecked):
     x, visual, *_ = pair
     features, labels = rng.standard_normal((2, 3, 4)), np.array([0, 1, 2])
     with pytest.raises(UserError, match=r"features \(3, 4\) are not \(passes, 3 images, width\)"):

@@ -148,7 +148,10 @@ def test_a_gradient_reaches_every_parameter_and_all_are_finite(inputs):
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_is_refused(inputs):
     for fields, words in (
-        ({"modalities": ("image", "smell")}, "'smell' of modalities is not one of image, audio, text"),
+        (
+            {"modalities": ("image", "smell")},
+            "modalities contains 'smell', which is not one of image, audio, text",
+        ),
         ({"modalities": ()}, "modalities is empty"),
         ({"modalities": ("image", "image")}, "names one of them twice"),
         ({"pairings": ("image_from_image",)}, "'image_from_image' of pairings is not one of"),

@@ -178,7 +178,12 @@ def test_class_texts_leak_and_the_report_says_so_first(leaves, bert, tmp_path):
         {"fusion__mode": "concat"},
         {"fusion__head": "bilinear", "fusion__bilinear_form": "hadamard"},
         {"text__kind": "bank", "text__bank_level": "token"},
-        {"text__freeze": False, "data__cache__enabled": False, "model__freeze_trunk": False},
+        {
+            "text__freeze": False,
+            "data__cache__enabled": False,
+            "data__cache__passes": 3,
+            "model__freeze_trunk": False,
+        },
         {"text__kind": "bank", "text__freeze": False},
         {
             "model__trunk": "tf_efficientnet_lite0",
@@ -241,14 +246,12 @@ def test_losses_of_the_config(leaves, bert, tmp_path):
     logits, labels = rng.normal(size=(5, 3)).astype(np.float32), np.array([0, 1, 2, 2, 2])
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     of_true = p[np.arange(5), labels]
-    focal = task_of(leaves, bert, loss__focal_gamma=2.0, loss__focal_alpha=0.5)
+    focal = objectives.ExampleLoss(settings(leaves, bert, loss__focal_gamma=2.0, loss__focal_alpha=0.5))
+    np.testing.assert_allclose(focal(logits, labels), -0.5 * (1 - of_true) ** 2 * np.log(of_true), rtol=1e-4)
+    config = settings(leaves, bert, loss__class_weights=(1.0, 2.0, 0.5))
+    weighted = objectives.ExampleLoss(config, np.array([1.0, 2.0, 0.5], np.float32))
     np.testing.assert_allclose(
-        focal.example_losses(logits, labels), -0.5 * (1 - of_true) ** 2 * np.log(of_true), rtol=1e-4
-    )
-    weighted = task_of(leaves, bert, loss__class_weights=(1.0, 2.0, 0.5))
-    weighted.check({})
-    np.testing.assert_allclose(
-        weighted.example_losses(logits, labels), -np.array([1, 2, 0.5])[labels] * np.log(of_true), rtol=1e-4
+        weighted(logits, labels), -np.array([1, 2, 0.5])[labels] * np.log(of_true), rtol=1e-4
     )
 
     class Counted:
@@ -274,7 +277,11 @@ def test_descriptions_of_chosen_classes_may_be_spelt_otherwise(leaves, bert, tmp
     texts = {"Tomato: Late blight": ["spots"], "Tomato: healthy": ["green"], "Potato: healthy": ["brown"]}
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     config = settings(
-        leaves, bert, data__selected_classes=names, text__descriptions=str(tmp_path / "texts.json")
+        leaves,
+        bert,
+        data__selected_classes=names,
+        text__kind="bank",
+        text__descriptions=str(tmp_path / "texts.json"),
     )
     assert text_inputs.described(config, names).texts == (("spots",), ("green",))
 

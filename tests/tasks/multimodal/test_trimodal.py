@@ -230,10 +230,10 @@ def test_killed_and_resumed_equals_uninterrupted(things, bert, tmp_path):
     "fields",
     [
         {"trimodal__modalities": ("audio",), "model__trunk": "", "model__freeze_trunk": False,
-         "model__trunk_norm": False, "data__cache__enabled": False},
+         "model__trunk_norm": False, "data__cache__enabled": False, "data__cache__passes": 3},
         {"trimodal__modalities": ("image", "text"), "text__freeze": False},
         {"task": "audiovisual", "trimodal__modalities": ("image", "audio"), "text__encoder": "",
-         "data__cache__enabled": False, "model__freeze_trunk": False},
+         "data__cache__enabled": False, "data__cache__passes": 3, "model__freeze_trunk": False},
         {"trimodal__pairings": ()},
     ],
 )  # fmt: skip
@@ -292,7 +292,7 @@ def test_a_split_for_evaluation_may_lack_every_sound_and_caption(things, bert, t
 
 def test_mistakes_are_one_line(things, bert, tmp_path):
     for fields, words in (
-        ({"trimodal__modalities": ("image", "smell")}, "'smell' of modalities is not one of"),
+        ({"trimodal__modalities": ("image", "smell")}, "modalities contains 'smell', which is not one of"),
         ({"trimodal__pairings": ("image_from_smell",)}, "'image_from_smell' of pairings is not one of"),
         ({"trimodal__modalities": ("audio", "text")}, "trimodal.modalities has no image"),
         (

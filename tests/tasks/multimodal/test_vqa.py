@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(asked, bert, tmp_path):
             "questions are made from English captions",
         ),
         ({"data__question_types": ("what",)}, "only with data.questions='captions'"),
-        ({"data__answer_pictures": 50}, "no answer belongs to 50 pictures"),
+        ({"data__answer_pictures": 50}, "no answer belongs to 50 images"),
         ({"loss__focal_gamma": 2.0}, "config.loss.focal_gamma=2.0 is not read by this run"),
         ({"train__best_metric": "test/mAP"}, "config.train.best_metric"),
     ):

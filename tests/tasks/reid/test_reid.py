@@ -231,7 +231,7 @@ def test_pairs_are_of_different_identities():
     alone = tasks.create(settings(model__ablation="sa_glca"), Facts(tuple(IDS)))
     bare = {k: v for k, v in variables.items() if k != "params"}
     params = {k: v for k, v in variables["params"].items() if k != "log_variance_pwca"}
-    _, (_, without) = alone.loss({"params": params, **bare}, rows, jax.random.key(1), groups=1)
+    _, (_, without) = alone.objective({"params": params, **bare}, rows, jax.random.key(1), groups=1)
     np.testing.assert_allclose(
         with_pairs["batch_stats"]["neck_sa"]["mean"], without["batch_stats"]["neck_sa"]["mean"], atol=1e-5
     )
