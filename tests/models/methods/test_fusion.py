@@ -304,7 +304,7 @@ def test_widths_and_parameter_counts(inputs):
         (dict(head="attention", width=12), "8 attention heads must divide width=12"),
         (dict(heads=3), "heads=3 must divide width=16"),
         (dict(width=18), "width=18 must be a multiple of 4"),
-        (dict(depth=0), "depth=0 must be a whole number above 0"),
+        (dict(depth=0), "depth=0 must be a positive integer"),
         (dict(dropout=1.0), r"dropout=1.0 must be in \[0, 1\)"),
         (dict(text_block=-1), "text_block=-1 must be 0 or more"),
         (dict(mode="image", head="bilinear"), "mode='image' has no head to choose"),

@@ -167,7 +167,8 @@ def test_three_clips_of_unequal_lengths_equal_the_three_alone(things, bert, enco
 
     small = dict(width=16, depth=1, heads=2, hidden=16, conv_width=8, pos_kernel=6, pos_groups=4)
     monkeypatch.setitem(audio_models.CONFIGS, "wav2vec2_base", small)
-    c = settings(things, bert, audio__encoder=encoder)
+    sizes = {} if encoder == "mel" else dict(audio__width=128, audio__depth=2, audio__heads=4)  # of mel alone
+    c = settings(things, bert, audio__encoder=encoder, **sizes)
     side = tasks.create(c, Facts(tuple(CLASSES))).inputs.audio
     rng = np.random.default_rng(0)
     lengths = (6_400, 3_000, 5_001)
@@ -233,7 +234,7 @@ def test_killed_and_resumed_equals_uninterrupted(things, bert, tmp_path):
          "model__trunk_norm": False, "data__cache__enabled": False, "data__cache__passes": 3},
         {"trimodal__modalities": ("image", "text"), "text__freeze": False},
         {"task": "audiovisual", "trimodal__modalities": ("image", "audio"), "text__encoder": "",
-         "data__cache__enabled": False, "data__cache__passes": 3, "model__freeze_trunk": False},
+         "text__allow_empty": False, "text__max_tokens": 64, "data__cache__enabled": False, "data__cache__passes": 3, "model__freeze_trunk": False},
         {"trimodal__pairings": ()},
     ],
 )  # fmt: skip
@@ -293,7 +294,10 @@ def test_a_split_for_evaluation_may_lack_every_sound_and_caption(things, bert, t
 def test_mistakes_are_one_line(things, bert, tmp_path):
     for fields, words in (
         ({"trimodal__modalities": ("image", "smell")}, "modalities contains 'smell', which is not one of"),
-        ({"trimodal__pairings": ("image_from_smell",)}, "'image_from_smell' of pairings is not one of"),
+        (
+            {"trimodal__pairings": ("image_from_smell",)},
+            "pairings contains 'image_from_smell', which is not one of",
+        ),
         ({"trimodal__modalities": ("audio", "text")}, "trimodal.modalities has no image"),
         (
             {"model__trunk": "", "data__cache__enabled": False, "data__cache__passes": 3},
