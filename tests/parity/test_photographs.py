@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from fusionjax.tasks.base.rgb_inputs import normalise
 from sklearn.datasets import load_sample_image
 
 from fusionjax import config, pretrained
 from fusionjax.data.image.transforms import eval_transform
 from fusionjax.models import create
+from fusionjax.tasks.base.image_inputs import normalise
 
 from .originals import timm
 
