@@ -234,7 +234,8 @@ def test_killed_and_resumed_equals_uninterrupted(things, bert, tmp_path):
          "model__trunk_norm": False, "data__cache__enabled": False, "data__cache__passes": 3},
         {"trimodal__modalities": ("image", "text"), "text__freeze": False},
         {"task": "audiovisual", "trimodal__modalities": ("image", "audio"), "text__encoder": "",
-         "text__allow_empty": False, "text__max_tokens": 64, "data__cache__enabled": False, "data__cache__passes": 3, "model__freeze_trunk": False},
+         "text__allow_empty": False, "text__max_tokens": 64, "data__cache__enabled": False,
+         "data__cache__passes": 3, "model__freeze_trunk": False},
         {"trimodal__pairings": ()},
     ],
 )  # fmt: skip
