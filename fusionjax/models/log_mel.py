@@ -24,14 +24,14 @@ def hann(length: int) -> np.ndarray:
     return np.square(np.sin(np.pi * np.arange(length) / length)).astype(np.float32)
 
 
-def hertz_to_mel(frequency: np.ndarray | float) -> np.ndarray | np.float64:
+def hertz_to_mel(frequency: np.ndarray | float) -> np.ndarray:
     """Converts frequencies in Hz to HTK's mel scale, 2595 · log10(1 + f / 700); any shape, float64."""
-    return 2595 * np.log10(1 + np.asarray(frequency, np.float64) / 700)
+    return np.asarray(2595 * np.log10(1 + np.asarray(frequency, np.float64) / 700))
 
 
-def mel_to_hertz(mel: np.ndarray | float) -> np.ndarray | np.float64:
+def mel_to_hertz(mel: np.ndarray | float) -> np.ndarray:
     """Converts mel to Hz, the inverse of `hertz_to_mel`."""
-    return 700 * (10 ** (np.asarray(mel, np.float64) / 2595) - 1)
+    return np.asarray(700 * (10 ** (np.asarray(mel, np.float64) / 2595) - 1))
 
 
 @functools.lru_cache(maxsize=16)
