@@ -41,7 +41,6 @@ PRUNERS = {
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5),
     "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
 }
-SAMPLERS = ("tpe", "random", "grid")
 
 
 def prepare(config: ConfigDict, folder: Path) -> trainer.Experiment:

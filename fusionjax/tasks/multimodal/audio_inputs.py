@@ -24,9 +24,6 @@ from fusionjax.models.backbones.mel import MelEncoder
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.types import SAMPLE_RATE, Array, PyTree
 
-ENCODERS = ("mel", *audio_models.NAMES)
-"""Values of `audio.encoder`."""
-
 
 class AudioInputs:
     """The sound of each example, by `config.audio`, and the audio encoder.
