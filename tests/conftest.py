@@ -61,7 +61,7 @@ COMPILED = ("models/", "train/", "parity/", "tasks/")
 QUICK = (
     "models/test_parameters.py",
     "models/test_layers.py",
-    "train/test_focal.py",
+    "train/test_losses.py",
     "train/augment/test_mix.py",
 )
 """Files of those folders that do not."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.prepared.test_prepare import prepare, reopened, snapshot
+from tests.data.prepared.test_writer import prepare, reopened, snapshot
 from tests.support import process, trees
 
 run = functools.partial(process.python, "-m", "fusionjax.prepare")

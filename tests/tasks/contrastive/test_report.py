@@ -8,7 +8,7 @@ from fusionjax.data import datasets
 from fusionjax.evaluation import cross_modal
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.contrastive import report
-from tests.tasks.contrastive.test_contrastive import config
+from tests.tasks.contrastive.test_task import config
 
 
 def test_pairs_are_named_whose_names_have_more_words():

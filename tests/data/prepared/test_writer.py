@@ -253,7 +253,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from fusionjax.data.prepared import writer
-from tests.data.prepared.test_prepare import prepare
+from tests.data.prepared.test_writer import prepare
 
 count = 0
 def killed(*args, at=int(sys.argv[3])):

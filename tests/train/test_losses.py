@@ -1,4 +1,4 @@
-"""Focal loss and class weights against NumPy."""
+"""Cross-entropy, focal loss, class weights and the weighting of branches against NumPy and optax."""
 
 import jax
 import jax.numpy as jnp
