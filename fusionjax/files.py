@@ -1,11 +1,52 @@
-"""Files that are whole or absent, their digests, and the user's cache folder."""
+"""Files that are whole or absent, safe reading of files that others brought, digests, and the user's cache folder."""
 
 import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+LARGEST = 4 * 2**30
+"""Bytes of the largest file that is read as a whole."""
+_KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def check_readable(path: str | os.PathLike[str], limit: int = LARGEST) -> int:
+    """Checks that a path, or what it links to, is a regular file below a size limit, before it is opened.
+
+    Opening a named pipe waits for a writer, and a device such as /dev/zero never ends.
+
+    Args:
+        path: the file.
+        limit: allowed size, in bytes.
+
+    Returns:
+        The size of the file, in bytes.
+
+    Raises:
+        OSError: there is no such file (FileNotFoundError), it is not a regular file, or it is larger than `limit`.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"it is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'special file')}, not a regular file")
+    if found.st_size > limit:
+        raise OSError(f"its {found.st_size:,} bytes are more than the {limit:,} that are read")
+    return found.st_size
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int = LARGEST) -> bytes:
+    """The content of a regular file; arguments and errors of `check_readable`."""
+    check_readable(path, limit)
+    with open(path, "rb") as file:
+        return file.read()
 
 
 @contextlib.contextmanager

@@ -63,6 +63,23 @@ def test_write_text_encodes_as_asked(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_only_regular_files_below_a_limit_are_read(tmp_path):
+    """A named pipe would block for ever, and a link to /dev/zero fill the memory."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "whole.jpg").write_bytes(b"12345")
+    (tmp_path / "link.jpg").symlink_to("whole.jpg")
+    for name, why in (("pipe.jpg", "a named pipe"), ("zero.jpg", "a device"), (".", "a folder")):
+        with pytest.raises(OSError, match=f"it is {why}, not a regular file"):
+            files.read_bytes(tmp_path / name)
+    for name in ("whole.jpg", "link.jpg"):
+        assert files.read_bytes(tmp_path / name) == files.read_bytes(str(tmp_path / name), 5) == b"12345"
+        with pytest.raises(OSError, match="its 5 bytes are more than the 4 that are read"):
+            files.read_bytes(tmp_path / name, 4)
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(tmp_path / "none.jpg")
+
+
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
