@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fusionjax.train import losses
@@ -70,3 +71,25 @@ def test_class_weights_of_cross_entropy(logits, targets, smoothing):
         ones = losses.cross_entropy(logits, labels, label_smoothing=smoothing, class_weights=np.ones(3))
         np.testing.assert_array_equal(plain, ones)
         np.testing.assert_allclose(plain, -(smooth * log_p).sum(1), rtol=1e-4)
+
+
+def test_label_smoothing_equals_optax(rng):
+    logits, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
+    smooth = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.1)
+    want = optax.softmax_cross_entropy(logits, smooth)
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels, label_smoothing=0.1), want, rtol=1e-5)
+    np.testing.assert_allclose(losses.cross_entropy(logits, smooth), want, rtol=1e-5)
+
+
+def test_padding_does_not_enter_the_mean():
+    values = jnp.array([1.0, 3.0, jnp.inf])
+    assert losses.masked_mean(values, jnp.array([1.0, 1.0, 0.0])) == 2
+    assert jax.grad(lambda v: losses.masked_mean(v, jnp.array([1.0, 1.0, 0.0])))(values)[2] == 0
+    assert losses.masked_mean(values, jnp.zeros(3)) == 0
+
+
+def test_uncertainty_weighting_is_the_equation():
+    got = losses.uncertainty_weighted({"sa": 2.0, "glca": 3.0}, {"sa": 0.5, "glca": -1.0, "pwca": 9.0})
+    assert abs(got - 0.5 * (np.exp(-0.5) * 2 + 0.5 + np.exp(1.0) * 3 - 1)) < 1e-5
+    start = losses.uncertainty_weighted({"sa": 2.0}, {"sa": 0.0})
+    assert start == 1.0

@@ -1,6 +1,5 @@
 """Batches: order, shares, resuming, padding and unreadable images."""
 
-import itertools
 import json
 import logging
 
@@ -9,13 +8,13 @@ import pytest
 
 from fusionjax import config
 from fusionjax.data import datasets
-from fusionjax.data.feature_cache import batches as features
 from fusionjax.data.loading import pipeline
 from fusionjax.data.sampling import order
 from fusionjax.data.source import FileSource
 from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from tests.support import trees
+from tests.support.batches import joined, same, take
 
 N = 22
 
@@ -32,26 +31,6 @@ def settings(**fields):
     data.augment.jitter = 0.2
     data.update(fields)
     return data
-
-
-def take(stream, n: int) -> list[dict]:
-    batches = list(itertools.islice(stream, n))
-    if hasattr(stream, "close"):
-        stream.close()
-    return batches
-
-
-def same(a: list[dict], b: list[dict]) -> None:
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys()
-        for key in x:
-            assert x[key].dtype == y[key].dtype
-            np.testing.assert_array_equal(x[key], y[key])
-
-
-def joined(parts: list[list[dict]]) -> list[dict]:
-    return [{k: np.concatenate([p[k] for p in row]) for k in row[0]} for row in zip(*parts, strict=True)]
 
 
 def test_batch(source):
@@ -209,61 +188,3 @@ def test_no_examples(source):
     with pytest.raises(UserError, match="without examples"):
         pipeline.train_dataset(empty, settings(), seed=0, batch_size=4)
     assert list(pipeline.eval_batches(empty, settings(), batch_size=4)) == []
-
-
-# --- cached features
-
-FEATURES = np.random.default_rng(0).standard_normal((3, 10, 2, 2, 5)).astype(np.float16)
-LABELS = np.arange(10) % 4
-VALID = np.ones((3, 10), np.float32)
-VALID[1, 7] = 0
-
-
-def stream(**fields):
-    return features.feature_dataset(FEATURES, LABELS, seed=2, batch_size=4, valid=VALID, **fields)
-
-
-def test_features_follow_the_pass_of_the_epoch(tmp_path):
-    np.save(tmp_path / "f.npy", FEATURES)
-    memmap = np.load(tmp_path / "f.npy", mmap_mode="r")
-    batches = take(features.feature_dataset(memmap, LABELS, seed=2, batch_size=4, valid=VALID), 10)
-    rows = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-    for i, index in enumerate(rows["index"]):
-        k = i // 10 % 3
-        np.testing.assert_array_equal(rows["features"][i], FEATURES[k, index])
-        assert rows["valid"][i] == VALID[k, index]
-        assert rows["label"][i] == (LABELS[index] if VALID[k, index] else 0)
-    same(batches, take(stream(), 10))
-
-
-def test_features_have_the_order_of_images(source):
-    images = take(pipeline.train_dataset(source, settings(), seed=7, batch_size=4), 8)
-    cached = take(features.feature_dataset(np.zeros((1, N, 1, 1, 1)), source.labels, seed=7, batch_size=4), 8)
-    same(
-        [{"i": b["index"], "y": b["label"]} for b in images],
-        [{"i": b["index"], "y": b["label"]} for b in cached],
-    )
-
-
-def test_features_resume_and_share():
-    whole = take(stream(), 9)
-    half = stream()
-    take(half, 4)
-    resumed = stream(threads=1)
-    resumed.set_state(half.get_state())
-    same(take(resumed, 5), whole[4:])
-    same(joined([take(stream(process_index=p, process_count=2), 9) for p in (0, 1)]), whole)
-
-
-def test_feature_batches():
-    batches = list(features.feature_batches(FEATURES[1], LABELS, batch_size=4, valid=VALID[1]))
-    assert np.concatenate([b["index"] for b in batches]).tolist() == [*range(10), -1, -1]
-    np.testing.assert_array_equal(np.concatenate([b["features"] for b in batches])[:10], FEATURES[1])
-    assert np.concatenate([b["valid"] for b in batches]).sum() == 9
-
-
-def test_feature_shapes_that_do_not_fit():
-    with pytest.raises(UserError, match="10 cached features, but labels"):
-        features.feature_dataset(FEATURES, LABELS[:9], seed=0, batch_size=4)
-    with pytest.raises(UserError, match="are not"):
-        features.feature_dataset(FEATURES[:0], LABELS, seed=0, batch_size=4)

@@ -171,26 +171,6 @@ def test_weights_are_read_before_anything_is_computed(tmp_path):
         trainer.Experiment(c, tmp_path / "run")
 
 
-def test_skipped_parameters_of_a_trunk_in_two_parts():
-    from configs import openmoji_reid
-    from fusionjax.tasks.base import model_factory
-
-    c = openmoji_reid.get_config("runlocal")
-    with c.unlocked():
-        c.pretrained.skip = ("stem/.*",)
-    task = tasks.create(config_lib.validate(c), Facts(("0", "1")))
-    fresh = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(task.model.init, jax.random.key(0))
-    )
-    merged = task.model.load_pretrained(fresh, model_factory.read_weights(c))
-    assert not any(np.any(x) for x in jax.tree.leaves(merged["params"]["trunk"]["stem"]))
-    assert any(np.any(x) for x in jax.tree.leaves(merged["params"]["neck"]))
-    with c.unlocked():
-        c.pretrained.skip = ("sttem/.*",)
-    with pytest.raises(UserError, match="sttem"):
-        task.model.load_pretrained(fresh, model_factory.read_weights(c))
-
-
 def test_contradicting_arguments_of_the_small_run():
     from configs import crossvit as config_file
 

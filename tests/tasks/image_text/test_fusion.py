@@ -17,10 +17,8 @@ from fusionjax.data.text.texts import LEAK
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
 from fusionjax.models import registry
-from fusionjax.tasks.base import objectives
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text import text_inputs
-from fusionjax.train import losses
 from tests.support import fields as fields_lib
 from tests.support import tiny_bert
 
@@ -239,30 +237,6 @@ def test_a_baseline_does_not_see_the_other_side(leaves, bert):
         predict = jax.jit(task.scorer.predict)
         a, b = (predict(variables, x)["probabilities/combined"] for x in (batch, other))
         assert np.array_equal(a, b)
-
-
-def test_losses_of_the_config(leaves, bert, tmp_path):
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(5, 3)).astype(np.float32), np.array([0, 1, 2, 2, 2])
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    of_true = p[np.arange(5), labels]
-    focal = objectives.ExampleLoss(settings(leaves, bert, loss__focal_gamma=2.0, loss__focal_alpha=0.5))
-    np.testing.assert_allclose(focal(logits, labels), -0.5 * (1 - of_true) ** 2 * np.log(of_true), rtol=1e-4)
-    config = settings(leaves, bert, loss__class_weights=(1.0, 2.0, 0.5))
-    weighted = objectives.ExampleLoss(config, np.array([1.0, 2.0, 0.5], np.float32))
-    np.testing.assert_allclose(
-        weighted(logits, labels), -np.array([1, 2, 0.5])[labels] * np.log(of_true), rtol=1e-4
-    )
-
-    class Counted:
-        labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
-        columns = {"caption": ["a leaf"] * 8}
-        names = [str(i) for i in range(8)]
-
-    balanced = settings(leaves, bert, loss__balanced=True)
-    weights = objectives.class_weights(balanced, CLASSES, Counted())
-    np.testing.assert_allclose(weights, 8 / (3 * np.array([4, 2, 2])), rtol=1e-6)
-    assert losses.masked_mean(jnp.ones(3), jnp.zeros(3)) == 0
 
 
 def test_classes_chosen_by_name(leaves, bert, tmp_path):
