@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fusionjax import files
 from fusionjax.errors import UserError
 
 
@@ -83,7 +84,7 @@ class FileSource:
 
     def load(self, i: int) -> bytes | np.ndarray:
         """The encoded bytes of the file of example `i`; raises OSError where it cannot be read."""
-        return (self.root / self.names[i]).read_bytes()
+        return files.read_bytes(self.root / self.names[i])
 
 
 class ByIdentity:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -181,6 +182,18 @@ def test_a_file_that_vanishes_is_an_unreadable_image(damaged):
     (damaged.root / damaged.names[0]).unlink()
     batches = list(pipeline.eval_batches(damaged, settings(max_bad_fraction=1.0), batch_size=20))
     assert batches[0]["valid"].sum() == 17
+
+
+def test_a_pipe_and_a_device_are_unreadable_images(damaged):
+    (damaged.root / damaged.names[0]).unlink()
+    os.mkfifo(damaged.root / damaged.names[0])
+    (damaged.root / damaged.names[1]).unlink()
+    (damaged.root / damaged.names[1]).symlink_to("/dev/zero")
+    bad = BadImages()
+    batches = list(pipeline.eval_batches(damaged, settings(max_bad_fraction=1.0), batch_size=20, bad=bad))
+    assert batches[0]["valid"].sum() == 16
+    assert "it is a named pipe, not a regular file" in bad.reasons[damaged.names[0]]
+    assert "it is a device, not a regular file" in bad.reasons[damaged.names[1]]
 
 
 def test_no_examples(source):
