@@ -1,22 +1,24 @@
 """What all commands share: parsing of flags, one-line messages for user errors, exit codes."""
 
 import errno
-import importlib.util
+import importlib
 import logging
 import os
 import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import absl.logging
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from fusionjax import config
+from fusionjax.config.user_file import UserFile
 from fusionjax.errors import UserError
 
 flags.DEFINE_multi_string(
@@ -31,14 +33,18 @@ _PATIENCE = 20.0
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
     """Parses absl flags, calls `main(positional arguments)` and leaves the process.
 
-    Exit codes: 0 done, 2 a mistake of the user (one line on stderr, no traceback), 130 interrupted.
+    Exit codes: 0 done, 2 a mistake of the user (one line on stderr, after a traceback with -v), 130 interrupted.
     """
     argv = list(sys.argv if argv is None else argv)
+    verbose = "-v" in argv[1:]
+    argv = [*argv[:1], *(word for word in argv[1:] if word != "-v")]
     _quiet()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(_parse(argv)) or 0
     except UserError as e:
+        if verbose:
+            traceback.print_exc()
         fail(str(e))
     except KeyboardInterrupt:
         _interrupted()
@@ -55,15 +61,10 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     """The config of a `DEFINE_config_file` flag.
 
     Raises:
-        UserError: the flag is missing, or names a file that is not there.
+        UserError: the flag is missing.
     """
     if flag.value is None:
         raise UserError("--config is missing: name a config file, e.g. --config=configs/quickstart.py")
-    try:
-        _ = flag.value.task  # the reading error is kept until the first use
-    except OSError:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config={path} cannot be read: no such file") from None
     return flag.value
 
 
@@ -82,6 +83,8 @@ def _parse(argv: list[str]) -> list[str]:
             _make_importable(Path(value.split(":")[0]))
         elif name == "import":
             _import(value)
+    if "config" in flags.FLAGS and config_flag().flag_type() == "config object":
+        config_flag().parser = _ConfigParser()
     try:
         return flags.FLAGS(argv)[1:]
     except (
@@ -101,6 +104,19 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(f"{text} (--help lists the flags)") from None
 
 
+class _ConfigParser(flags.ArgumentParser):
+    """Reads <file>.py:<argument>; what is wrong with the file is a `UserError`."""
+
+    def flag_type(self) -> str:
+        return "config object"
+
+    def parse(self, path: str) -> ConfigDict:
+        file, colon, argument = path.partition(":")
+        config = UserFile(file).config(*([argument] if colon else []))
+        config.lock()
+        return config
+
+
 def _make_importable(path: Path) -> None:
     """Lets a file import what lies beside it; files in a folder configs/ import each other as configs.<name>."""
     folder = path.absolute().parent
@@ -112,20 +128,14 @@ def _make_importable(path: Path) -> None:
 
 def _import(name: str) -> None:
     """Imports a module of the user's own, by its name or its file."""
-    path = Path(name)
+    if name.endswith(".py"):
+        _make_importable(Path(name))
+        UserFile(name, "--import", Path(name).stem)
+        return
     try:
-        if path.suffix == ".py":
-            _make_importable(path)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            if spec is None or spec.loader is None:
-                raise ImportError("it is no Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, module)
-            spec.loader.exec_module(module)
-        else:
-            importlib.import_module(name)
-    except (ImportError, OSError) as e:
-        raise UserError(f"--import={name} cannot be imported: {e}") from None
+        importlib.import_module(name)
+    except Exception as e:
+        raise UserError(f"--import={name} cannot be imported: {type(e).__name__}: {e}") from e
 
 
 def _interrupt(*_: object) -> None:

@@ -73,3 +73,24 @@ def test_our_own_bugs_keep_their_traceback():
         [sys.executable, "-c", PROGRAM.replace("{name}", "bug")], capture_output=True, text=True
     )
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def command(*arguments, code):
+    done = subprocess.run(
+        [sys.executable, "-m", "fusionjax.main", "--check", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def test_a_wrong_config_file_is_one_line_and_a_traceback_where_it_is_wanted(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    return 1 / 0\n")
+    line = f"fusionjax: error: --config={path} fails in line 2: ZeroDivisionError: division by zero\n"
+    assert command(f"--config={path}", code=2) == line
+    long = command("-v", f"--config={path}", code=2)
+    assert long.endswith(line) and long.startswith("Traceback") and "return 1 / 0" in long
+    said = command("--config=/etc/passwd", code=2)
+    assert said == (
+        "fusionjax: error: --config=/etc/passwd is not a Python file: its name does not end in .py\n"
+    )

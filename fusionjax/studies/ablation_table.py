@@ -19,10 +19,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax.config.user_file import UserFile
 from fusionjax.errors import UserError
 from fusionjax.evaluation import per_example, significance
 from fusionjax.experiment.trainer import Experiment, workdir
-from fusionjax.studies import config_file, run_record
+from fusionjax.studies import run_record
 
 
 def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
@@ -32,12 +33,12 @@ def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
         path: path of the file.
 
     Raises:
-        UserError: the file has no `table`, or `table()` does not return a dict of strings.
+        UserError: the file cannot be imported, has no `table`, or `table()` does not return a dict of strings.
     """
-    module, table = config_file.load(
-        path, "table", 'add a function that returns its rows, e.g. {"image only": "baseline=image"}'
+    file = UserFile(path)
+    rows = file.call(
+        "table", hint='add a function that returns its rows, e.g. {"image only": "baseline=image"}'
     )
-    rows = table()
     if (
         not isinstance(rows, dict)
         or not rows
@@ -46,7 +47,7 @@ def load(path: str) -> tuple[Callable[[str], ConfigDict], dict[str, str]]:
         raise UserError(
             f"--config={path}: table() must return a dict, title → argument, with at least one row"
         )
-    return module.get_config, rows
+    return file.config, rows
 
 
 def folder_of(title: str) -> str:

@@ -29,8 +29,8 @@ from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
 from fusionjax.config import ownership
+from fusionjax.config.user_file import UserFile
 from fusionjax.errors import UserError
-from fusionjax.studies import config_file
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -177,11 +177,10 @@ def spec_of(path: str) -> Mapping[str, Any]:
         path: path of the file, optionally with the argument of the config after a colon.
 
     Raises:
-        UserError: the file has no `sweep`.
+        UserError: the file cannot be imported, or has no `sweep`.
     """
     hint = 'add a function that returns the fields to search, e.g. {"optim.learning_rate": search_space.log(1e-5, 1e-3)}'
-    _, sweep = config_file.load(path.partition(":")[0], "sweep", hint)
-    return sweep()
+    return UserFile(path.partition(":")[0]).call("sweep", hint=hint)
 
 
 def check_metric(metric: str, base: ConfigDict, *, allow_test: bool = False) -> None:

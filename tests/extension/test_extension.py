@@ -105,7 +105,7 @@ def test_the_named_file_is_imported_whatever_its_name(place):
     )  # fmt: skip
     assert "config.data.source='circles' has the splits train, test" in said.stderr
     said = start(place, "evaluate", "--import=nothing.py", "--workdir=own_task", expect=2)
-    assert "--import=nothing.py cannot be imported" in said.stderr and said.stderr.count("\n") == 1
+    assert "--import=nothing.py cannot be read: no such file" in said.stderr and said.stderr.count("\n") == 1
 
 
 def test_a_name_is_registered_once(monkeypatch):
