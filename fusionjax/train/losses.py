@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
+from fusionjax.train import accumulation
 from fusionjax.types import Array
 
 Labels: TypeAlias = Int[Array, " batch"] | Float[Array, "batch classes"]
@@ -82,7 +83,7 @@ def _of_target(values: Array, labels: Array) -> Array:
 
 
 def masked_mean(values: Float[Array, " batch"], valid: Shaped[Array, " batch"]) -> Float[Array, ""]:
-    """Averages the values of valid examples.
+    """Averages the values of valid examples; in a micro-batch, their share of the whole batch's mean (`accumulation`).
 
     Args:
         values: (B,) float.
@@ -92,7 +93,7 @@ def masked_mean(values: Float[Array, " batch"], valid: Shaped[Array, " batch"]) 
         Scalar; 0 if no example is valid.
     """
     # where, not a product: a padded entry's value may be infinite, and 0 · inf is NaN.
-    return jnp.where(valid > 0, values, 0).sum() / jnp.maximum(valid.sum(), 1)
+    return jnp.where(valid > 0, values, 0).sum() / accumulation.denominator(valid.sum())
 
 
 def uncertainty_weighted(

@@ -1,5 +1,6 @@
 """The train step: loss, gradient, update. A pure function without files, flags or progress."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -8,19 +9,16 @@ import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
 
+from fusionjax.train import accumulation
+from fusionjax.train.accumulation import Batch, Gradient
 from fusionjax.train.optim import Optimizer
 from fusionjax.train.state import TrainState
 from fusionjax.types import Metrics, PyTree
 
-Batch = dict[str, jax.Array]
 Loss = Callable[[dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]]]
 """(variables, batch, key) → loss, (metrics by name as clu Averages, new collections)."""
-Gradient = tuple[tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]], PyTree]
-"""What `jax.value_and_grad` of a `Loss` returns: (loss, (metrics, new collections)), gradient."""
-
-
 TrainStep = Callable[..., tuple[TrainState, dict[str, clu_metrics.Average]]]
-"""(state, batch[, seed]) → (state, metrics)."""
+"""(state, batch[, seed, skips]) → (state, metrics)."""
 
 
 def make(
@@ -40,54 +38,38 @@ def make(
         optimizer: of the run.
         seed: every random number of a step derives from (seed, step). A third argument of `train_step` overrides it, so that
             one compiled program serves all seeds.
-        accumulate: number of micro-batches whose gradients are averaged before the update.
+        accumulate: number of micro-batches; see `accumulation`.
         shards: number of devices that the batch is split over; each contributes its share to every micro-batch.
         ema_decay: decay of the averaged parameters; 0 for no averaging.
         norms: name → prefix of parameter names; the norm of their gradient is logged as grad_norm_<name>.
 
     Returns:
-        `train_step`. If the loss or the gradient is NaN or Inf, it returns the state unchanged and sets the metric
-        `nonfinite`, on which the loop stops.
+        `train_step`. Where the loss, the gradient or the new state is NaN or Inf it sets the metric `nonfinite` to 1 and
+        keeps the state. Its fourth argument, `skips`, says how many such steps are still allowed: with 1 or more the step
+        is counted as done, without an update. With 0 nothing changes, and below 0, after such a step, nothing changes
+        whatever the batch: the host learns of it one step late, and state and batches must still belong together.
     """
 
-    def gradient(
+    def gradients(
         trainable: PyTree, frozen: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> Gradient:
-        def of(trainable: PyTree) -> tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]]:
-            return loss({"params": optimizer.join(trainable, frozen), **collections}, batch, key)
+        def gradient(collections: dict[str, PyTree], batch: Batch, key: jax.Array) -> Gradient:
+            def of(trainable: PyTree) -> tuple[jax.Array, tuple[Metrics, dict[str, PyTree]]]:
+                return loss({"params": optimizer.join(trainable, frozen), **collections}, batch, key)
 
-        return jax.value_and_grad(of, has_aux=True)(trainable)
+            return jax.value_and_grad(of, has_aux=True)(trainable)
 
-    def accumulated(
-        trainable: PyTree, frozen: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
-    ) -> Gradient:
-        if accumulate == 1:
-            return gradient(trainable, frozen, collections, batch, key)
-        parts = {name: _micro_batches(value, accumulate, shards) for name, value in batch.items()}
-
-        def body(
-            collections: dict[str, PyTree], part: tuple[jax.Array, Batch]
-        ) -> tuple[dict[str, PyTree], tuple[jax.Array, Metrics, PyTree]]:
-            index, batch = part
-            (value, (metrics, new)), grads = gradient(
-                trainable, frozen, collections, batch, jax.random.fold_in(key, index)
-            )
-            return {**collections, **new}, (value, metrics, grads)
-
-        collections, (values, metrics, grads) = jax.lax.scan(
-            body, collections, (jnp.arange(accumulate), parts)
+        return accumulation.gradient(
+            gradient, collections, batch, key, micro_batches=accumulate, shards=shards
         )
-        metrics = jax.tree.map(lambda x: x.sum(0), metrics)  # totals and counts: sums are exact
-        return (values.mean(), (metrics, collections)), jax.tree.map(lambda g: g.mean(0), grads)
 
     def train_step(
-        state: TrainState, batch: Batch, seed: jax.Array | int = seed
+        state: TrainState, batch: Batch, seed: jax.Array | int = seed, skips: jax.Array | int = 0
     ) -> tuple[TrainState, dict[str, clu_metrics.Average]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trainable, frozen = optimizer.split(state.params)
-        (value, (metrics, new)), grads = accumulated(trainable, frozen, state.collections, batch, key)
+        (value, (metrics, new)), grads = gradients(trainable, frozen, state.collections, batch, key)
         norm = optax.tree.norm(grads)
-        ok = jnp.isfinite(value) & jnp.isfinite(norm)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, trainable)
         params = optimizer.join(optax.apply_updates(trainable, updates), frozen)
         ema = state.ema
@@ -101,7 +83,11 @@ def make(
                 jax.tree.map(lambda a, p: a * decay + p * (1 - decay), moving, current), held
             )
         after = TrainState(state.step + 1, params, {**state.collections, **new}, opt_state, ema)
-        after = jax.tree.map(lambda a, b: jnp.where(ok, a, b), after, state)
+        moved = (optimizer.split(params)[0], new, opt_state, None if ema is None else optimizer.split(ema)[0])
+        ok = jnp.isfinite(value) & jnp.isfinite(norm) & _finite(moved)
+        kept = dataclasses.replace(state, step=jnp.where(skips > 0, state.step + 1, state.step))
+        go = ok & (skips >= 0)
+        after = jax.tree.map(lambda a, b: jnp.where(go, a, b), after, kept)
         one = jnp.ones((), jnp.float32)
         metrics = {
             **metrics,
@@ -124,8 +110,7 @@ def make(
     return train_step
 
 
-def _micro_batches(x: jax.Array, accumulate: int, shards: int) -> jax.Array:
-    """(B, ...) → (accumulate, B / accumulate, ...), in which every device keeps its own rows."""
-    rest = x.shape[1:]
-    x = x.reshape(shards, accumulate, -1, *rest)
-    return x.swapaxes(0, 1).reshape(accumulate, -1, *rest)
+def _finite(tree: PyTree) -> jax.Array:
+    """Whether no float of a tree is NaN or Inf."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats])) if floats else jnp.bool_(True)

@@ -16,7 +16,7 @@ def settings(**fields):
     return c
 
 
-def linear_problem(rng, *, accumulate=1, ema=0.0, batch=8):
+def linear_problem(rng, *, accumulate=1, ema=0.0, batch=8, rate=0.1):
     x, y = rng.normal(size=(batch, 3)).astype(np.float32), rng.normal(size=batch).astype(np.float32)
 
     def loss(variables, batch, key):
@@ -25,7 +25,7 @@ def linear_problem(rng, *, accumulate=1, ema=0.0, batch=8):
         return (error**2).mean(), ({"error": mean}, {"seen": {"n": variables["seen"]["n"] + 1}})
 
     variables = {"params": {"w": jnp.ones(3)}, "seen": {"n": jnp.zeros((), jnp.int32)}}
-    config = settings(name="sgd", schedule="constant", learning_rate=0.1)
+    config = settings(name="sgd", schedule="constant", learning_rate=rate)
     optimizer = optim.create(config, variables["params"], steps=9, steps_per_epoch=1)
     begin = state.create(variables, optimizer, ema=ema > 0)
     return step.make(loss, optimizer, seed=0, accumulate=accumulate, ema_decay=ema), begin, {"x": x, "y": y}
@@ -41,17 +41,35 @@ def test_accumulation_equals_the_whole_batch():
     assert a.collections["seen"]["n"] == 1 and b.collections["seen"]["n"] == 4
 
 
-def test_micro_batches_are_neighbours_on_their_device():
-    parts = step._micro_batches(jnp.arange(8), 2, 2)
-    np.testing.assert_array_equal(parts, [[0, 1, 4, 5], [2, 3, 6, 7]])
-
-
 def test_a_step_that_is_not_finite_changes_nothing():
     make, begin, batch = linear_problem(np.random.default_rng(0), ema=0.9)
     batch["y"][2] = np.nan
     after, metrics = jax.jit(make)(begin, batch)
     assert metrics["nonfinite"].total == 1
     jax.tree.map(np.testing.assert_array_equal, after, begin)
+
+
+def test_an_update_to_parameters_that_are_not_finite_is_none():
+    """Loss and gradient are finite, the learning rate is not to be borne."""
+    make, begin, batch = linear_problem(np.random.default_rng(0), rate=1e39)
+    after, metrics = jax.jit(make)(begin, batch)
+    assert np.isfinite(metrics["grad_norm"].total) and metrics["nonfinite"].total == 1
+    jax.tree.map(np.testing.assert_array_equal, after, begin)
+
+
+def test_after_a_step_that_stops_the_run_nothing_changes():
+    """The host sees it one step late: by then the next batch was given too."""
+    make, begin, batch = linear_problem(np.random.default_rng(0))
+    after, _ = jax.jit(make)(begin, batch, 0, -1)
+    jax.tree.map(np.testing.assert_array_equal, after, begin)
+
+
+def test_a_skipped_step_counts_and_changes_nothing_else():
+    make, begin, batch = linear_problem(np.random.default_rng(0))
+    batch["y"][2] = np.nan
+    after, metrics = jax.jit(make)(begin, batch, 0, 1)
+    assert metrics["nonfinite"].total == 1 and after.step == 1
+    np.testing.assert_array_equal(after.params["w"], begin.params["w"])
 
 
 def test_moving_average():
