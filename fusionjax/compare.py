@@ -3,36 +3,48 @@
 Every run is compared with the first.
 """
 
-from collections.abc import Sequence
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
-from absl import flags
-
 from fusionjax import cli
-
-OUT = flags.DEFINE_string(
-    "out", None, "Folder for index.html, its figures, comparison.md and comparison.csv."
-)
-UNPAIRED = flags.DEFINE_boolean(
-    "unpaired", False, "Also runs that were scored on different examples; no tests."
-)
-GROUP = flags.DEFINE_boolean(
-    "group",
-    None,
-    "Means over runs that differ in the seed alone; by default where there are two or more of each.",
-)
+from fusionjax.arguments import Command
 
 
-def main(rest: Sequence[str]) -> None:
+def add(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="folders of finished runs; the first is the reference"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for index.html, its figures, comparison.md and comparison.csv"
+    )
+    parser.add_argument(
+        "--unpaired", action="store_true", help="also runs that were scored on different examples; no tests"
+    )
+    parser.add_argument(
+        "--group", action=BooleanOptionalAction, default=None,
+        help="means over runs that differ in the seed alone; by default where there are several of each",
+    )  # fmt: skip
+
+
+def main(options: Namespace) -> None:
     """Prints the tables; writes the page where --out is given."""
     from fusionjax.interpret import comparison
     from fusionjax.studies.comparison import compare
 
-    found = compare(rest, paired=not UNPAIRED.value, group=GROUP.value)
+    found = compare(options.runs, paired=not options.unpaired, group=options.group)
     print(comparison.text(found), end="")
-    if OUT.value:
-        print(f"\npage: {comparison.write(Path(OUT.value), found)}")
+    if options.out:
+        print(f"\npage: {comparison.write(Path(options.out), found)}")
 
+
+COMMAND = Command(
+    "compare",
+    "Compares finished runs: bootstrap intervals, paired tests, figures.",
+    add,
+    main,
+    ("fusionjax compare runs/a runs/b --out=runs/comparison",),
+)
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(COMMAND)

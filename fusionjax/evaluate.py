@@ -1,29 +1,41 @@
 """Re-evaluates a run from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
 
-from collections.abc import Sequence
-
-from absl import flags
+from argparse import ArgumentParser, Namespace
 
 from fusionjax import cli
-from fusionjax.errors import UserError
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-SPLITS = flags.DEFINE_list("splits", [], "Splits to evaluate; those of the run's config by default.")
+from fusionjax.arguments import Command, comma_separated, needed
 
 
-def main(rest: Sequence[str]) -> None:
+def add(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--workdir", metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--splits",
+        metavar="A,B",
+        type=comma_separated,
+        default=[],
+        help="those of the run's config by default",
+    )
+
+
+def main(options: Namespace) -> None:
     """Prints one line per score, as main does."""
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}")
-    if not WORKDIR.value:
-        raise UserError("--workdir is missing: name the folder of a run")
+    needed(options.workdir, "--workdir is missing: name the folder of a run")
     from fusionjax.experiment.inference import load
 
-    run = load(WORKDIR.value)
-    found = run.evaluate(SPLITS.value)
+    run = load(options.workdir)
+    found = run.evaluate(options.splits)
     for name, value in run.task.scorer.scalars(found).items():
         print(f"{name} {value:.4f}")
 
 
+COMMAND = Command(
+    "evaluate",
+    "Scores a trained run again, from its checkpoint and the data.",
+    add,
+    main,
+    ("fusionjax evaluate --workdir=runs/cub", "fusionjax evaluate --workdir=runs/cub --splits=val,test"),
+)
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(COMMAND)

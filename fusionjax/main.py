@@ -1,39 +1,36 @@
 """Train, evaluate, report: python -m fusionjax.main --config=configs/cub.py --workdir=runs/cub"""
 
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
-
 from fusionjax import cli
-from fusionjax.errors import UserError
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with its argument: configs/cub.py:backbone=deit_tiny"
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; running the same command again resumes it."
-)
-CHECK = flags.DEFINE_boolean(
-    "check", False, "Only check the config, the data set and the model; compute nothing."
-)
+from fusionjax.arguments import Command, needed
 
 
-def main(rest: Sequence[str]) -> None:
+def add(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="folder of the run; the same command again resumes it"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only check config, data, weights and model; compute nothing"
+    )
+
+
+def main(options: Namespace) -> None:
     """Runs one config."""
-    if rest:
-        raise UserError(
-            f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
+    config = needed(
+        options.config, "--config is missing: name a config file, e.g. --config=configs/quickstart.py"
+    ).value
+    if not options.check:
+        needed(
+            options.workdir, "--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart"
         )
-    config = cli.config_of(CONFIG)
-    if not WORKDIR.value and not CHECK.value:
-        raise UserError("--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart")
     from fusionjax.experiment import trainer
 
     trainer.enable_compilation_cache()
-    run = trainer.Experiment(config, Path(WORKDIR.value or "."))
-    if CHECK.value:
+    run = trainer.Experiment(config, Path(options.workdir or "."))
+    if options.check:
         print(run.describe())
         return
     summary = run.train()
@@ -41,5 +38,18 @@ def main(rest: Sequence[str]) -> None:
         print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")
 
 
+COMMAND = Command(
+    "train",
+    "Trains a config, evaluates it and writes a report.",
+    add,
+    main,
+    (
+        "fusionjax train --config=quickstart --workdir=runs/quickstart",
+        "fusionjax train --config=cub:root=/data/CUB_200_2011 --workdir=runs/cub --config.optim.learning_rate=3e-5",
+        "fusionjax train --config=my_config.py --import=my_task.py --workdir=runs/mine",
+    ),
+    reads_config=True,
+)
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(COMMAND)

@@ -3,48 +3,56 @@
 With a re-identification model the first image is the query, and the others are ranked by their similarity to it.
 """
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
-
 from fusionjax import cli
+from fusionjax.arguments import Command, at_least, needed
 from fusionjax.errors import UserError
 
 if TYPE_CHECKING:
     from fusionjax.experiment.inference import Run
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-TOP = flags.DEFINE_integer("top", 5, "Classes, or images of a gallery, to name.", lower_bound=1)
-TEXT = flags.DEFINE_multi_string(
-    "text", None, "Text of an image, once per image; for a model that uses the image's own text."
-)
-SOUND = flags.DEFINE_multi_string(
-    "sound", None, 'Sound file of an image, once per image, "" for none; for a model with audio input.'
-)
-OUT = flags.DEFINE_string("out", None, "Folder for the attention maps; <workdir>/predictions by default.")
+
+def add(parser: ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
+    parser.add_argument("--workdir", metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--top", type=at_least(1), default=5, metavar="N", help="classes, or images of a gallery, to name (5)"
+    )
+    parser.add_argument(
+        "--text", action="append", help="text of an image, once per image, for a model that reads it"
+    )
+    parser.add_argument(
+        "--sound", action="append", help='sound file of an image, once per image, "" for none'
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the attention maps; <workdir>/predictions by default"
+    )
 
 
-def main(rest: Sequence[str]) -> None:
+def main(options: Namespace) -> None:
     """Prints the top classes of every image, and writes a PNG with its maps."""
-    if not WORKDIR.value:
-        raise UserError("--workdir is missing: name the folder of a run")
-    if not rest:
-        raise UserError("no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
+    needed(options.workdir, "--workdir is missing: name the folder of a run")
+    needed(options.images, "no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
     from fusionjax.experiment.inference import load
     from fusionjax.interpret import figures
 
-    run = load(WORKDIR.value)
-    if run.task.inputs.reads_text and len(TEXT.value or ()) != len(rest):
+    run = load(options.workdir)
+    if run.task.inputs.reads_text and len(options.text or ()) != len(options.images):
         raise UserError(
-            f"the run reads a text of each image: give --text {len(rest)} times, one for each image"
+            f"the run reads a text of each image: give --text {len(options.images)} times, one for each image"
         )
     if "embedding" in run.task.scorer.output_names:
-        _rank(run, rest)
+        _rank(run, options)
         return
-    folder = Path(OUT.value) if OUT.value else run.folder / "predictions"
-    for i, found in enumerate(run.predict(rest, texts=TEXT.value, sounds=SOUND.value, top=TOP.value)):
+    folder = Path(options.out) if options.out else run.folder / "predictions"
+    for i, found in enumerate(
+        run.predict(options.images, texts=options.text, sounds=options.sound, top=options.top)
+    ):
         print(found.name)
         for name, p in zip(found.classes, found.probabilities, strict=True):
             print(f"  {100 * p:5.1f} %  {name}")
@@ -54,18 +62,30 @@ def main(rest: Sequence[str]) -> None:
             print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem[:80]}.png')}")
 
 
-def _rank(run: "Run", names: Sequence[str]) -> None:
+def _rank(run: "Run", options: Namespace) -> None:
     """Prints the other images by falling similarity to the first."""
-    if OUT.value:
+    names: Sequence[str] = options.images
+    if options.out:
         raise UserError("--out is for attention maps; a re-identification run prints similarities")
     if len(names) < 2:
         raise UserError("a re-identification run compares images: name the query first, then the gallery")
     embeddings = run.embed(names)
     similarity = embeddings[1:] @ embeddings[0]
     print(names[0])
-    for i in sorted(range(len(similarity)), key=lambda i: -similarity[i])[: TOP.value]:
+    for i in sorted(range(len(similarity)), key=lambda i: -similarity[i])[: options.top]:
         print(f"  {similarity[i]:7.4f}  {names[1 + i]}")
 
 
+COMMAND = Command(
+    "predict",
+    "Predictions of a trained run for images, with their attention maps.",
+    add,
+    main,
+    (
+        "fusionjax predict --workdir=runs/quickstart photo.jpg",
+        "fusionjax predict --workdir=runs/fusion --text='red apple' apple.png",
+    ),
+)
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(COMMAND)

@@ -8,6 +8,7 @@ import pytest
 PROGRAM = """
 import errno, signal, sys, time
 from fusionjax import cli
+from fusionjax.arguments import Command
 from fusionjax.errors import UserError
 
 def full(rest):
@@ -42,7 +43,7 @@ def twice(rest):
 def bug(rest):
     raise ValueError("ours")
 
-cli.run({name}, ["program"])
+cli.run(Command("program", "", lambda parser: None, {name}), [])
 """
 
 

@@ -1,10 +1,19 @@
 """Lists the models: python -m fusionjax.models [part of a name …]"""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from fusionjax.models import names
 from fusionjax.models.cards import card, table
+
+SUMMARY = "Lists the models: names, sizes, parameters, published weights."
+EXAMPLES = ("fusionjax models", "fusionjax models vit_base dcal")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("parts", nargs="*", metavar="PART", help="parts of names; all models without any")
 
 
 def main(parts: Sequence[str]) -> int:
@@ -18,4 +27,8 @@ def main(parts: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m fusionjax.models", description=SUMMARY, epilog=EXAMPLES[1]
+    )
+    add(parser)
+    sys.exit(main(parser.parse_args().parts))

@@ -11,9 +11,8 @@ import sys
 import time
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
+from fusionjax import arguments, main
 from fusionjax import config as config_lib
 from fusionjax.experiment import trainer
 from fusionjax.train import checkpoint, metrics
@@ -65,7 +64,7 @@ gate = pathlib.Path(os.environ["GATE"])
 (gate / f"ready_{os.getpid()}").touch()
 while not (gate / "go").exists():
     time.sleep(0.01)
-cli.run(sweep.main)
+cli.run(sweep.COMMAND)
 """
 
 
@@ -159,11 +158,8 @@ def test_a_real_sweep_and_the_command_of_its_best(data, tmp_path):
         assert stored.optim.learning_rate == float(row["optim.learning_rate"]) and stored.data.threads == 1
         assert not (where / "report").exists()
     best = shlex.split(done.stdout.splitlines()[-1].removeprefix("the best: "))
-    parsed = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=parsed, sys_argv=best)
-    flags.DEFINE_string("workdir", None, "", flag_values=parsed)
-    parsed(best[2:])
-    again, first = config_lib.validate(parsed.config), folder / f"trial_{int(rows[0]['trial']):05d}"
+    parsed = arguments.parse(main.COMMAND, [w for w in best if w.startswith("--")])
+    again, first = config_lib.validate(parsed.config.value), folder / f"trial_{int(rows[0]['trial']):05d}"
     again.report.enabled = False
     assert again == config_lib.from_json(json.loads((first / "config.json").read_text())["config"])
     assert parsed.workdir == str(folder / "best")
