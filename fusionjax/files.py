@@ -11,11 +11,11 @@ from pathlib import Path
 LARGEST = 4 * 2**30
 """Bytes of the largest file that is read as a whole."""
 _KINDS = {
-    stat.S_IFDIR: "folder",
-    stat.S_IFIFO: "named pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
 }
 
 
@@ -36,7 +36,7 @@ def check_readable(path: str | os.PathLike[str], limit: int = LARGEST) -> int:
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"it is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'special file')}, not a regular file")
+        raise OSError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file")
     if found.st_size > limit:
         raise OSError(f"its {found.st_size:,} bytes are more than the {limit:,} that are read")
     return found.st_size
