@@ -25,8 +25,8 @@ from fusionjax.errors import UserError
 READ_BY_EVERY_RUN = (
     "task", "seed", "precision", "data.source", "data.train_split", "data.eval_splits", "data.label",
     "data.selected_classes", "data.carry", "data.per_identity", "data.image_shape", "data.interpolation", "data.mean",
-    "data.std", "data.threads", "data.prefetch", "data.max_bad_fraction", "data.max_pixels", "data.check_counts",
-    "data.augment.crop", "data.augment.flip", "data.augment.rotate", "data.augment.jitter",
+    "data.std", "data.threads", "data.prefetch", "data.max_bad_fraction", "data.max_pixels", "data.value_range",
+    "data.check_counts", "data.augment.crop", "data.augment.flip", "data.augment.rotate", "data.augment.jitter",
     "data.augment.rand_operations", "data.augment.erase", "data.cache.enabled", "model.*", "pretrained.source",
     "optim.name", "optim.learning_rate", "optim.schedule", "optim.warmup_epochs", "optim.weight_decay", "optim.no_decay",
     "optim.decay_all",
@@ -57,7 +57,7 @@ CONDITIONS = (
         lambda c: not c.data.image_shape,
         "data.image_shape=()",
     ),
-    Condition(("data.channels", "data.value_range"), lambda c: bool(c.data.modalities), "data.modalities"),
+    Condition(("data.channels", "data.nodata"), lambda c: bool(c.data.modalities), "data.modalities"),
     Condition(
         ("data.augment.scale", "data.augment.ratio"),
         lambda c: c.data.augment.crop == "random_resized",

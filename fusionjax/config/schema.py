@@ -61,7 +61,10 @@ def _data() -> ConfigDict:
     # Images with more channels than red, green and blue: (name, its channels) for each modality; () for RGB.
     c.modalities = ()
     c.channels = ()  # names of their channels, by which modalities may name them; () for numbers from 0
-    c.value_range = ()  # (low, high) of their pixels; () for 0 … 255 of uint8, else each modality's in training
+    # (low, high) of pixels. With modalities, () for 0 … 255 of uint8, else each modality's in training; without, of greyscale
+    # images of more than 8 bits, () for what the file declares.
+    c.value_range = ()
+    c.nodata = "mean"  # what fills values that a GeoTIFF declares as no data: mean, of the image's channel, or a number
     c.train_split = "train"
     c.eval_splits = ("test",)
     c.label = "label"  # what is a class: label, or the column identity

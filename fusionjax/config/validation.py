@@ -79,6 +79,13 @@ def _each_within(config: ConfigDict, keys: tuple[str, ...], low: float, high: fl
         require_within(config, key, low, high)
 
 
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _are_numbers(values: Iterable[object]) -> bool:
     return all(isinstance(v, float | int) for v in values)
 
@@ -125,6 +132,8 @@ def _channels(config: ConfigDict) -> None:
     span = data.value_range
     if span and (len(span) != 2 or not _are_numbers(span) or span[0] >= span[1]):
         raise impossible(config, "data.value_range", "() or two numbers, low < high")
+    if data.nodata != "mean" and not _is_finite(data.nodata):
+        raise impossible(config, "data.nodata", "mean, or a number such as '0'")
     for key in ("rotate", "jitter", "rand_operations", "erase") if data.modalities else ():
         if data.augment[key]:
             raise impossible(

@@ -1,13 +1,81 @@
-"""A record of the images or audio files that could not be read: each is logged once, and too many stop the run."""
+"""Images and audio files that cannot be read: the reason of each, and a record that stops the run when there are too many."""
 
+import errno
 import logging
 import threading
+
+import cv2
 
 from fusionjax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 3
+_MACHINE = {
+    errno.EMFILE: "too many files are open in this process (ulimit -n shows the limit)",
+    errno.ENFILE: "too many files are open on this machine",
+}
+"""Errors of the system that any other file would meet too."""
+
+
+class DecodeError(Exception):
+    """An image or audio file cannot be read; the message is the reason, one line."""
+
+
+def decode_error(error: Exception) -> DecodeError:
+    """The reason why a file cannot be read, from whatever a library raised while reading it.
+
+    Raises:
+        MemoryError, UserError, OSError: `error` itself, or the MemoryError that a library put in other words, where the cause
+            is not the file. Such an error must not count as an unreadable file.
+    """
+    if isinstance(error, DecodeError):
+        return error
+    if isinstance(error, UserError | MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE):
+        raise error
+    if _is_memory(error):
+        raise MemoryError(str(error)) from error
+    if isinstance(error, FileNotFoundError):
+        return DecodeError("there is no such file")
+    if isinstance(error, OSError) and error.strerror:
+        return DecodeError(f"the system says: {error.strerror}")
+    if (
+        type(error) is OSError
+    ):  # without a number it is a library's own, on damage, or of `files.check_readable`
+        words = str(error)
+    else:
+        # libsndfile's own message: its exception puts the name of a file object before it.
+        words = getattr(error, "error_string", "") or f"{type(error).__name__}: {error}"
+    return DecodeError(" ".join(words.split())[:300])
+
+
+def why_unreadable(error: Exception, name: str) -> str:
+    """The reason why the file `name` cannot be read, one line; see `decode_error`.
+
+    Raises:
+        UserError: the cause is not the file but the machine or the installation; the message says what to do.
+        OSError: as `decode_error`.
+    """
+    try:
+        return str(decode_error(error))
+    except MemoryError:
+        raise UserError(
+            f"there is not enough memory to read {name}: lower config.data.threads, config.data.prefetch or the batch "
+            "size, or set config.data.max_pixels below the size of this image to leave it out"
+        ) from error
+    except OSError as e:
+        raise UserError(f"{name} cannot be read: {_MACHINE.get(e.errno or 0, str(e))}") from error
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that memory ran out."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, cv2.error) and getattr(error, "code", None) == cv2.Error.StsNoMem:
+            return True
+        error = error.__cause__
+    return False
 
 
 class BadImages:

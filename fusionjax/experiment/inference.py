@@ -15,11 +15,11 @@ from fusionjax import tasks
 from fusionjax._version import __version__
 from fusionjax.data import datasets
 from fusionjax.data.image import transforms
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
 from fusionjax.data.loading import pipeline
 from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.source import Source
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, why_unreadable
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
@@ -244,7 +244,7 @@ class Run:
         view = transforms.eval_transform(self.config.data)
         for i, image in enumerate(images):
             names.append(str(image) if isinstance(image, str | Path) else f"image {i + 1}")
-            pixels.append(view(_read(image, names[-1], self.config.data.max_pixels)))
+            pixels.append(view(_read(image, names[-1], self.config.data)))
         if not pixels:
             return names, pixels, {}
         batches = pipeline.array_batches(
@@ -330,10 +330,8 @@ def _first_difference(run: Run, source: Source) -> str:
     return f"{len(source.class_names)} where the run has {len(run.task.class_names)}"
 
 
-def _read(image: Image, name: str, max_pixels: int) -> np.ndarray:
+def _read(image: Image, name: str, data: ConfigDict) -> np.ndarray:
     try:
-        if isinstance(image, str | Path) and not Path(image).exists():
-            raise UserError(f"{name}: no such file")
-        return decode(Path(image) if isinstance(image, str) else image, max_pixels)
-    except (DecodeError, OSError) as e:
-        raise UserError(f"{name} cannot be read: {e}") from None
+        return decode(image, data.max_pixels, data.value_range)
+    except Exception as e:
+        raise UserError(f"{name} cannot be read: {why_unreadable(e, name)}") from None

@@ -8,10 +8,9 @@ import numpy as np
 
 from fusionjax.data.audio import augment as audio_augment
 from fusionjax.data.audio import waveform as audio_lib
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source, find_attribute
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, DecodeError
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from fusionjax.data.audio import integrity
-from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
 

@@ -7,8 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
 from fusionjax.data.source import FileSource
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
 

@@ -17,11 +17,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, folder, manifest
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.multispectral import files
 from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
 

@@ -7,8 +7,9 @@ from grain.sources import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
 from fusionjax.data.prepared import records
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
 

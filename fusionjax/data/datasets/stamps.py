@@ -26,8 +26,9 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.datasets.stamp_files import Stamp, stamps
 from fusionjax.data.datasets.stamp_words import NOUNS, kind
 from fusionjax.data.image import transforms
-from fusionjax.data.image.decode import DecodeError, decode, decode_png
+from fusionjax.data.image.decode import decode, decode_png
 from fusionjax.data.sampling import splits
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
 

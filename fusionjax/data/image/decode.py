@@ -3,35 +3,42 @@
 import functools
 import io
 from os import PathLike
-from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from fusionjax import files
+from fusionjax.data.image import grey, transparency
+from fusionjax.data.unreadable import DecodeError, decode_error
 
 _JPEG = b"\xff\xd8\xff"
+_STRIP = 2**20
+"""Pixels that are converted at a time, so that intermediate results stay small."""
 
 
-class DecodeError(Exception):
-    """An image or audio file cannot be read; the message is the reason, one line."""
-
-
-def decode(source: bytes | np.ndarray | str | PathLike[str], max_pixels: int) -> np.ndarray:
+def decode(
+    source: bytes | np.ndarray | str | PathLike[str], max_pixels: int, value_range: tuple[float, ...] = ()
+) -> np.ndarray:
     """Decodes one image.
 
-    Greyscale becomes RGB, transparent images are composited on white, 16 bits become 8, and of an animation the first frame
-    is used. The EXIF orientation is not applied, as in the reference loaders of the data sets.
+    Greyscale becomes RGB, transparent images are composited on white, more than 8 bits become 8, and of an animation the first
+    frame is used. The EXIF orientation is not applied, as in the reference loaders of the data sets.
 
     Args:
         source: encoded bytes, a path, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16.
         max_pixels: the largest h · w; a larger image is refused by its header, before memory is allocated for it.
+        value_range: (low, high), the values of black and white in greyscale images of more than 8 bits; () for the range of
+            the file, see `grey.read`.
 
     Returns:
         RGB uint8 (h, w, 3), contiguous.
 
     Raises:
-        DecodeError: the file does not exist, is not an image, is damaged or too large.
+        DecodeError: the file does not exist, is not an image, is damaged or too large, or its values have no known range.
+        MemoryError, OSError: see `unreadable.decode_error`.
     """
     try:
         if isinstance(source, np.ndarray):
@@ -40,15 +47,15 @@ def decode(source: bytes | np.ndarray | str | PathLike[str], max_pixels: int) ->
             data = (
                 bytes(source)
                 if isinstance(source, bytes | bytearray | memoryview)
-                else Path(source).read_bytes()
+                else files.read_bytes(source)
             )
-            image = _decode_bytes(data, max_pixels)
-    except DecodeError:
-        raise
+            image = _decode_bytes(data, max_pixels, value_range)
     except UnidentifiedImageError:
         raise DecodeError("it is not an image of a known format") from None
+    except DecodeError:
+        raise
     except Exception as e:  # the libraries raise many types on damaged data
-        raise DecodeError(" ".join(f"{type(e).__name__}: {e}".split())[:300]) from e
+        raise decode_error(e) from e
     return np.ascontiguousarray(image)
 
 
@@ -60,7 +67,7 @@ def decode_png(png: bytes) -> np.ndarray:
     return image
 
 
-def _decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_bytes(data: bytes, max_pixels: int, value_range: tuple[float, ...]) -> np.ndarray:
     if not data:
         raise DecodeError("the file is empty")
     if data.startswith(_JPEG):
@@ -69,25 +76,36 @@ def _decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
             return image
     with Image.open(io.BytesIO(data)) as picture:  # reads the header only
         _check_size(picture.height, picture.width, max_pixels)
-        if picture.format not in ("JPEG", "MPO") and picture.mode in (
-            "L",
-            "RGB",
-            "RGBA",
-            "I;16",
-            "I;16B",
-            "I",
-        ):
+        if picture.mode in grey.DEEP:
+            return _to_rgb(grey.read(picture, value_range), max_pixels)
+        if _opencv_reads(picture):
             _silence_opencv()
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if image is not None and image.dtype in (np.uint8, np.uint16):
                 if image.shape[:2] != (picture.height, picture.width):
                     raise DecodeError("the header's size is not the image's")
-                return _to_rgb(image if image.ndim == 2 else image[..., _BGR[image.shape[2]]], max_pixels)
+                if image.ndim == 3:
+                    image = _from_bgr(image, alpha=transparency.declared(picture, data))
+                return _to_rgb(image, max_pixels)
         # Palettes, CMYK, unusual bit depths, and whatever OpenCV refuses. Pillow raises on truncated data.
-        return _to_rgb(_pillow_array(picture), max_pixels)
+        return _to_rgb(_pillow_array(picture, data), max_pixels)
 
 
-_BGR = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}
+def _opencv_reads(picture: Image.Image) -> bool:
+    """Whether OpenCV reads an image as Pillow describes it, at full depth."""
+    if picture.format in ("JPEG", "MPO") or picture.mode not in ("L", "RGB", "RGBA"):
+        return False
+    if isinstance(picture, TiffImageFile):  # it takes any further sample for alpha, and premultiplies by it
+        return picture.tag_v2.get(277, 1) == len(picture.getbands()) < 4
+    return picture.mode != "L" or "transparency" not in picture.info  # which it ignores in greyscale
+
+
+def _from_bgr(image: np.ndarray, *, alpha: bool) -> np.ndarray:
+    """BGR or BGRA (h, w, 3 or 4) → RGB or RGBA, in the same memory; a fourth channel that is not alpha is left out."""
+    if image.shape[2] == 4:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA, dst=image)
+        return image if alpha else image[..., :3]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
@@ -100,30 +118,42 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         return None
 
 
-def _pillow_array(picture: Image.Image) -> np.ndarray:
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(picture).astype(np.float32)
-        high = 65535.0 if values.max(initial=0) > 255 else 255.0
-        return (np.clip(values / high, 0, 1) * 255 + 0.5).astype(np.uint8)
-    if picture.mode in ("P", "PA", "LA", "La", "RGBa", "RGBA") or "transparency" in picture.info:
-        return np.asarray(picture.convert("RGBA"))
+def _pillow_array(picture: Image.Image, data: bytes) -> np.ndarray:
+    if picture.mode == "L" and "transparency" in picture.info:
+        return transparency.grey_on_white(picture, data)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.mode in ("P", "PA", "LA", "RGBa", "RGBA") or "transparency" in picture.info:
+        image = np.asarray(picture.convert("RGBA"))
+        return image if transparency.declared(picture, data) else image[..., :3]
     return np.asarray(picture.convert("RGB"))
 
 
 def _to_rgb(image: np.ndarray, max_pixels: int) -> np.ndarray:
+    """Grey, RGB or RGBA, uint8 or uint16 → RGB uint8."""
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in (np.uint8, np.uint16):
         raise DecodeError(f"an array of shape {image.shape} and type {image.dtype} is not an image")
-    _check_size(image.shape[0], image.shape[1], max_pixels)
+    height, width, channels = image.shape
+    _check_size(height, width, max_pixels)
+    if image.dtype == np.uint8 and channels < 4:
+        return image if channels == 3 else np.repeat(image, 3, axis=2)
+    out = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP // width)
+    for start in range(0, height, rows):
+        out[start : start + rows] = _strip(image[start : start + rows])
+    return out
+
+
+def _strip(image: np.ndarray) -> np.ndarray:
+    """Some rows: 16 bits become 8, and alpha is composited on white."""
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    if image.shape[2] == 4:
-        alpha = image[..., 3:].astype(np.uint32)
-        return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return image
+    if image.shape[2] < 4:
+        return image  # grey is broadcast
+    alpha = image[..., 3:].astype(np.uint32)
+    return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

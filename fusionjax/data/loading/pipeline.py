@@ -13,12 +13,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.image import transforms
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
 from fusionjax.data.loading.auxiliary import Auxiliary, with_auxiliary
 from fusionjax.data.loading.stream import Example, FiniteBatches, HostBatch, SampledOrder, TrainStream
 from fusionjax.data.sampling import order as order_lib
 from fusionjax.data.source import Source, find_attribute
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, DecodeError, why_unreadable
 from fusionjax.errors import UserError
 
 _STREAM = 0xA06  # keeps these draws apart from others that start from the same seed
@@ -172,8 +172,7 @@ def _reader(
         try:
             image = transform(read_image(source, index, data))
         except Exception as e:  # an exception in a reading thread would lose further examples
-            reason = str(e) if isinstance(e, DecodeError) else f"{type(e).__name__}: {e}"
-            bad.record(source.names[index], " ".join(reason.split()))
+            bad.record(source.names[index], why_unreadable(e, source.names[index]))
             return _example(blank, 0, 0.0, index, data.carry)
         return _example(image, labels[index], 1.0, index) | {k: v[index] for k, v in carried.items()}
 
@@ -199,7 +198,7 @@ def read_image(source: Source, index: int, data: ConfigDict) -> np.ndarray:
         DecodeError, OSError: the example cannot be read, or does not have C channels.
     """
     if not data.modalities:
-        return decode(source.load(index), data.max_pixels)
+        return decode(source.load(index), data.max_pixels, data.value_range)
     image, count = np.asarray(source.load(index)), transforms.channels(data)
     if image.ndim != 3 or image.shape[-1] != count:
         raise DecodeError(f"it is {image.shape}, not (H, W, {count})")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import Source, find_attribute
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 
 SUFFIXES = (".npy", ".tif", ".tiff")

@@ -13,9 +13,8 @@ import numpy as np
 
 from fusionjax import files
 from fusionjax.data.feature_cache import store
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.source import Source
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, DecodeError
 from fusionjax.errors import UserError
 
 log = logging.getLogger(__name__)

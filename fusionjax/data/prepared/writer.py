@@ -10,14 +10,15 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from fusionjax import files
 from fusionjax.data import datasets
 from fusionjax.data.datasets import folder as folder_source
 from fusionjax.data.datasets import manifest
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
 from fusionjax.data.prepared import records
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, why_unreadable
 from fusionjax.errors import UserError
 
 _REID = ("train", "query", "gallery")
@@ -185,15 +186,15 @@ class Preparation:
     def _one(self, source: FileSource, i: int) -> tuple[bytes, str]:
         try:
             # The whole file, also where `load` of the source returns a part of the image.
-            encoded = (source.root / source.names[i]).read_bytes()
+            encoded = files.read_bytes(source.root / source.names[i])
         except OSError as e:
             raise UserError(
                 f"image {source.root / source.names[i]} cannot be read: {e.strerror or e}; fix or remove it"
             ) from None
         try:
-            decode(encoded, self.data.max_pixels)
-        except DecodeError as e:
-            return encoded, str(e)
+            decode(encoded, self.data.max_pixels, self.data.value_range)
+        except Exception as e:
+            return encoded, why_unreadable(e, source.names[i])
         return encoded, ""
 
     def _note(

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.image.transforms import picture_of
 from fusionjax.data.loading import pipeline
 from fusionjax.data.source import Source
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.evaluation import retrieval
 from fusionjax.evaluation.cross_modal import COMBINED, PROTOCOLS, Result
 from fusionjax.interpret import embedding_figures, rank_list

@@ -15,8 +15,8 @@ from fusionjax.config import impossible
 from fusionjax.data.audio import clips
 from fusionjax.data.audio import waveform as audio_lib
 from fusionjax.data.audio.augment import Augment
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.source import Source
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.models import log_mel as mel_lib
 from fusionjax.models.backbones import audio as audio_models

@@ -8,7 +8,7 @@ import pytest
 from transformers import Wav2Vec2FeatureExtractor
 
 from fusionjax.data.audio import integrity, waveform
-from fusionjax.data.image.decode import DecodeError
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
 from tests.support.sounds import encoded, sine

@@ -12,10 +12,9 @@ import tifffile
 
 from fusionjax import config
 from fusionjax.data import datasets
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.multispectral import channels, files, statistics
 from fusionjax.data.source import ByIdentity, Source, Subset
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, DecodeError
 from fusionjax.errors import UserError
 
 NAMES = ("red", "green", "blue", "uv_1", "uv_2", "uv_3")

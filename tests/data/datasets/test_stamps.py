@@ -8,9 +8,9 @@ from fusionjax.data import datasets
 from fusionjax.data.audio import waveform
 from fusionjax.data.datasets import stamp_files, stamp_words
 from fusionjax.data.datasets import stamps as stamps_lib
-from fusionjax.data.image.decode import DecodeError
 from fusionjax.data.source import Source, Subset
 from fusionjax.data.text import translations
+from fusionjax.data.unreadable import DecodeError
 from fusionjax.data.vqa import questions
 from fusionjax.errors import UserError
 from tests.support import stamp_tree

@@ -1,15 +1,20 @@
 """Every kind of image comes out as RGB uint8, and whatever is wrong is a DecodeError."""
 
+import errno
 import io
+import os
 import struct
+import tracemalloc
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
 
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
+from fusionjax.data.unreadable import DecodeError
 from tests.support import trees
 
 LIMIT = 10_000
@@ -129,3 +134,44 @@ def test_no_image(source):
     with pytest.raises(DecodeError) as e:
         decode(source, LIMIT)
     assert str(e.value) and "\n" not in str(e.value)
+
+
+def test_memory_stays_near_the_size_of_the_pixels():
+    """Compositing in 32 bits took eight times as much."""
+    pixels = np.full((1500, 1600, 4), 200, np.uint8)
+    data = encode(Image.fromarray(pixels), "PNG")
+    tracemalloc.start()
+    try:
+        decode(data, pixels.size)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert pixels.nbytes < peak < 3 * pixels.nbytes + 2**25
+
+
+def test_a_pipe_and_a_device_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DecodeError, match="it is a named pipe, not a regular file"):
+        decode(tmp_path / "pipe.jpg", LIMIT)
+    with pytest.raises(DecodeError, match="it is a device, not a regular file"):
+        decode("/dev/zero", LIMIT)
+
+
+def test_what_is_not_the_images_fault_is_no_decode_error(monkeypatch):
+    def fails(error):
+        def raises(*_):
+            raise error
+
+        monkeypatch.setattr("fusionjax.data.image.decode.cv2.imdecode", raises)
+        decode(encode(rgb(), "PNG"), LIMIT)
+
+    with pytest.raises(MemoryError):
+        fails(MemoryError())
+    no_memory = cv2.error("Insufficient memory")
+    no_memory.code = cv2.Error.StsNoMem
+    with pytest.raises(MemoryError):
+        fails(no_memory)
+    with pytest.raises(OSError, match="Too many open files"):
+        fails(OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(DecodeError, match="the system says: Input/output error"):
+        fails(OSError(errno.EIO, "Input/output error"))

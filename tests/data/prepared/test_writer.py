@@ -14,11 +14,11 @@ import pytest
 
 from fusionjax import cli, config, files
 from fusionjax.data import datasets
-from fusionjax.data.image.decode import DecodeError, decode
+from fusionjax.data.image.decode import decode
 from fusionjax.data.loading import pipeline
 from fusionjax.data.prepared import records, writer
 from fusionjax.data.source import Source
-from fusionjax.data.unreadable import BadImages
+from fusionjax.data.unreadable import BadImages, DecodeError
 from fusionjax.errors import UserError
 from tests.support import trees
 
