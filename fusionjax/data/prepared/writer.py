@@ -18,7 +18,7 @@ from fusionjax.data.image.decode import decode
 from fusionjax.data.prepared import records
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
-from fusionjax.data.unreadable import BadImages, why_unreadable
+from fusionjax.data.unreadable import BadImages, DecodeError, why_unreadable
 from fusionjax.errors import UserError
 
 _REID = ("train", "query", "gallery")
@@ -193,7 +193,7 @@ class Preparation:
             ) from None
         try:
             decode(encoded, self.data.max_pixels, self.data.value_range)
-        except Exception as e:
+        except (DecodeError, MemoryError, OSError) as e:
             return encoded, why_unreadable(e, source.names[i])
         return encoded, ""
 

@@ -1,11 +1,13 @@
 """Batches: order, shares, resuming, padding and unreadable images."""
 
+import errno
 import json
 import logging
 import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fusionjax import config
 from fusionjax.data import datasets
@@ -194,6 +196,40 @@ def test_a_pipe_and_a_device_are_unreadable_images(damaged):
     assert batches[0]["valid"].sum() == 16
     assert "it is a named pipe, not a regular file" in bad.reasons[damaged.names[0]]
     assert "it is a device, not a regular file" in bad.reasons[damaged.names[1]]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "there is not enough memory to read ash/.*: lower config.data.threads"),
+        (OSError(errno.EMFILE, "Too many open files"), "ash/.* cannot be read: too many files are open"),
+        (UserError("a package is missing"), "a package is missing"),
+    ],
+)
+def test_what_is_not_the_images_fault_is_no_unreadable_image(source, monkeypatch, error, message):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(pipeline, "decode", fails)
+    bad = BadImages()
+    for batches in (
+        pipeline.eval_batches(source, settings(max_bad_fraction=1.0), batch_size=4, bad=bad),
+        pipeline.train_dataset(source, settings(max_bad_fraction=1.0), seed=0, batch_size=4, bad=bad),
+    ):
+        with pytest.raises(UserError, match=message.replace("ash/", "(ash|beech)/")):
+            next(iter(batches))
+    assert not bad.count
+
+
+def test_the_range_of_floating_point_images_is_read(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((20, 20), 51, np.float32)).save(tmp_path / name / "x.tif")
+    source = FileSource("made", "train", ("a", "b"), np.arange(2), ["a/x.tif", "b/x.tif"], tmp_path)
+    with pytest.raises(UserError, match=r"51 to 51, not 0 to 1: set config.data.value_range"):
+        list(pipeline.eval_batches(source, settings(), batch_size=2))
+    (batch,) = pipeline.eval_batches(source, settings(value_range=(0, 255)), batch_size=2)
+    assert set(np.unique(batch["image"])) == {51}
 
 
 def test_no_examples(source):

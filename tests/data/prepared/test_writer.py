@@ -237,10 +237,10 @@ def finished(tmp_path) -> Path:
 def test_an_interrupted_writer_leaves_what_was_there(finished, tmp_path, monkeypatch):
     before, count = snapshot(finished), iter(range(10**6))
 
-    def interrupted(encoded, max_pixels):
+    def interrupted(encoded, *limits):
         if next(count) == 20:
             raise KeyboardInterrupt
-        return decode(encoded, max_pixels)
+        return decode(encoded, *limits)
 
     monkeypatch.setattr(writer, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
