@@ -152,6 +152,8 @@ class TaskRecord:
         reported_splits: config → names under which the scores of `data.eval_splits` appear.
         frozen_trunk: config → whether the task brings a frozen trunk of its own, whose outputs can be cached.
         training_free: whether a run of no epoch is one.
+        builds: name of a model that the task puts together itself, a value of `config.model.name` → the fields of
+            `config.model` that it reads. Empty for a task that takes the models of the backbone families.
     """
 
     name: str
@@ -162,6 +164,7 @@ class TaskRecord:
     reported_splits: Callable[[ConfigDict], tuple[str, ...]] = _as_named
     frozen_trunk: Callable[[ConfigDict], bool] = _no
     training_free: bool = False
+    builds: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +231,7 @@ class BackboneRecord(Protocol):
         name: of the family.
         names: of its models, values of `config.model.name`.
         reads: fields of `config.model` that they read.
+        spared: those that they do not read but that may be set.
     """
 
     @property
@@ -235,6 +239,9 @@ class BackboneRecord(Protocol):
 
     @property
     def reads(self) -> tuple[str, ...]: ...
+
+    @property
+    def spared(self) -> tuple[str, ...]: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -304,18 +311,27 @@ def task(
     reported_splits: Callable[[ConfigDict], tuple[str, ...]] = _as_named,
     frozen_trunk: Callable[[ConfigDict], bool] = _no,
     training_free: bool = False,
+    builds: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a task's builder, (config, facts) → task.
 
     Args:
-        name, sections, check, reported_splits, frozen_trunk, training_free: see `TaskRecord`.
+        name, sections, check, reported_splits, frozen_trunk, training_free, builds: see `TaskRecord`.
         reads: as there, or the fields themselves where they are always the same.
     """
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         fields = reads if callable(reads) else lambda config: tuple(reads)
         record = TaskRecord(
-            name, build, sections or {}, check, fields, reported_splits, frozen_trunk, training_free
+            name,
+            build,
+            sections or {},
+            check,
+            fields,
+            reported_splits,
+            frozen_trunk,
+            training_free,
+            builds or {},
         )
         tasks.add(name, record)
         return build

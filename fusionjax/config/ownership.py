@@ -1,8 +1,7 @@
 """Who reads a field: a field that this run does not read, set to other than its default, would be ignored in silence.
 
-Owners are the core (`READ_BY_EVERY_RUN`, and `CONDITIONS` where another field decides), the run's task and its data source,
-which name what they read in their records. `config.model` is owned by the model's family, which is asked when the model is
-built.
+Owners are the core (`READ_BY_EVERY_RUN`, and `CONDITIONS` where another field decides), the run's task, its data source and
+its model, which name what they read in their records. A model is of a backbone family, or of a task that puts it together.
 
 A *choice* decides which fields are read: with optim.name="sgd" nothing reads optim.b1. An *ablation* leaves a part of a
 method out (model.ablation, fusion.mode, trimodal.modalities); the fields of that part may stay, so that one override makes
@@ -27,7 +26,7 @@ READ_BY_EVERY_RUN = (
     "data.selected_classes", "data.carry", "data.per_identity", "data.image_shape", "data.interpolation", "data.mean",
     "data.std", "data.threads", "data.prefetch", "data.max_bad_fraction", "data.max_pixels", "data.value_range",
     "data.check_counts", "data.augment.crop", "data.augment.flip", "data.augment.rotate", "data.augment.jitter",
-    "data.augment.rand_operations", "data.augment.erase", "data.cache.enabled", "model.*", "pretrained.source",
+    "data.augment.rand_operations", "data.augment.erase", "data.cache.enabled", "model.name", "pretrained.source",
     "optim.name", "optim.learning_rate", "optim.schedule", "optim.warmup_epochs", "optim.weight_decay", "optim.no_decay",
     "optim.decay_all",
     "optim.clip_norm", "optim.accumulate", "optim.layer_decay", "optim.lr_rules", "optim.freeze", "optim.ema_decay",
@@ -103,11 +102,8 @@ CONDITIONS = (
 
 def has_branches(config: ConfigDict) -> bool:
     """Whether the model's family reads `model.ablation`: DCAL, whose branches may be more than one."""
-    return any(
-        "ablation" in family.reads
-        for _, family in register.backbones.records()
-        if config.model.name in family.names
-    )
+    family = _family(config)
+    return family is not None and "ablation" in family.reads
 
 
 def check(config: ConfigDict) -> None:
@@ -145,7 +141,32 @@ def read(config: ConfigDict) -> tuple[str, ...]:
     """Patterns of the fields that a run reads."""
     conditional = (field for c in CONDITIONS if c.when(config) for field in c.fields)
     source = (f"data.{field}" for field in register.datasets.get(config.data.source).reads)
-    return (*READ_BY_EVERY_RUN, *conditional, *register.tasks.get(config.task).reads(config), *source)
+    own = register.tasks.get(config.task).reads(config)
+    return (*READ_BY_EVERY_RUN, *conditional, *own, *source, *_of_model(config))
+
+
+def _family(config: ConfigDict) -> register.BackboneRecord | None:
+    """The backbone family of the run's model; None for a model that its task builds, and for an unknown name."""
+    families = (family for _, family in register.backbones.records())
+    return next((family for family in families if config.model.name in family.names), None)
+
+
+def _model_reads(config: ConfigDict) -> tuple[str, ...] | None:
+    """Fields of `config.model` that the run's model reads; None for a name that nobody knows."""
+    built = register.tasks.get(config.task).builds.get(config.model.name)
+    if built is not None:
+        return tuple(built)
+    family = _family(config)
+    return None if family is None else tuple(family.reads)
+
+
+def _of_model(config: ConfigDict) -> Iterator[str]:
+    """Patterns of `config.model`; an unknown name is an error of its own, which needs no second one."""
+    reads, family = _model_reads(config), _family(config)
+    for field in ("*",) if reads is None else (*reads, *(family.spared if family else ())):
+        yield from (f"model.{field}", f"model.{field}.*")
+    if config.model.ablation == "sa_only":  # no branch beside self-attention: true of every other model
+        yield "model.ablation"
 
 
 def leaves(config: ConfigDict, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -167,6 +188,9 @@ def _readers(config: ConfigDict, key: str) -> str:
     if found:
         return "; ".join(found)
     section, _, field = key.partition(".")
+    if section == "model":
+        fields = ", ".join(_model_reads(config) or ())
+        return f"the model {config.model.name!r} has no such field; it has {fields}"
     sources = [name for name, record in register.datasets.records() if field in record.reads]
     if section == "data" and sources:
         found.append(f"{_listed('data source', sources)} reads it, not {config.data.source!r}")

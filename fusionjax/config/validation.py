@@ -49,6 +49,7 @@ def _checked(config: ConfigDict, *, all_read: bool) -> ConfigDict:
     source.check(config)
     if all_read:
         ownership.check(config)
+    _model_of_the_task(config)
     config.lock()
     return config
 
@@ -187,6 +188,17 @@ def _model(config: ConfigDict) -> None:
         raise impossible(
             config, "model.cameras", "it needs data.carry=('camera',) and data.cache.enabled=False"
         )
+
+
+def _model_of_the_task(config: ConfigDict) -> None:
+    name, builds = config.model.name, register.tasks.get(config.task).builds
+    if builds and name not in builds:
+        raise impossible(
+            config, "model.name", f"the task {config.task} builds {' or '.join(map(repr, builds))}"
+        )
+    builders = [task for task, record in register.tasks.records() if name in record.builds]
+    if builders and not builds:
+        raise impossible(config, "model.name", f"it is built by a task of its own: set task={builders[0]!r}")
 
 
 def _loss(config: ConfigDict) -> None:

@@ -58,6 +58,10 @@ FOREIGN = {
     "data.augment.pad": (4, "fusion mvpdr spectral trimodal audiovisual vqa"),
     "data.cache.passes": (2, "classification reid spectral"),
     "data.image_size": (128, "reid"),
+    "model.stride": (8, "fusion mvpdr spectral trimodal audiovisual vqa"),
+    "model.depth": (3, "mvpdr spectral trimodal audiovisual"),
+    "model.width": (48, "mvpdr spectral"),
+    "model.crossvit.mlp_ratio": ((4.0, 4.0, 4.0), " ".join(RUNS)),
 }
 """Field → another value than its default, and the tasks whose runs above do not read it."""
 
@@ -169,10 +173,16 @@ VARIATIONS = (
 )  # fmt: skip
 
 
+MODEL_SECTIONS = ("crossvit",)
+
+
 def patterns():
     """Every pattern that some run reads by."""
     found = {*ownership.READ_BY_EVERY_RUN, *(field for c in ownership.CONDITIONS for field in c.fields)}
     found |= {f"data.{field}" for _, record in register.datasets.records() for field in record.reads}
+    fields = {f for _, record in register.backbones.records() for f in (*record.reads, *record.spared)}
+    fields |= {f for _, record in register.tasks.records() for own in record.builds.values() for f in own}
+    found |= {f"model.{field}{'.*' if field in MODEL_SECTIONS else ''}" for field in fields}
     for variation in VARIATIONS:
         config = config_lib.default()
         for key, value in variation.items():
@@ -186,3 +196,25 @@ def test_every_field_has_a_reader_and_every_reader_a_field():
     read = patterns()
     assert [key for key in names if not any(fnmatchcase(key, p) for p in read)] == []
     assert [p for p in sorted(read) if not any(fnmatchcase(key, p) for key in names)] == []
+
+
+def test_a_task_of_ones_own_says_what_its_model_reads(monkeypatch):
+    monkeypatch.setattr(register.tasks, "_found", dict(register.tasks._found))
+    register.task("pairs", builds={"pair": ("trunk", "width")})(lambda config, facts: None)
+    config = config_lib.default()
+    config.task, config.model.name, config.model.trunk, config.model.width = "pairs", "pair", "resnet50", 32
+    config.model.heads = 4
+    with pytest.raises(
+        UserError, match="model.heads=4 is not read .* 'pair' has no such field; it has trunk, width"
+    ):
+        config_lib.validate(config)
+    config.model.heads = 0
+    config_lib.validate(config)
+    for task, name, message in (
+        ("pairs", "vit_shallow", "the task pairs builds 'pair'"),
+        ("classification", "pair", "set task='pairs'"),
+    ):
+        config = config_lib.default()
+        config.task, config.model.name = task, name
+        with pytest.raises(UserError, match=message):
+            config_lib.validate(config)

@@ -19,7 +19,6 @@ from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.models.backbones.record import Family
 from fusionjax.models.methods import spectral
 from fusionjax.pretrained import native
-from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.protocol import Say
 from fusionjax.types import PyTree
 
@@ -35,7 +34,7 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
         modalities: (name, indices of its channels) for each that trains.
 
     Raises:
-        UserError: a model that is no plain image backbone, or a field that it does not have.
+        UserError: a model that is no plain image backbone, or cannot be cut.
     """
     c, s = config.model, config.spectral
     family = registry.family(c.name)
@@ -44,8 +43,6 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
         raise impossible(config, "model.trunk" if c.trunk else "model.name", allowed)
     if s.fusion == "attention" and not family.one_map:
         raise impossible(config, "spectral.fusion", f"{c.name} has more than one feature map to query")
-    cut = ("train_trunk_from",) if family.cuts else ()
-    model_factory.refuse_unused(config, (*family.reads, *cut), family.spared)
     if c.train_trunk_from and c.train_trunk_from not in family.cuts:
         raise impossible(config, "model.train_trunk_from", f"{c.name} is not cut: leave it empty")
     start = math.log(1 / s.temperature) if s.learned_temperature else None

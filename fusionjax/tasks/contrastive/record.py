@@ -184,8 +184,8 @@ def _check_numbers(config: ConfigDict) -> None:
 
 
 def reads(config: ConfigDict) -> Sequence[str]:
-    """See `TaskRecord`. A probe measures the published encoders, without a cache."""
-    return ("spectral.*", *fields.CHANNELS, "evaluation.probe")
+    """See `TaskRecord`. A probe measures the published encoders, without a cache; a plain encoder can be cut."""
+    return ("spectral.*", "model.train_trunk_from", *fields.CHANNELS, "evaluation.probe")
 
 
 RECORD = TaskRecord("spectral", build, sections={"spectral": section}, check=check, reads=reads)

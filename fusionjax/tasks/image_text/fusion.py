@@ -18,12 +18,10 @@ from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source
 from fusionjax.interpret import maps as maps_lib
 from fusionjax.interpret import text_maps
-from fusionjax.models.methods.image_text_with_encoders import ImageText
-from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import spread
 from fusionjax.tasks.base.image_inputs import ImageInputs
-from fusionjax.tasks.base.image_model import ImageModel, frozen_trunk
+from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.objectives import ExampleLoss, average, class_weights
 from fusionjax.tasks.base.protocol import (
     Batch,
@@ -38,9 +36,9 @@ from fusionjax.tasks.base.protocol import (
     Variables,
     silent,
 )
+from fusionjax.tasks.image_text import fusion_model
 from fusionjax.tasks.image_text.text_inputs import TextInputs
 from fusionjax.train import losses
-from fusionjax.types import PyTree
 
 BASELINES = {
     "fusion": "cross-attention between image and text",
@@ -75,7 +73,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     """
     text = None if config.fusion.mode == "image" else TextInputs(config, facts)
     inputs = FusionInputs(ImageInputs(config), text)
-    model = fusion_model(config, facts, inputs)
+    model = fusion_model.create(config, facts, inputs.images, text)
     predict = FusionPredictor(model, inputs)
     mode, count = config.fusion.mode, len(facts.class_names)
     what = BASELINES[mode] + (f", head {config.fusion.head}" if mode == "fusion" else "")
@@ -95,57 +93,6 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         tuple(sections),
         FusionExplanation(model, inputs, facts.class_names),
     )
-
-
-def fusion_model(config: ConfigDict, facts: Facts, inputs: "FusionInputs") -> ImageModel:
-    """The model of image–text fusion, with its text encoder's published weights.
-
-    Args:
-        config: of the whole run, validated.
-        facts: of the data.
-        inputs: of the task.
-    """
-    text = inputs.text
-    encoder = None if text is None else text.module
-    module: ImageText = model_factory.fusion_model(config, len(facts.class_names), encoder)
-    frozen = frozen_trunk(config)
-    if text is None:
-        return ImageModel(config, module, inputs.images, frozen=frozen, grid=getattr(module, "grid", None))
-    return ImageModel(
-        config,
-        module,
-        inputs.images,
-        arguments=lambda: {"tokens": jnp.zeros((1, 8), jnp.int32), "text_mask": jnp.ones((1, 8), bool)},
-        encoders={"text": text.weights},
-        collections=(Bank(text),) if text.kind == "bank" and text.freeze else (),
-        frozen=(*frozen, "^text/") if text.freeze else frozen,
-        grid=getattr(module, "grid", None),
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Bank:
-    """The features of the descriptions of all classes by a frozen encoder; see `image_model.Collection`.
-
-    Attributes:
-        text: with the bank.
-    """
-
-    text: TextInputs
-    name: str = "bank"
-
-    def fresh(self) -> PyTree:
-        """See `Collection.fresh`."""
-        return {"text": np.zeros(self.text.bank_shape(), np.float32)}
-
-    def from_params(self, params: PyTree) -> PyTree:
-        """See `Collection.from_params`."""
-        tokens = jnp.asarray(self.text.features(self.text.bank, params["text"]), jnp.float32)
-        return {"text": np.asarray(self.text.bank_features(tokens))}
-
-    def from_data(self, source: Source, *, steps: int, folder: Path, say: Say) -> None:
-        """See `Collection.from_data`."""
-        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,13 +6,18 @@ prototypes are not trained (training-free).
 
 import dataclasses
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax.config import impossible
+from fusionjax.data.image.transforms import image_shape
 from fusionjax.data.text import Texts, descriptions
 from fusionjax.models.methods import mvpdr
-from fusionjax.models.methods.prototypes import COUNTS
+from fusionjax.models.methods.prototypes import COUNTS, PrototypeClassifier
+from fusionjax.pretrained import hub
 from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import MapsOnly
@@ -51,7 +56,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     else:
         frozen_encoders.need_descriptions(config, "the prompts of the classes")
         room = max(map(len, descriptions.read(config.text.descriptions).values()))
-    module = model_factory.prototype_model(config, count, prompts=room)
+    module = prototype_module(config, count, prompts=room)
     multispectral_inputs.check(config, facts.splits.values())
     pair, texts = prompts_and_captions(config, facts, module)
     inputs = PrototypeInputs(config, texts)
@@ -80,6 +85,34 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         ),
         MapsOnly(predict),
     )
+
+
+def prototype_module(config: ConfigDict, num_classes: int, *, prompts: int) -> PrototypeClassifier:
+    """The module of `config.model` and `config.mvpdr`.
+
+    Args:
+        config: of the run, validated.
+        num_classes: C.
+        prompts: room for the prompts of a class.
+
+    Raises:
+        UserError: no trunk, or images of another size than CLIP's.
+    """
+    m = config.mvpdr
+    dtype = jnp.dtype(config.precision).type
+    trunk: nn.Module
+    if m.clip:
+        trunk = clip = hub.clip_model(m.clip, dtype=dtype)
+        if image_shape(config.data) != (clip.image_size,) * 2:
+            raise impossible(config, "data.image_size", f"the CLIP takes {clip.image_size} pixels a side")
+        width = clip.projection
+    else:
+        trunk, _ = model_factory.image_encoder(config)
+        width = m.width
+    return PrototypeClassifier(
+        trunk, num_classes=num_classes, visual=m.per_class, text=prompts, width=width, project=not m.clip,
+        alpha=m.alpha, beta=m.beta, gamma=m.gamma, dtype=dtype,
+    )  # fmt: skip
 
 
 def clip_weights(config: ConfigDict) -> PutWeights:

@@ -103,12 +103,19 @@ def fusion_reads(config: ConfigDict) -> Sequence[str]:
     return (*fields.CLASS_LOSS, *fusion_fields(config), *(f"text.{key}" for key in text))
 
 
+FUSION_MODEL = {
+    "fusion": (
+        "width", "depth", "heads", "mlp_ratio", "dropout", "remat", "freeze_trunk", "trunk_norm", "trunk", "trunk_features",
+    )
+}  # fmt: skip
+"""The model that fusion and vqa build, and the fields of `config.model` that it reads."""
 FUSION = TaskRecord(
     "fusion",
     build_fusion,
     sections={"fusion": fusion_section, "text": text_section},
     check=check_fusion,
     reads=fusion_reads,
+    builds=FUSION_MODEL,
 )
 
 
@@ -163,4 +170,5 @@ MVPDR = TaskRecord(
     reads=mvpdr_reads,
     frozen_trunk=lambda config: bool(config.mvpdr.clip),
     training_free=True,
+    builds={"mvpdr": ("freeze_trunk", "trunk", "trunk_features")},
 )

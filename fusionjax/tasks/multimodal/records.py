@@ -101,12 +101,18 @@ def _check_audio(config: ConfigDict) -> None:
         )
 
 
+_TRIMODAL_MODEL = {
+    "trimodal": (
+        "width", "heads", "dropout", "remat", "freeze_trunk", "trunk_norm", "trunk", "trunk_features",
+    )
+}  # fmt: skip
 TRIMODAL = TaskRecord(
     "trimodal",
     build_trimodal,
     sections={"trimodal": trimodal_section, "audio": audio_section, "text": image_text.text_section},
     check=check_trimodal,
     reads=trimodal_reads,
+    builds=_TRIMODAL_MODEL,
 )
 AUDIOVISUAL = TaskRecord(
     "audiovisual",
@@ -114,6 +120,7 @@ AUDIOVISUAL = TaskRecord(
     sections={"trimodal": trimodal_section, "audio": audio_section},
     check=check_audiovisual,
     reads=audiovisual_reads,
+    builds=_TRIMODAL_MODEL,
 )
 
 
@@ -156,4 +163,5 @@ VQA = TaskRecord(
     sections={"fusion": image_text.fusion_section, "text": image_text.text_section},
     check=check_vqa,
     reads=vqa_reads,
+    builds=image_text.FUSION_MODEL,
 )

@@ -19,7 +19,7 @@ from fusionjax.evaluation import classification
 from fusionjax.interpret import maps as maps_lib
 from fusionjax.interpret import modality_maps
 from fusionjax.models.methods.trimodal_with_encoders import subsets
-from fusionjax.tasks.base import model_factory, multispectral_inputs
+from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer
 from fusionjax.tasks.base.explanations import spread
 from fusionjax.tasks.base.image_inputs import ImageInputs
@@ -38,6 +38,7 @@ from fusionjax.tasks.base.protocol import (
 )
 from fusionjax.tasks.image_text.fusion import FusionObjective
 from fusionjax.tasks.image_text.text_inputs import TextInputs
+from fusionjax.tasks.multimodal import trimodal_model
 from fusionjax.tasks.multimodal.audio_inputs import AudioInputs
 
 
@@ -55,7 +56,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
     modalities = tuple(config.trimodal.modalities)
     audio = AudioInputs(config, facts) if "audio" in modalities else None
     text = TextInputs(config, facts) if "text" in modalities else None
-    module = model_factory.trimodal_model(
+    module = trimodal_model.module(
         config,
         len(facts.class_names),
         None if audio is None else audio.module,

@@ -41,12 +41,12 @@ from fusionjax.tasks.base.protocol import (
     Variables,
     silent,
 )
+from fusionjax.tasks.image_text import fusion_model
 from fusionjax.tasks.image_text.fusion import (
     BASELINES,
     FusionExplanation,
     FusionInputs,
     FusionPredictor,
-    fusion_model,
 )
 from fusionjax.tasks.image_text.text_inputs import TextInputs
 from fusionjax.train import losses
@@ -72,7 +72,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         with_questions(source)
     text = None if config.fusion.mode == "image" else TextInputs(config, facts, question=True)
     inputs = QuestionInputs(ImageInputs(config), text, len(facts.class_names))
-    model = fusion_model(config, facts, inputs)
+    model = fusion_model.create(config, facts, inputs.images, text)
     multispectral_inputs.check(config, facts.splits.values())
     scorer = VqaScorer(
         config,

@@ -16,7 +16,7 @@ from fusionjax.models import parameters
 from fusionjax.models.backbones.text import TextConfig, TextEncoder
 from fusionjax.models.methods import fusion, fusion_heads, token_blocks
 from fusionjax.models.methods.fusion import FusionClassifier
-from fusionjax.tasks.base import model_factory
+from fusionjax.tasks.image_text import fusion_model
 from tests.models.methods.test_cross_attention import draw
 from tests.support import fusion_oracle
 
@@ -354,9 +354,7 @@ def test_a_head_of_ones_own_is_built_by_its_name_with_its_fields(monkeypatch):
     c.task = c.model.name = "fusion"
     c.model.ablation, c.model.trunk, c.model.width, c.model.heads = "sa_only", "resnet50", 16, 2
     c.data.image_size, c.fusion.head, c.fusion.rank = 32, "gated_sum", 3
-    module = model_factory.fusion_model(
-        c, 5, TextEncoder(TextConfig(vocab=9, width=8, layers=1, heads=2, ffn=8))
-    )
+    module = fusion_model.module(c, 5, TextEncoder(TextConfig(vocab=9, width=8, layers=1, heads=2, ffn=8)))
     words = jnp.ones((1, 4), jnp.int32)
     params = jax.eval_shape(
         functools.partial(module.init, tokens=words, text_mask=words > 0),

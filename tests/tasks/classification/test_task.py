@@ -117,7 +117,11 @@ def test_every_family_trains_as_far_as_shapes_tell(name):
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("resnet50", {"width": 64}, "config.model.width=64 is not possible: 'resnet50' has no such field"),
+        (
+            "resnet50",
+            {"width": 64},
+            "config.model.width=64 is not read by this run: the model 'resnet50' has no such field",
+        ),
         (
             "crossvit_9_240",
             {"ratio": 0.3},

@@ -365,7 +365,7 @@ def test_data_that_do_not_suffice_are_named(tmp_path):
         ({"train__best_metric": "train/accuracy"}, "train.best_metric.*is not scored"),
         ({"spectral__query_heads": 3}, "spectral.query_heads"),
         ({"model__name": "dcal_vit_shallow"}, "model.name.*a plain image model"),
-        ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.depth=1 is not possible.*resnet50"),
+        ({"model__ratio": 0.5, "model__name": "resnet50"}, "model.depth=1 is not read.*resnet50"),
         ({"evaluation__probe": True}, "evaluation.probe.*pretrained.source"),
         ({"task": "classification"}, "spectral.* is not read by this run: the task 'spectral' reads it"),
     ],
