@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.util
+import logging
 import re
 import sys
 import types
@@ -17,6 +18,8 @@ from ml_collections import ConfigDict, config_flags
 from fusionjax import config
 from fusionjax.config.user_file import UserFile
 from fusionjax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ def config_path(spec: str) -> str:
 def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
     """Reads a config file and applies overrides `--config.section.field=value`.
 
+    Fields of the file that only a switch reads which an override turns off return to their defaults.
+
     Raises:
         UserError: the file, its argument or a field is wrong.
     """
@@ -194,6 +199,7 @@ def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
     file, colon, argument = path.partition(":")
     make_importable(Path(file))
     value = UserFile(file).config(*([argument] if colon else []))
+    before = value.copy_and_resolve_references()
     argv = ["fusionjax", *overrides]
     values = flags.FlagValues()
     try:
@@ -214,7 +220,12 @@ def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
         raise UserError(
             f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
         )
-    return ConfigFile(spec, path, flag.value, dict(defined.override_values))
+    given = dict(defined.override_values)
+    if given:
+        unread = config.apply_switches(flag.value, before, given)
+        if unread:
+            log.warning("with these overrides nothing reads %s: at the default again", ", ".join(unread))
+    return ConfigFile(spec, path, flag.value, given)
 
 
 def make_importable(path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import fusionjax.__main__ as program
-from fusionjax import arguments, compare, main, predict, prepare, sweep
+from fusionjax import arguments, compare, config, main, predict, prepare, sweep
+from fusionjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,3 +121,19 @@ def test_completion_is_a_script(tmp_path, capsys):
     script.write_text(capsys.readouterr().out)
     subprocess.run(["bash", "-n", script], check=True)
     assert "--max_bad_fraction" in script.read_text()
+
+
+def test_an_override_that_turns_a_switch_off_takes_its_fields_along(caplog):
+    asked = arguments.read_config("crossvit:root=x", ["--config.data.augment.erase=0"])
+    assert asked.value.data.augment.erase_fill == "mean", "the default; the file sets 'noise'"
+    assert "nothing reads data.augment.erase_fill: at the default again" in caplog.text
+    config.validate(asked.value)
+    assert asked.overrides == {"data.augment.erase": 0}
+    both = ["--config.data.augment.erase=0", "--config.data.augment.erase_fill=noise"]
+    with pytest.raises(UserError, match="erase_fill='noise' is not read by this run"):
+        config.validate(arguments.read_config("crossvit:root=x", both).value)
+
+
+def test_a_whole_part_is_turned_off_by_one_override():
+    asked = arguments.read_config("quickstart:runlocal", ["--config.data.cache.enabled=False"])
+    assert not config.validate(asked.value).evaluation.probe, "it measures cached features"

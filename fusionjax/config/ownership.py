@@ -6,11 +6,14 @@ its model, which name what they read in their records. A model is of a backbone 
 A *choice* decides which fields are read: with optim.name="sgd" nothing reads optim.b1. An *ablation* leaves a part of a
 method out (model.ablation, fusion.mode, trimodal.modalities); the fields of that part may stay, so that one override makes
 the ablation of a config.
+
+A switch that an override turns off takes its fields along: what the config file set beside it returns to its default
+(`put_back`). What an override sets itself must be read.
 """
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -135,6 +138,30 @@ def unread(config: ConfigDict) -> list[str]:
         for key, value in leaves(config)
         if value != normal[key] and not any(fnmatchcase(key, pattern) for pattern in patterns)
     ]
+
+
+def put_back(config: ConfigDict, before: ConfigDict, overridden: Collection[str]) -> list[str]:
+    """Puts fields that overrides have made unread back to their defaults, so that one override turns a part of a run off.
+
+    A field that the config file sets and reads is nobody's mistake when an override of another field switches it off. One that
+    an override sets itself, or that the file sets in vain, stays as it is, for `check` to refuse.
+
+    Args:
+        config: with the overrides; is changed.
+        before: as the config file gave it.
+        overridden: dotted names of the overrides.
+
+    Returns:
+        The names of the fields that were put back.
+    """
+    kept = {*unread(before), *overridden}
+    names = [name for name in unread(config) if name not in kept]
+    normal = default()
+    for name in names:
+        section, _, field = name.rpartition(".")
+        target = value_of(config, section) if section else config
+        target[field] = value_of(normal, name)
+    return names
 
 
 def read(config: ConfigDict) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Which values a config may have: the rules on the fields of every run. A task's own rules stand in its record."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ml_collections import ConfigDict
 
@@ -33,6 +33,17 @@ def validate(config: ConfigDict) -> ConfigDict:
 def check_values(config: ConfigDict) -> ConfigDict:
     """As `validate`, but a field that the run does not read may have any value of its type."""
     return _checked(config, all_read=False)
+
+
+def apply_switches(config: ConfigDict, before: ConfigDict, overridden: Collection[str]) -> list[str]:
+    """As `ownership.put_back`, after a check that both have every field, of its type.
+
+    Raises:
+        UserError: a field is unknown, missing or of the wrong type, or no task or data set has the name.
+    """
+    for given in (before, config):
+        _same_shape(given, default(), "")
+    return ownership.put_back(config, before, overridden)
 
 
 def reported_splits(config: ConfigDict) -> tuple[str, ...]:

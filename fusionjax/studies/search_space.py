@@ -153,7 +153,7 @@ def fill(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Returns a validated copy of `base` with the given fields set.
 
     A field that the combination does not read keeps the value of `base`: optim.momentum beside optim.name="adamw" is searched
-    for the other optimisers only.
+    for the other optimisers only. A field of `base` that the combination switches off returns to its default.
 
     Raises:
         UserError: the combination of values is invalid.
@@ -167,6 +167,7 @@ def fill(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
         for name in values.keys() & set(ownership.unread(config)):
             section, _, field = name.rpartition(".")
             _get(config, section)[field] = _get(base, name)
+        ownership.put_back(config, base, ())
     return config_lib.validate(config)
 
 

@@ -218,3 +218,20 @@ def test_a_task_of_ones_own_says_what_its_model_reads(monkeypatch):
         config.task, config.model.name = task, name
         with pytest.raises(UserError, match=message):
             config_lib.validate(config)
+
+
+def test_what_overrides_switch_off_returns_to_its_default_and_nothing_else_does():
+    before = run("reid")
+    before.loss.focal_alpha = 0.5  # the file's own mistake
+    config = before.copy_and_resolve_references()
+    config.optim.name, config.optim.b2, config.data.augment.erase = "adamw", 0.99, 0.0
+    config.evaluation.rerank_k1 = 9  # the user's own mistake
+    before.optim.momentum = config.optim.momentum = 0.8
+    gone = ownership.put_back(
+        config, before, ("optim.name", "optim.b2", "data.augment.erase", "evaluation.rerank_k1")
+    )
+    assert sorted(gone) == ["data.augment.erase_fill", "optim.momentum"]
+    assert ownership.unread(config) == ["evaluation.rerank_k1", "loss.focal_alpha"]
+    normal = config_lib.default()
+    assert config.optim.momentum == normal.optim.momentum
+    assert config.data.augment.erase_fill == normal.data.augment.erase_fill

@@ -166,3 +166,11 @@ def test_a_field_that_a_combination_does_not_read_keeps_its_value():
     for name, momentum in (("sgd", 0.8), ("adamw", base.optim.momentum)):
         filled = search_space.fill(base, {"optim.name": name, "optim.momentum": 0.8})
         assert filled.optim.name == name and filled.optim.momentum == momentum
+
+
+def test_a_combination_that_turns_a_switch_off_takes_its_fields_along():
+    from configs import crossvit
+
+    base = crossvit.get_config("root=x")
+    off, on = (search_space.fill(base, {"data.augment.erase": share}) for share in (0.0, 0.5))
+    assert (off.data.augment.erase_fill, on.data.augment.erase_fill) == ("mean", "noise")
