@@ -1,12 +1,24 @@
-"""Files that are whole or absent, safe reading of files that others brought, digests, and the user's cache folder."""
+"""Files that are whole or absent, safe reading of files that others brought, digests, JSON and CSV, locks, the cache folder."""
 
 import contextlib
+import csv
 import hashlib
+import io
+import json
+import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import xxhash
+
+log = logging.getLogger(__name__)
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of text that spreadsheet programs evaluate as a formula (OWASP, CSV injection)."""
 
 LARGEST = 4 * 2**30
 """Bytes of the largest file that is read as a whole."""
@@ -98,6 +110,98 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def xxh3(path: Path) -> str:
+    """XXH3 (128 bits) of a file's bytes, in hexadecimal: fast; it protects against damage, not against an attacker."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a regular file, cannot be read, is not UTF-8 or JSON, or is nested too deeply. The message is
+            one line.
+    """
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except FileNotFoundError:
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except OSError as e:
+        raise ValueError(f"it cannot be read: {e.strerror or e}") from None
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Formats rows as CSV; None is an empty cell.
+
+    Text that a spreadsheet program would evaluate as a formula gets an apostrophe before it; numbers stay as they are.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for row in rows:
+        writer.writerow(
+            [
+                f"'{c}" if isinstance(c, str) and c.startswith(_FORMULA) and not _is_number(c) else c
+                for c in row
+            ]
+        )
+    return out.getvalue()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: str = "") -> Iterator[bool]:
+    """Holds a lock that the kernel releases when the process ends, however it ends; its file is removed at the end.
+
+    Args:
+        path: the lock's file, made if absent.
+        wait: warning to log before waiting for another holder; empty not to wait.
+
+    Yields:
+        Whether the lock is held; also True on a file system without locks.
+    """
+    import fcntl  # not on Windows, where the rest of this module works
+
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                log.warning("%s", wait)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                yield True
+                return
+            # The holder before may have removed this very file: then a new one is the lock.
+            if not _is_at(file.fileno(), path):
+                continue
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def user_cache(name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusionjax.data import fingerprint as contents
 from fusionjax.data.source import Source
 from fusionjax.tasks.base.protocol import Inputs
 
@@ -32,6 +33,8 @@ def fingerprint(
         "examples": {name: _digest(source) for name, source in splits.items()},
         "steps": steps,
         **inputs.fingerprint(),
+        "contents": {name: contents.contents(source) for name, source in splits.items()},
+        "columns": {name: _columns(source) for name, source in splits.items()},
         "command": "python -m fusionjax.main " + shlex.join(sys.argv[1:]),
     }
 
@@ -39,4 +42,11 @@ def fingerprint(
 def _digest(source: Source) -> str:
     """Digest of a source's names and labels, equal if two runs read the same examples in the same order."""
     text = json.dumps([list(map(str, source.names)), np.asarray(source.labels).tolist()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _columns(source: Source) -> str:
+    """Digest of a source's further columns, such as identities, cameras and captions."""
+    columns = {name: np.asarray(values).tolist() for name, values in sorted(source.columns.items())}
+    text = json.dumps(columns, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

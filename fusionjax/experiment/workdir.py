@@ -20,6 +20,8 @@ from fusionjax.errors import UserError
 # Fields that may change when a run resumes: they do not affect its scores.
 FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
         "train.log_every", "train.checkpoint_every", "report.", "evaluation.")  # fmt: skip
+_OF_A_START = {"command", "data_set", "steps"}
+"""Facts that may differ when a run resumes: a folder that was moved has another name, and the config determines the steps."""
 _PACKAGES = (
     "jax",
     "jaxlib",
@@ -86,8 +88,8 @@ def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> Non
                 f"--workdir={folder} belongs to a run of another config: config.{key} is {before.get(key)!r} there and "
                 f"{now.get(key)!r} here; use another --workdir, or the same config to resume"
             )
-    for key in ("class_names", "images", "examples", "tokenizer", "texts"):
-        if key in stored and stored[key] != json.loads(json.dumps(facts.get(key))):
+    for key in facts:
+        if key in stored and key not in _OF_A_START and stored[key] != json.loads(json.dumps(facts.get(key))):
             raise UserError(
                 f"--workdir={folder} belongs to a run on other data: its {key} differ; use another --workdir, or the same "
                 "data set to resume"

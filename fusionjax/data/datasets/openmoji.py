@@ -91,6 +91,10 @@ class OpenMojiSource:
     def __len__(self) -> int:
         return len(self._items)
 
+    def file(self, i: int) -> Path:
+        """The SVG file of example `i`."""
+        return self._items[i][0].path
+
     def load(self, i: int) -> np.ndarray:
         """RGB uint8 (size, size, 3) on white. Drawn once, then kept in memory as PNG of 2 to 6 kB."""
         png = self._png.get(i)

@@ -13,13 +13,14 @@ find more than 321 of 380 (0.845) by identity at rank 1, in either direction; `c
 groups.
 """
 
-import hashlib
-import json
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import disk_cache
+from fusionjax.data import fingerprint
 from fusionjax.data.datasets import openmoji
 from fusionjax.data.multispectral.channels import ChannelMap
 from fusionjax.register import DatasetRecord
@@ -37,7 +38,7 @@ class OpenMojiPair:
         channels: `CHANNELS`.
         image_shape: (S, S, 6).
         dtype: uint8.
-        digest: of the fingerprints of the files and the size of the drawings.
+        digest: of the contents of the files and the size of the drawings.
     """
 
     name = "OpenMoji pairs"
@@ -57,12 +58,13 @@ class OpenMojiPair:
         self.columns: Mapping[str, np.ndarray] = {
             key: self._both.columns[key][::2] for key in ("identity", "group", "tone", "caption")
         }
-        stats = [d.path.stat() for d in drawings]
-        state = [size, [(s.st_size, s.st_mtime_ns) for s in stats]]
-        self.digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return disk_cache.digest([self.image_shape, fingerprint.contents(self._both)])
 
     def load(self, i: int) -> np.ndarray:
         """uint8 (S, S, 6): red, green and blue of the colour drawing, then of its lines; on white."""

@@ -104,6 +104,10 @@ class StampsSource:
     def __len__(self) -> int:
         return len(self._items)
 
+    def file(self, i: int) -> Path:
+        """The PNG or SVG file of stamp `i`."""
+        return self._items[i].picture
+
     def load(self, i: int) -> np.ndarray:
         """RGB uint8 (size, size, 3), the image centred on a white square; rendered once, then kept in memory as PNG.
 

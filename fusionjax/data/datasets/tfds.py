@@ -1,14 +1,12 @@
 """TensorFlow Datasets by random access (ArrayRecord). Reading needs no TensorFlow, preparing does."""
 
-import contextlib
 import functools
-import hashlib
 import importlib.util
 import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypedDict
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax import files
+from fusionjax import disk_cache, files
 from fusionjax.data.datasets import cars as cars_layout
 from fusionjax.data.datasets import checks, cub
 from fusionjax.data.sampling import splits
@@ -73,13 +71,17 @@ class TfdsSource:
     def labels(self) -> np.ndarray:
         if not self._fingerprint:
             return self._read_labels()
-        key = hashlib.sha256(f"{self._fingerprint} {self.split}".encode()).hexdigest()[:16]
-        return cached_labels(
-            files.user_cache("labels") / f"{self.name.replace('/', '_')}-{key}.npy",
-            len(self),
-            len(self.class_names),
-            self._read_labels,
+        entry = disk_cache.Entry(
+            files.user_cache("labels"),
+            f"{self.name}-{self.split}",
+            {
+                "files": self._fingerprint,
+                "split": self.split,
+                "size": len(self),
+                "classes": len(self.class_names),
+            },
         )
+        return entry.arrays(lambda: {"labels": self._read_labels()})["labels"]
 
     def _read_labels(self) -> np.ndarray:
         out = np.zeros(len(self), np.int32)
@@ -138,35 +140,6 @@ def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     return Subset(
         source, splits.pick(data.builder, splits.stratified(source.labels, data.fractions, seed=seed), split)
     )
-
-
-def cached_labels(path: Path, size: int, classes: int, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """The labels stored in a file, or those of `read`, which are then stored; a file that does not match is replaced.
-
-    Args:
-        path: .npy file.
-        size: number of examples N.
-        classes: number of classes.
-        read: returns the labels, (N,) int32.
-
-    Returns:
-        (N,) int32.
-    """
-    try:
-        found = np.load(path, allow_pickle=False)
-        if (
-            found.shape == (size,)
-            and found.dtype == np.int32
-            and (not size or 0 <= found.min() <= found.max() < classes)
-        ):
-            return found
-    except (OSError, ValueError, EOFError):
-        pass
-    labels = read()
-    # A cache that cannot be written costs time, not the run.
-    with contextlib.suppress(OSError), files.replacing(path) as part, part.open("wb") as file:
-        np.save(file, labels)
-    return labels
 
 
 def _fingerprint(builder: "DatasetBuilder") -> str:

@@ -5,25 +5,27 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax import files
+from fusionjax import disk_cache, files
+from fusionjax.data import fingerprint
 from fusionjax.data.feature_cache.batches import FeatureArray
 from fusionjax.data.loading import pipeline
 from fusionjax.data.loading.stream import HostBatch
-from fusionjax.data.source import ByIdentity, FileSource, Source, Subset
+from fusionjax.data.source import Source, Subset
 from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from fusionjax.types import Array, PyTree
 
-_VERSION = 2
+_VERSION = 3
 """Of what is computed from an image besides what the config says; raised when that changes, such as the resize filter."""
-FileFingerprint = tuple[int, int] | str | None
+_FEATURES, _VALID, _REASONS = "features.npy", "valid.npy", "unreadable.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,7 @@ class FeatureCache:
     """Opens the features of a source; computes those that are not on disk.
 
     Args:
-        folder: folder of the files. The name of a file holds a digest of everything it depends on, so an outdated one is never
-            read.
+        folder: of the entries, see `disk_cache`.
         encode: batch of images → (B, h, w, C), compiled by the caller.
         weights: digest of the weights of the backbone.
         data: `config.data`.
@@ -117,31 +118,27 @@ class FeatureCache:
                 return CachedFeatures(
                     IndexedRows(whole.features, at), whole.valid[:, at], np.asarray(source.labels, np.int32)
                 )
-        path = self._folder / f"{source.split}-{self._key(source, passes)}.npy"
-        marks, reasons = path.with_suffix(".valid.npy"), path.with_suffix(".bad.json")
-        if not (path.exists() and marks.exists() and reasons.exists()):
-            self._compute(source, passes, path, marks, reasons)
-        for name, reason in json.loads(reasons.read_text()).items():
+        entry = disk_cache.Entry(
+            self._folder, source.split, self._depends_on(source, passes), shared=jax.process_count() == 1
+        )
+        path = entry.open(lambda part: self._compute(source, passes, part))
+        for name, reason in files.read_json(path / _REASONS).items():
             self._bad.record(name, reason)
         self._bad.check(len(source), self._data.max_bad_fraction)
         labels = np.asarray(source.labels, np.int32)
-        return CachedFeatures(np.load(path, mmap_mode="r"), np.load(marks), labels)
+        return CachedFeatures(np.load(path / _FEATURES, mmap_mode="r"), np.load(path / _VALID), labels)
 
-    def _compute(self, source: Source, passes: int, path: Path, marks: Path, reasons: Path) -> None:
+    def _compute(self, source: Source, passes: int, folder: Path) -> None:
         began = time.perf_counter()
         if not len(source):
             raise UserError(f"split {source.split!r} of {source.name} has no examples")
-        with files.replacing(path) as part:
-            valid = self._fill(source, passes, part)
-        # The small files are written last: without them the features are computed again.
-        with files.replacing(marks) as part, part.open("wb") as file:
-            np.save(file, valid)
-        files.write_text(reasons, json.dumps(self._bad.reasons))
+        np.save(folder / _VALID, self._fill(source, passes, folder / _FEATURES))
+        (folder / _REASONS).write_text(json.dumps(self._bad.reasons))
         seconds = time.perf_counter() - began
         images = passes * len(source)
         self._say(
             f"features of {source.split}: {images} images ({passes} passes) in {seconds:.0f} s, "
-            f"{images / seconds:.0f} images/s, {path.stat().st_size / 2**20:.0f} MiB"
+            f"{images / seconds:.0f} images/s, {(folder / _FEATURES).stat().st_size / 2**20:.0f} MiB"
         )
 
     def _fill(self, source: Source, passes: int, path: Path) -> np.ndarray:
@@ -169,24 +166,23 @@ class FeatureCache:
             source, self._data, seed=self._seed, epoch=k, batch_size=size, bad=self._bad
         )
 
-    def _key(self, source: Source, passes: int) -> str:
-        """Digest of everything that the features depend on."""
+    def _depends_on(self, source: Source, passes: int) -> dict[str, Any]:
+        """Everything that the features depend on."""
         data = json.loads(self._data.to_json_best_effort())
         for field in ("threads", "prefetch", "max_bad_fraction", "cache", "eval_splits", "languages", "audio_languages",
                       "sound", "questions", "question_types", "answers", "answer_pictures"):  # fmt: skip
             data.pop(field)
-        parts = [
-            _VERSION,
-            self._weights,
-            data,
-            self._seed,
-            source.name,
-            source.split,
-            passes,
-            list(source.names),
-            file_fingerprints(source),
-        ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return {
+            "version": _VERSION,
+            "weights": self._weights,
+            "data": data,
+            "seed": self._seed,
+            "source": source.name,
+            "split": source.split,
+            "passes": passes,
+            "examples": len(source),
+            "state": fingerprint.state(source),
+        }
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -195,26 +191,6 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return out
-
-
-def file_fingerprints(source: Source) -> Sequence[FileFingerprint]:
-    """The fingerprint of the file of each example, which changes when the file does.
-
-    Returns:
-        N entries: (size in bytes, modification time in ns), None for an example without a file; for a source with a digest of
-        its own, that digest. Empty where there is neither.
-    """
-    if isinstance(source, ByIdentity):
-        return file_fingerprints(source.source)
-    if isinstance(source, Subset):
-        whole = file_fingerprints(source.source)
-        return [whole[i] for i in source.indices.tolist()] if whole else []
-    if hasattr(source, "digest"):
-        return [source.digest] * len(source)
-    if not isinstance(source, FileSource):
-        return []
-    stats = [None if path is None else path.stat() for path in map(source.file, range(len(source)))]
-    return [None if s is None else (s.st_size, s.st_mtime_ns) for s in stats]
 
 
 def digest(tree: PyTree) -> str:

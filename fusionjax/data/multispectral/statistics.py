@@ -1,18 +1,17 @@
 """Mean, standard deviation and range of each channel over the pixels of a split, computed once and kept on disk."""
 
 import dataclasses
-import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fusionjax import files
-from fusionjax.data.feature_cache import store
+from fusionjax import disk_cache
+from fusionjax.data import fingerprint
 from fusionjax.data.source import Source
 from fusionjax.data.unreadable import BadImages, DecodeError
 from fusionjax.errors import UserError
@@ -20,7 +19,7 @@ from fusionjax.errors import UserError
 log = logging.getLogger(__name__)
 
 _FIELDS = ("mean", "std", "minimum", "maximum")
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +58,7 @@ def channel_statistics(
 
     Args:
         source: its `load` returns (h, w, C) arrays; sizes may differ, C may not.
-        folder: folder of the result. The name of the file holds a digest of the names, sizes and times of the images, so an
-            outdated one is never used; a damaged one is computed again.
+        folder: of the entries, see `disk_cache`.
         bad: record that unreadable images are added to, also when the result is read from the folder; None for a new one.
         max_bad_fraction: largest allowed fraction of unreadable images, `config.data.max_bad_fraction`.
         threads: number of reading threads.
@@ -71,21 +69,36 @@ def channel_statistics(
     Source: Chan, Golub & LeVeque, The American Statistician 37(3), 1983, equation 2.1.
     """
     bad = BadImages() if bad is None else bad
-    path = Path(folder) / f"statistics-{source.split}-{_key(source)}.json"
-    statistics, reasons = _stored(path) or (None, {})
-    if statistics is None:
-        statistics, errors = _compute(source, threads)
+
+    def compute() -> dict[str, np.ndarray]:
+        found, errors = _compute(source, threads)
         reasons = {source.names[i]: _reason(e) for i, e in errors.items()}
-        # An OSError may be temporary.
-        if statistics is not None and not any(isinstance(e, OSError) for e in errors.values()):
-            _store(path, statistics, reasons)
-    for name, reason in reasons.items():
-        bad.record(name, reason)
+        if found is None:
+            _record(reasons, bad)
+            bad.check(len(source), max_bad_fraction)
+            raise UserError(
+                f"split {source.split!r} of {source.name} has no image that can be read: {'; '.join(bad.messages)}"
+            )
+        temporary = any(isinstance(e, OSError) for e in errors.values())
+        text = json.dumps(reasons).encode()
+        return {
+            **{name: np.asarray(value) for name, value in dataclasses.asdict(found).items()},
+            "reasons": np.frombuffer(text, np.uint8),
+            "temporary": np.asarray(temporary),
+        }
+
+    depends_on = {
+        "version": _VERSION,
+        "source": source.name,
+        "split": source.split,
+        "state": fingerprint.state(source),
+    }
+    entry = disk_cache.Entry(folder, f"statistics-{source.split}", depends_on)
+    arrays = entry.arrays(compute, keep=lambda made: not made["temporary"])
+    _record(json.loads(arrays["reasons"].tobytes()), bad)
     bad.check(len(source), max_bad_fraction)
-    if statistics is None:
-        raise UserError(
-            f"split {source.split!r} of {source.name} has no image that can be read: {'; '.join(bad.messages)}"
-        )
+    mean, std, minimum, maximum = (tuple(arrays[name].tolist()) for name in _FIELDS)
+    statistics = Statistics(mean, std, minimum, maximum, int(arrays["images"]), int(arrays["pixels"]))
     constant = [i for i, deviation in enumerate(statistics.std) if deviation == 0]
     if constant:
         log.warning("%s: constant over all pixels: channels %s", source.name, ", ".join(map(str, constant)))
@@ -160,30 +173,6 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _key(source: Source) -> str:
-    """Digest of everything that the statistics depend on."""
-    parts = [_VERSION, source.name, source.split, list(source.names), store.file_fingerprints(source)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _store(path: Path, statistics: Statistics, reasons: dict[str, str]) -> None:
-    files.write_text(path, json.dumps(dataclasses.asdict(statistics) | {"bad": reasons}, indent=1))
-
-
-def _stored(path: Path) -> tuple[Statistics, dict[str, str]] | None:
-    """What `_store` wrote; None where the file is absent or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        reasons = {str(k): str(v) for k, v in content.pop("bad").items()}
-        numbers = {name: tuple(map(float, content.pop(name))) for name in _FIELDS}
-        mean, std, minimum, maximum = (numbers[name] for name in _FIELDS)
-        images, pixels = int(content.pop("images")), int(content.pop("pixels"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-        log.warning("%s is damaged (%s): the statistics are computed again", path, type(e).__name__)
-        return None
-    if content or len({len(v) for v in numbers.values()}) != 1 or not np.isfinite([*numbers.values()]).all():
-        log.warning("%s is damaged: the statistics are computed again", path)
-        return None
-    return Statistics(mean, std, minimum, maximum, images, pixels), reasons
+def _record(reasons: Mapping[str, str], bad: BadImages) -> None:
+    for name, reason in reasons.items():
+        bad.record(name, reason)

@@ -1,17 +1,18 @@
 """The features of a frozen text encoder, computed once per text and kept on disk."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
-from fusionjax import files
+from fusionjax import disk_cache
 from fusionjax.data.text.texts import Texts
 
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _BATCH = 64
+_FILE = "features.npy"
 
 
 def text_features(
@@ -28,7 +29,7 @@ def text_features(
         texts: M texts of T tokens.
         encode: tokens (B, T) int32 and mask (B, T) bool → (B, T, C), compiled by the caller; B is always the same.
         weights: digest of the weights of the encoder.
-        folder: folder of the files, whose names hold a digest of everything they depend on; None to keep nothing.
+        folder: of the entries, see `disk_cache`; None to keep nothing.
         say: receives one line of progress.
 
     Returns:
@@ -36,28 +37,20 @@ def text_features(
     """
     if folder is None:
         return _computed(texts, encode)
-    path = Path(folder) / f"text-{_key(texts, weights)}.npy"
-    if _open(path) is None:  # absent or damaged
+
+    def compute(part: Path) -> None:
         began = time.perf_counter()
-        with files.replacing(path) as part:
-            found = _computed(
-                texts, encode, lambda shape: np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            )
-            assert isinstance(found, np.memmap)
-            found.flush()
-        say(
-            f"features of {len(found)} texts in {time.perf_counter() - began:.0f} s, {found.nbytes / 2**20:.0f} MiB"
+        found = _computed(
+            texts, encode, lambda shape: np.lib.format.open_memmap(part / _FILE, "w+", np.float16, shape)
         )
-    opened = _open(path)
-    assert opened is not None  # just written, or opened above
-    return opened
+        assert isinstance(found, np.memmap)
+        found.flush()
+        seconds = time.perf_counter() - began
+        say(f"features of {len(found)} texts in {seconds:.0f} s, {found.nbytes / 2**20:.0f} MiB")
 
-
-def _open(path: Path) -> np.ndarray | None:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
+    depends_on = {"version": 1, "weights": weights, "tokens": _digest(texts)}
+    path = disk_cache.Entry(folder, "text", depends_on).open(compute)
+    return np.load(path / _FILE, mmap_mode="r", allow_pickle=False)
 
 
 def _computed(
@@ -80,8 +73,8 @@ def _computed(
     return out
 
 
-def _key(texts: Texts, weights: str) -> str:
-    total = hashlib.sha256(f"fusionjax text features 1 {weights} {texts.tokens.shape}".encode())
+def _digest(texts: Texts) -> str:
+    total = xxhash.xxh3_128(str(texts.tokens.shape).encode())
     total.update(np.ascontiguousarray(texts.tokens).tobytes())
     total.update(np.ascontiguousarray(texts.mask).tobytes())
-    return total.hexdigest()[:16]
+    return total.hexdigest()

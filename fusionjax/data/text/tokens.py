@@ -1,16 +1,14 @@
 """Texts → token arrays of one shape, computed once and kept on disk."""
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fusionjax import files
+from fusionjax import disk_cache
 from fusionjax.errors import UserError
 
 SHORTEST, LONGEST = 8, 512
@@ -21,7 +19,7 @@ FILES = ("added_tokens.json", "config.json", "merges.txt", "sentencepiece.bpe.mo
          "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")  # fmt: skip
 """The files that a tokenizer is read from; config.json names its class."""
 
-_FORMAT = "fusionjax tokens 1"
+_VERSION = 2
 _CHUNK = 512
 # Most texts are short: padding all to the maximum length costs more than tokenising the few long ones again.
 _PROBES = (32, 128)
@@ -113,8 +111,7 @@ class Tokenise:
         fingerprint: digest of the files of the tokenizer, see `fingerprint`.
         max_tokens: maximum length of a text in tokens, including special ones; a longer text is truncated and marked in
             `Tokens.cut`.
-        cache: folder of the files, one per list of texts; None for no cache. A file name holds a digest of everything that the
-            file depends on; a damaged file is computed again, and a folder that cannot be written is ignored.
+        cache: folder of the entries (see `disk_cache`), one per list of texts; None for no cache.
 
     Raises:
         UserError: `max_tokens` is not an integer from `SHORTEST` to `LONGEST`.
@@ -152,12 +149,8 @@ class Tokenise:
             raise TypeError("texts is one str; pass a list of texts")
         if self.cache is None:
             return self._compute(texts)
-        path = Path(self.cache) / f"tokens-{self._key(texts)}.npz"
-        found = self._open(path, len(texts))
-        if found is None:
-            found = self._compute(texts)
-            _write(path, found)
-        return found
+        entry = disk_cache.Entry(self.cache, "tokens", self._depends_on(texts))
+        return Tokens(**entry.arrays(lambda: self._compute(texts)._asdict()))
 
     def _compute(self, texts: Sequence[str]) -> Tokens:
         bare = self._encode([""], SHORTEST)[0]
@@ -200,37 +193,17 @@ class Tokenise:
         tokens[mask] = np.concatenate([*rows, np.zeros(0, np.int32)])
         return Tokens(tokens, mask, cut)
 
-    def _key(self, texts: Sequence[str]) -> str:
-        """Digest of everything that the tokens depend on."""
-        head = [_FORMAT, self.fingerprint, self.max_tokens, MULTIPLE, len(texts)]
-        total = hashlib.sha256(json.dumps(head).encode())
+    def _depends_on(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Everything that the tokens depend on."""
+        total = hashlib.sha256()
         for text in texts:
             content = text.encode()
             total.update(len(content).to_bytes(8, "little") + content)
-        return total.hexdigest()
-
-    def _open(self, path: Path, size: int) -> Tokens | None:
-        """The content of the file; None if it is absent or damaged."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found = Tokens(*(arrays[name] for name in Tokens._fields))
-        # On a damaged archive zipfile, zlib and NumPy raise different types. The tokens are computed again.
-        except Exception:
-            return None
-        tokens, mask, cut = found
-        fits = (
-            (tokens.dtype, mask.dtype, cut.dtype) == (np.int32, np.bool_, np.bool_)
-            and tokens.ndim == 2
-            and tokens.shape == mask.shape
-            and len(tokens) == size
-            and cut.shape == (size,)
-            and 0 <= tokens.min(initial=0) <= tokens.max(initial=0) < self.tokenizer.vocab
-        )
-        return found if fits else None
-
-
-def _write(path: Path, found: Tokens) -> None:
-    """Writes the file atomically: another process sees the whole file or none."""
-    # A cache that cannot be written costs time, not the run.
-    with contextlib.suppress(OSError), files.replacing(path) as part, part.open("wb") as file:
-        np.savez(file, **found._asdict())
+        return {
+            "version": _VERSION,
+            "tokenizer": self.fingerprint,
+            "max_tokens": self.max_tokens,
+            "multiple": MULTIPLE,
+            "count": len(texts),
+            "texts": total.hexdigest(),
+        }

@@ -8,8 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from fusionjax import config
-from fusionjax.data import datasets
-from fusionjax.data.feature_cache.store import file_fingerprints
+from fusionjax.data import datasets, fingerprint
 from fusionjax.data.image.decode import decode
 from fusionjax.data.loading import pipeline
 from fusionjax.data.source import Source
@@ -74,7 +73,7 @@ def test_a_row_may_lack_any_modality(tmp_path, suffix):
     assert train.names[4] == ("list.csv line 6" if suffix == ".csv" else "list.parquet row 5")
     assert train.file(4) is None and train.file(1) == tmp_path / "ash/01.jpg"
     assert (decode(train.load(4), 100) == 255).all() and decode(train.load(1), 10_000).shape == (40, 48, 3)
-    assert [s is None for s in file_fingerprints(train)] == [True, False, False, False] * 2
+    assert [s is None for s in fingerprint.stamps(train)] == [True, False, False, False] * 2
 
 
 def test_what_is_missing_travels_with_the_batch(tmp_path):

@@ -1,7 +1,6 @@
 """Multispectral files, their channel maps and statistics: what a whole tree gives, and what each damage says."""
 
 import csv
-import json
 import logging
 import os
 import shutil
@@ -435,7 +434,7 @@ def test_statistics_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "read", lambda *a: reads.append(1) or original(*a))
     assert statistics.channel_statistics(open_split(root), folder) == first and not reads
     (kept,) = folder.iterdir()
-    assert json.loads(kept.read_text())["mean"] == list(first.mean)
+    assert np.load(kept / "mean.npy").tolist() == list(first.mean)
 
     path = root / source.names[0]
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # touched: read again
@@ -445,20 +444,11 @@ def test_statistics_are_computed_once(tmp_path, monkeypatch):
     assert len(list(folder.iterdir())) == 3
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda t: t[:40],
-        lambda t: "[]",
-        lambda t: t.replace('"mean"', '"main"'),
-        lambda t: t.replace("0.", "NaN", 1),
-    ],
-)
-def test_damaged_statistics_are_computed_again(tmp_path, damage, rng, caplog):
+def test_damaged_statistics_are_computed_again(tmp_path, rng, caplog):
     source = Arrays(rng.random((5, 5, 2)))
     first = statistics.channel_statistics(source, tmp_path)
     (kept,) = tmp_path.iterdir()
-    kept.write_text(damage(kept.read_text()))
+    np.save(kept / "mean.npy", np.zeros(2))
     with caplog.at_level(logging.WARNING):
         assert statistics.channel_statistics(source, tmp_path) == first
     assert "damaged" in caplog.text and list(tmp_path.iterdir()) == [kept]

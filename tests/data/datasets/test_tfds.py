@@ -157,7 +157,7 @@ def test_labels_are_read_once_and_kept(root, monkeypatch):
     data = settings("tiny_birds", root)
     first = datasets.create(data, "train", seed=0)
     want = first.labels.copy()
-    (kept,) = files.user_cache("labels").glob("tiny_birds-*.npy")
+    (kept,) = files.user_cache("labels").glob("tiny_birds-*/labels.npy")
     with monkeypatch.context() as patch:
         patch.setattr(reader.TfdsSource, "_read_labels", lambda self: pytest.fail("read again"))
         assert np.array_equal(datasets.create(data, "train", seed=0).labels, want)
@@ -169,7 +169,7 @@ def test_labels_are_read_once_and_kept(root, monkeypatch):
     record = next(p for p in (root / "tiny_birds").rglob("*train*") if p.is_file())
     os.utime(record, ns=(1, 1))  # prepared anew
     assert np.array_equal(datasets.create(data, "train", seed=0).labels, want)
-    assert len(list(files.user_cache("labels").glob("*.npy"))) == 2
+    assert len(list(files.user_cache("labels").glob("tiny_birds-*"))) == 2
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(root, monkeypatch, tmp_path):
