@@ -1,4 +1,4 @@
-"""Files that are whole or absent, safe reading of files that others brought, digests, JSON and CSV, locks, the cache folder."""
+"""Files that are whole or absent, safe reading of files that others brought, digests, JSON, CSV, locks, the cache folder."""
 
 import contextlib
 import csv
