@@ -154,6 +154,8 @@ class TaskRecord:
         training_free: whether a run of no epoch is one.
         builds: name of a model that the task puts together itself, a value of `config.model.name` → the fields of
             `config.model` that it reads. Empty for a task that takes the models of the backbone families.
+        examples: "section.field" of a tuple that is empty by default → an example of it, whose elements have all possible
+            types, e.g. {"spectral.train_on": ("rgb",)}; without one, any elements pass.
     """
 
     name: str
@@ -165,6 +167,7 @@ class TaskRecord:
     frozen_trunk: Callable[[ConfigDict], bool] = _no
     training_free: bool = False
     builds: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    examples: Mapping[str, tuple[object, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,11 +315,12 @@ def task(
     frozen_trunk: Callable[[ConfigDict], bool] = _no,
     training_free: bool = False,
     builds: Mapping[str, Sequence[str]] | None = None,
+    examples: Mapping[str, tuple[object, ...]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a task's builder, (config, facts) → task.
 
     Args:
-        name, sections, check, reported_splits, frozen_trunk, training_free, builds: see `TaskRecord`.
+        name, sections, check, reported_splits, frozen_trunk, training_free, builds, examples: see `TaskRecord`.
         reads: as there, or the fields themselves where they are always the same.
     """
 
@@ -332,6 +336,7 @@ def task(
             frozen_trunk,
             training_free,
             builds or {},
+            examples or {},
         )
         tasks.add(name, record)
         return build

@@ -18,9 +18,18 @@ def value_of(config: ConfigDict, key: str) -> Any:
     return value
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it, cut where it is long."""
+    try:
+        text = repr(value).replace("\n", " ")  # of a section, YAML in lines
+    except ValueError:  # Python refuses to print an integer of thousands of digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= 400 else f"{text[:200]} … {text[-100:]}"
+
+
 def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:
     """The error of a field whose value cannot be: its name, its value and what is allowed."""
-    return UserError(f"config.{key}={value_of(config, key)!r} is not possible: {allowed}")
+    return UserError(f"config.{key}={shown(value_of(config, key))} is not possible: {allowed}")
 
 
 def require_one_of(config: ConfigDict, key: str, *words: str) -> None:

@@ -49,6 +49,32 @@ def task_sections() -> dict[str, ConfigDict]:
     return sections
 
 
+def examples() -> dict[str, tuple[object, ...]]:
+    """Dotted name of a tuple that is empty by default → an example of it, whose elements have all possible types."""
+    of_tasks = {name: value for _, record in register.tasks.records() for name, value in record.examples.items()}
+    return {**_EXAMPLES, **of_tasks}
+
+
+_EXAMPLES: dict[str, tuple[object, ...]] = {
+    "data.modalities": (("rgb", (0, 1, 2)), ("uv", ("ultraviolet",))),
+    "data.channels": ("red", "green", "blue"),
+    "data.value_range": (0.0, 65535.0),
+    "data.selected_classes": ("airport", "harbour"),
+    "data.carry": ("camera",),
+    "data.question_types": ("category",),
+    "data.image_shape": (256, 128),
+    "model.crossvit.img_size": (240, (224, 224)),
+    "model.crossvit.patch_size": (12, 16),
+    "model.crossvit.embed_dim": (192, 384),
+    "model.crossvit.depth": ((1, 4, 0),),
+    "model.crossvit.num_heads": (6, 6),
+    "model.crossvit.mlp_ratio": (4.0, 4.0, 1.0),
+    "pretrained.skip": ("head/.*",),
+    "loss.class_weights": (1.0, 2.5),
+    "optim.no_decay": ("bias$",),
+    "optim.lr_rules": (("bias$", 2.0),),
+    "optim.freeze": ("^trunk/",),
+}
 CORE = ("data", "model", "pretrained", "loss", "optim", "train", "evaluation", "report")
 """Sections of every run."""
 

@@ -1,15 +1,13 @@
 """Which values a config may have: the rules on the fields of every run. A task's own rules stand in its record."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
 from fusionjax import register
-from fusionjax.config import ownership
-from fusionjax.config.rules import impossible, near, require_one_of, require_within
-from fusionjax.config.schema import default
-from fusionjax.errors import UserError
+from fusionjax.config import field_types, ownership
+from fusionjax.config.rules import impossible, require_one_of, require_within
 
 ABLATIONS = {
     "sa_only": ("sa",),
@@ -52,7 +50,7 @@ def reported_splits(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _checked(config: ConfigDict, *, all_read: bool) -> ConfigDict:
-    _same_shape(config, default(), "")
+    field_types.check(config)
     task, source = register.tasks.get(config.task), register.datasets.get(config.data.source)
     for rule in (_optim, _data, _augment, _cache, _model, _train, _loss, _evaluation, _pretrained):
         rule(config)
@@ -63,27 +61,6 @@ def _checked(config: ConfigDict, *, all_read: bool) -> ConfigDict:
     _model_of_the_task(config)
     config.lock()
     return config
-
-
-def _same_shape(config: ConfigDict, schema: ConfigDict, path: str) -> None:
-    for key, value in config.items():
-        name = f"{path}{key}"
-        if key not in schema:
-            raise UserError(f"config.{name} is not known{near(key, schema)}; allowed: {', '.join(schema)}")
-        want = schema[key]
-        if isinstance(want, ConfigDict):
-            if not isinstance(value, ConfigDict):
-                raise UserError(
-                    f"config.{name}={value!r} must be a section with the fields {', '.join(want)}"
-                )
-            _same_shape(value, want, f"{name}.")
-        elif isinstance(want, float) and isinstance(value, int) and not isinstance(value, bool):
-            config[key] = float(value)
-        elif type(value) is not type(want):
-            raise UserError(f"config.{name}={value!r} must be of type {type(want).__name__}, e.g. {want!r}")
-    for key in schema:
-        if key not in config:
-            raise UserError(f"config.{path}{key} is missing; its default is {schema[key]!r}")
 
 
 def _each_within(config: ConfigDict, keys: tuple[str, ...], low: float, high: float = math.inf) -> None:
@@ -98,10 +75,6 @@ def _is_finite(text: str) -> bool:
         return False
 
 
-def _are_numbers(values: Iterable[object]) -> bool:
-    return all(isinstance(v, float | int) for v in values)
-
-
 def _data(config: ConfigDict) -> None:
     data = config.data
     require_one_of(config, "precision", "float32", "bfloat16")
@@ -114,7 +87,7 @@ def _data(config: ConfigDict) -> None:
     _each_within(config, ("data.max_bad_fraction",), 0, 1)
     _each_within(config, ("data.per_identity",), 0)
     shape, f = data.image_shape, data.fractions
-    if shape and (len(shape) != 2 or not all(type(v) is int and v > 0 for v in shape)):
+    if shape and (len(shape) != 2 or min(shape) < 1):
         raise impossible(config, "data.image_shape", "() or two whole numbers, rows and columns")
     if data.image_size > data.resize and not shape and data.augment.crop != "random_resized":
         raise impossible(config, "data.image_size", f"a crop cannot be larger than data.resize={data.resize}")
@@ -136,13 +109,11 @@ def _channels(config: ConfigDict) -> None:
             continue
         if not data.modalities and len(data[key]) != 3:
             raise impossible(config, f"data.{key}", "three numbers, one per channel")
-        if not _are_numbers(data[key]):
-            raise impossible(config, f"data.{key}", "numbers, one per channel")
     if data.std and min(data.std) <= 0:
         count = "" if data.modalities else "three "
         raise impossible(config, "data.std", f"{count}positive numbers, one per channel")
     span = data.value_range
-    if span and (len(span) != 2 or not _are_numbers(span) or span[0] >= span[1]):
+    if span and (len(span) != 2 or span[0] >= span[1]):
         raise impossible(config, "data.value_range", "() or two numbers, low < high")
     if data.nodata != "mean" and not _is_finite(data.nodata):
         raise impossible(config, "data.nodata", "mean, or a number such as '0'")
@@ -162,7 +133,7 @@ def _augment(config: ConfigDict) -> None:
     _each_within(config, ("data.augment.rotate", "data.augment.pad", "data.augment.rand_operations"), 0)
     for key in ("scale", "ratio"):
         pair = augment[key]
-        if len(pair) != 2 or not _are_numbers(pair) or not 0 < pair[0] <= pair[1]:
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
             raise impossible(config, f"data.augment.{key}", "two numbers, 0 < low <= high")
     if augment.scale[1] > 1:
         raise impossible(config, "data.augment.scale", "shares of the area, at most 1")
@@ -225,7 +196,7 @@ def _loss(config: ConfigDict) -> None:
         raise impossible(
             config, "loss.focal_gamma", "the focal loss has no label smoothing: set loss.label_smoothing=0"
         )
-    if not all(isinstance(v, float | int) and math.isfinite(v) and v >= 0 for v in c.class_weights):
+    if min(c.class_weights, default=0) < 0:
         raise impossible(config, "loss.class_weights", "numbers of at least 0, one per class")
     if c.class_weights and c.balanced:
         raise impossible(config, "loss.balanced", "loss.class_weights are given already")
@@ -262,8 +233,7 @@ def _optim(config: ConfigDict) -> None:
     shares = ("optim.ema_decay", "optim.b1", "optim.b2", "optim.momentum")
     _each_within(config, shares, 0, 0.999999)
     for rule in config.optim.lr_rules:
-        well = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
-        if not well or not isinstance(rule[1], float | int) or rule[1] < 0:
+        if [type(part) for part in rule] not in ([str, float], [str, int]) or rule[1] < 0:
             raise impossible(config, "optim.lr_rules", "a tuple of (pattern, factor)")
 
 

@@ -58,7 +58,7 @@ def test_pictures_are_normalised_as_the_published_weights_want_them(name):
         ("train.best_metric", "val/accuracy", "a split of data.eval_splits"),
         ("data.cache.enabled", True, "frozen model.trunk"),
         ("pretrained.into", "trunk", "names no trunk"),
-        ("optim.lr_rules", ("bias",), "a tuple of"),
+        ("optim.lr_rules", ("bias",), "'bias' is no possible element"),
         ("data.eval_splits", (), "at least one split"),
         ("seed", -1, r"allowed is \[0, 4.29"),
     ],

@@ -146,17 +146,13 @@ def _check_reference(config: ConfigDict) -> None:
 
 def _check_numbers(config: ConfigDict) -> None:
     c = config.spectral
-
-    def real(value: object) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
-    if not c.projection or not all(type(v) is int and v > 0 for v in c.projection):
+    if min(c.projection, default=0) < 1:
         raise impossible(
             config, "spectral.projection", "widths, whole numbers above 0, the last that of the embedding"
         )
     for key in ("cross_weight", "intra_weight"):
         pair = c[key]
-        if (pair or key == "cross_weight") and not (len(pair) == 2 and all(real(v) and v >= 0 for v in pair)):
+        if (pair or key == "cross_weight") and (len(pair) != 2 or min(pair) < 0):
             raise impossible(config, f"spectral.{key}", "two weights, at the start and at the end, 0 or more")
     if not c.intra_weight and max(c.cross_weight) > 1:
         raise impossible(
@@ -188,4 +184,11 @@ def reads(config: ConfigDict) -> Sequence[str]:
     return ("spectral.*", "model.train_trunk_from", *fields.CHANNELS, "evaluation.probe")
 
 
-RECORD = TaskRecord("spectral", build, sections={"spectral": section}, check=check, reads=reads)
+RECORD = TaskRecord(
+    "spectral",
+    build,
+    sections={"spectral": section},
+    examples={"spectral.train_on": ("rgb", "uv"), "spectral.intra_weight": (0.8, 0.2)},
+    check=check,
+    reads=reads,
+)
