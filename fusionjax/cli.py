@@ -43,10 +43,12 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _interrupted()
     except Exception as e:
-        disk = _disk(e)
-        if disk is None:
+        told = _disk(e) or _memory(e)
+        if told is None:
             raise
-        print(f"fusionjax: error: {disk}", file=sys.stderr, flush=True)
+        if verbose:
+            traceback.print_exc()
+        print(f"fusionjax: error: {told}", file=sys.stderr, flush=True)
         os._exit(2)  # what the libraries would still try to write at exit fails too, at length
     sys.exit(code)
 
@@ -108,5 +110,15 @@ def _disk(error: BaseException | None) -> str | None:
             return f"{_DISK[error.errno]}{f' ({error.filename})' if error.filename else ''}"
         if re.search(r"No space left on device|ENOSPC|Disk quota exceeded", str(error)):
             return _DISK[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _memory(error: BaseException | None) -> str | None:
+    """Returns a one-line message where memory ran out, of the machine or of a device; None for other errors."""
+    while error is not None:
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or re.search(r"RESOURCE_EXHAUSTED|Out of memory", text):
+            return f"out of memory; lower config.train.batch_size or the size of the images or of the model ({text[:200]})"
         error = error.__cause__ or error.__context__
     return None

@@ -20,6 +20,12 @@ def full(rest):
 def told(rest):
     raise ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device")
 
+def large(rest):
+    raise MemoryError("Unable to allocate 3. TiB")
+
+def device(rest):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.")
+
 def mistake(rest):
     raise UserError("config.a=1 is\\n not possible")
 
@@ -56,6 +62,18 @@ cli.run(Command("program", "", lambda parser: None, {name}), [])
             "fusionjax: error: the disk is full; free some space and start the same command again (/runs/x)\n",
         ),
         ("told", 2, "fusionjax: error: the disk is full; free some space and start the same command again\n"),
+        (
+            "large",
+            2,
+            "fusionjax: error: out of memory; lower config.train.batch_size or the size of the images or of the model "
+            "(Unable to allocate 3. TiB)\n",
+        ),
+        (
+            "device",
+            2,
+            "fusionjax: error: out of memory; lower config.train.batch_size or the size of the images or of the model "
+            "(RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.)\n",
+        ),
         ("mistake", 2, "fusionjax: error: config.a=1 is not possible\n"),
         ("deaf", 130, "fusionjax: interrupted; start the same command again to resume\n"),
         ("twice", 130, "fusionjax: interrupted; start the same command again to resume\n"),

@@ -51,7 +51,9 @@ def task_sections() -> dict[str, ConfigDict]:
 
 def examples() -> dict[str, tuple[object, ...]]:
     """Dotted name of a tuple that is empty by default → an example of it, whose elements have all possible types."""
-    of_tasks = {name: value for _, record in register.tasks.records() for name, value in record.examples.items()}
+    of_tasks = {
+        name: value for _, record in register.tasks.records() for name, value in record.examples.items()
+    }
     return {**_EXAMPLES, **of_tasks}
 
 

@@ -82,8 +82,8 @@ def _data(config: ConfigDict) -> None:
     require_one_of(config, "data.resize_mode", "shorter", "squash")
     require_one_of(config, "data.interpolation", "bilinear", "bicubic")
     require_one_of(config, "data.label", "label", "identity")
-    numbers = ("data.image_size", "data.resize", "data.threads", "data.prefetch", "data.max_pixels")
-    _each_within(config, numbers, 1)
+    _each_within(config, ("data.image_size", "data.resize", "data.prefetch", "data.max_pixels"), 1)
+    require_within(config, "data.threads", 1, 1024)
     _each_within(config, ("data.max_bad_fraction",), 0, 1)
     _each_within(config, ("data.per_identity",), 0)
     shape, f = data.image_shape, data.fractions
@@ -227,8 +227,8 @@ def _optim(config: ConfigDict) -> None:
     require_within(config, "optim.accumulate", 1)
     for key in ("optim.learning_rate", "optim.eps", "optim.trust_coefficient"):
         require_within(config, key, 0, open_low=True)
-    numbers = ("optim.weight_decay", "optim.final_lr", "optim.warmup_epochs", "optim.clip_norm")
-    _each_within(config, numbers, 0)
+    _each_within(config, ("optim.weight_decay", "optim.final_lr", "optim.clip_norm"), 0)
+    require_within(config, "optim.warmup_epochs", 0, 2**31 - 1)
     require_within(config, "optim.layer_decay", 0, 1, open_low=True)
     shares = ("optim.ema_decay", "optim.b1", "optim.b2", "optim.momentum")
     _each_within(config, shares, 0, 0.999999)
@@ -240,7 +240,7 @@ def _optim(config: ConfigDict) -> None:
 def _train(config: ConfigDict) -> None:
     c = config.train
     _each_within(config, ("train.batch_size", "train.log_every", "train.checkpoint_every"), 1)
-    _each_within(config, ("train.epochs", "train.steps", "train.eval_every_epochs"), 0)
+    _each_within(config, ("train.epochs", "train.steps", "train.eval_every_epochs"), 0, 2**31 - 1)
     if c.epochs == 0 and c.steps == 0 and not register.tasks.get(config.task).training_free:
         raise impossible(config, "train.epochs", "set train.epochs or train.steps")
     if c.batch_size % config.optim.accumulate:

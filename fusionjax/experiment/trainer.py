@@ -20,7 +20,7 @@ from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
 from fusionjax.data.sampling import order
 from fusionjax.distributed import mesh as mesh_lib
-from fusionjax.experiment import input_pipeline, session, workdir
+from fusionjax.experiment import input_pipeline, resources, session, workdir
 from fusionjax.experiment.evaluation_hook import (
     OnScores,
     check_best_metric,
@@ -30,6 +30,9 @@ from fusionjax.models import parameters
 from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.protocol import Facts, Variables
 from fusionjax.train import optim, state, step
+
+_MOST_STEPS = 2**31 - 1
+"""The state counts them in 32 bits."""
 
 
 def enable_compilation_cache() -> None:
@@ -64,6 +67,7 @@ class Experiment:
         self.eval_sources = {
             split: datasets.create(data, split, seed=config.seed) for split in data.eval_splits
         }
+        resources.check_batches(config, self._abstract_image())
         self.weights = model_factory.read_weights(config)
         self.task = tasks.create(
             config, Facts(tuple(self.source.class_names), self.source, self.eval_sources)
@@ -75,25 +79,41 @@ class Experiment:
         self.steps = config.train.steps
         if not self.steps and config.train.epochs:
             self.steps = order.total_steps(size, batch, config.train.epochs)
+        if self.steps > _MOST_STEPS:
+            raise config_lib.impossible(
+                config, "train.epochs", f"{self.steps} steps, more than {_MOST_STEPS}"
+            )
+        self._variables = jax.eval_shape(self.task.model.init, jax.random.key(0))
+        self._check_memory()
 
     # -- shapes, without computing --------------------------------------------------------------------------------------
 
     def abstract_variables(self) -> Variables:
         """Shapes of the model's variables."""
-        return jax.eval_shape(self.task.model.init, jax.random.key(0))
+        return self._variables
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of images."""
-        n, data = self.config.train.batch_size, self.config.data
+        n, one = self.config.train.batch_size, self._abstract_image()
         row = jax.ShapeDtypeStruct((n,), np.int32)
-        shape = (n, *transforms.image_shape(data), transforms.channels(data))
-        image = jax.ShapeDtypeStruct(shape, pipeline.dtype_of(self.source))
+        image = jax.ShapeDtypeStruct((n, *one.shape), one.dtype)
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
         auxiliary = {
             name: jax.ShapeDtypeStruct((n, *value.shape), value.dtype)
             for name, value in self.task.inputs.padding_example().items()
         }
-        return batch | dict.fromkeys(data.carry, row) | auxiliary
+        return batch | dict.fromkeys(self.config.data.carry, row) | auxiliary
+
+    def _abstract_image(self) -> jax.ShapeDtypeStruct:
+        data = self.config.data
+        shape = (*transforms.image_shape(data), transforms.channels(data))
+        return jax.ShapeDtypeStruct(shape, pipeline.dtype_of(self.source))
+
+    def _check_memory(self) -> None:
+        """A UserError for a state that the memory cannot hold, before there is one."""
+        optimizer = self.optimizer()
+        current = jax.eval_shape(functools.partial(self.create_state, optimizer), self._variables)
+        resources.check_state(self.config, current, optimizer.split(current.params)[0])
 
     def describe(self) -> str:
         """A table of the parameters, after tracing one whole step: what `--check` prints."""
