@@ -32,12 +32,13 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
         argv: its arguments, without the program's name; those of the process by default.
     """
     argv = sys.argv[1:] if argv is None else argv
+    verbose = not {"-v", "--verbose"}.isdisjoint(argv)
     _quiet()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         code = command.main(arguments.parse(command, argv)) or 0
     except UserError as e:
-        if {"-v", "--verbose"} & set(argv):
+        if verbose:
             traceback.print_exc()
         fail(str(e))
     except KeyboardInterrupt:

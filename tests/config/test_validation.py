@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from fusionjax import config as config_lib
+from fusionjax.config import ownership, schema
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 
@@ -96,3 +97,56 @@ def test_a_validated_config_is_locked():
     config = config_lib.validate(load("cub"))
     with pytest.raises(AttributeError):
         config.optim.new = 1
+
+
+def put(config, key, value):
+    *path, field = key.split(".")
+    for part in path:
+        config = config[part]
+    with config.unlocked(), config.ignore_type():
+        config[field] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.carry", (1,), r"config.data.carry=\(1,\) is not possible: 1 is no possible element, e.g. \('camera',\)"),
+        ("data.eval_splits", ("test", None), "None is no possible element, e.g. "),
+        ("data.eval_splits", ("test", ("val",)), r"\('val',\) is no possible element"),
+        ("data.mean", (0.5, float("nan"), 0.5), "nan is not a finite number"),
+        ("data.std", (0.5, 0.5, float("inf")), "inf is not a finite number"),
+        ("data.std", (0.5, 0.5, True), "True is no possible element"),
+        ("data.image_shape", (32.0, 32), "32.0 is no possible element"),
+        ("data.modalities", (("rgb", (0, 1.5)),), "1.5 is no possible element"),
+        ("data.modalities", ((1, (0, 1)),), "1 is no possible element"),
+        ("model.crossvit.depth", ((1, "4", 0),), "'4' is no possible element"),
+        ("loss.class_weights", ("heavy",), "'heavy' is no possible element"),
+        ("optim.no_decay", ("bias", b"scale"), "b'scale' is no possible element"),
+        ("spectral.train_on", (0,), "0 is no possible element"),
+        ("seed", 2**63, "9223372036854775808 does not fit into 64 bits"),
+        pytest.param("data.max_pixels", -(10**5000), "integer of thousands of digits does not fit", id="digits"),
+        ("data.mean", (0.5, 0.5, 10**400), "does not fit into 64 bits"),
+        ("optim.weight_decay", float("inf"), "inf is not a finite number"),
+        ("data.root", "a\0b", "a text cannot hold the character NUL"),
+        ("data.selected_classes", ("a", "b\0"), "a text cannot hold the character NUL"),
+        ("optim.b1", {}, r"config.optim.b1=\{\}  ?must be of type float"),
+    ],
+)  # fmt: skip
+def test_types_of_elements_and_ranges_of_numbers_are_those_of_every_field(key, value, message):
+    config = config_lib.default()
+    put(config, key, value)
+    with pytest.raises(UserError, match=message) as e:
+        config_lib.validate(config)
+    assert "\n" not in str(e.value) and len(str(e.value)) < 1500
+
+
+def test_every_tuple_that_is_empty_by_default_has_an_example():
+    empty = [key for key, value in ownership.leaves(config_lib.default()) if value == ()]
+    assert sorted(schema.examples()) == sorted(empty)
+
+
+def test_whole_numbers_stand_for_floats():
+    config = load("cub")
+    config.data.mean, config.optim.weight_decay = (0, 1, 0.5), 1
+    config_lib.validate(config)
+    assert config.data.mean == (0, 1, 0.5) and type(config.optim.weight_decay) is float
