@@ -40,7 +40,7 @@ def apply_switches(config: ConfigDict, before: ConfigDict, overridden: Collectio
         UserError: a field is unknown, missing or of the wrong type, or no task or data set has the name.
     """
     for given in (before, config):
-        _same_shape(given, default(), "")
+        field_types.check(given)
     return ownership.put_back(config, before, overridden)
 
 

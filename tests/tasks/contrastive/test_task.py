@@ -169,7 +169,7 @@ _SHARDED = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from fusionjax.distributed import mesh
-from tests.tasks.contrastive import test_contrastive as t
+from tests.tasks.contrastive import test_task as t
 assert jax.device_count() == 8
 for arg in (",fusion=concat",):
     task, variables = t.made_task(arg, spectral__chunk=3 * bool(arg))
