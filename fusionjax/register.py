@@ -2,7 +2,7 @@
 
 What comes with fusionjax is listed here by the place of its record, which is imported when it is first asked for. A user's
 module registers its own by a call or a decorator, or an installed package by an entry point of the groups
-`fusionjax.tasks`, `fusionjax.datasets`, `fusionjax.backbones` and `fusionjax.fusion_heads` (name → record):
+`fusionjax.tasks`, `fusionjax.datasets`, `fusionjax.backbones` and `fusionjax.fusion_heads` (name → record)::
 
     from fusionjax import register
 

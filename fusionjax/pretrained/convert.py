@@ -24,7 +24,7 @@ def convert(name: str, tensors: Mapping[str, np.ndarray], template: PyTree | Non
     `num_batches_tracked` is dropped, and what the family's record leaves out (heads of other tasks, buffers).
 
     Args:
-        name: of the model, as `fusionjax.models.create` takes it; "dcal_" before a ViT's name changes
+        name: of the model, as `fusionjax.models.create` takes it; `dcal_` before a ViT's name changes
           nothing.
         tensors: reference name → array: timm's names; for EfficientNet also those of the PyPI packages; for
           ViT and DeiT also transformers'; for text models, CLIP and Wav2Vec2 transformers'.

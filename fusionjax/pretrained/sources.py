@@ -13,17 +13,17 @@ from fusionjax.types import PyTree
 
 
 def read(source: str | Path) -> dict[str, np.ndarray]:
-    """The named tensors of a source.
+    """The named tensors of a source, which is one of
+
+    - a .safetensors, .npz, .pth, .pt or .bin file, or a folder that holds model.safetensors or pytorch_model.bin;
+    - "package:NAME", weights from an installed package: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
+      all-minilm-l6-v2;
+    - the workdir of a run that wrote encoders to towers/, or one of these files;
+    - "hub:owner/name", optionally with "@revision" and "/file", a repository of the Hugging Face hub: its
+      model.safetensors, else its pytorch_model.bin; the cache of the hub is used.
 
     Args:
-        source: one of
-          - a .safetensors, .npz, .pth, .pt or .bin file, or a folder that holds model.safetensors or
-            pytorch_model.bin;
-          - "package:NAME", weights from an installed package: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
-            all-minilm-l6-v2;
-          - the workdir of a run that wrote encoders to towers/, or one of these files;
-          - "hub:owner/name", optionally with "@revision" and "/file", a repository of the Hugging Face hub:
-            its model.safetensors, else its pytorch_model.bin; the cache of the hub is used.
+        source: as above.
 
     Returns:
         name → array, with the stored dtype.

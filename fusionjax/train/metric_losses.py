@@ -109,7 +109,7 @@ def center(
     labels: Int[Array, " batch"],
     centers: Float[Array, "classes width"],
 ) -> Float[Array, " batch"]:
-    """Computes the centre loss of each example, ½ |x − c_y|².
+    """Computes the centre loss of each example, `½ |x − c_y|²`.
 
     The gradient also flows to the centres. To update them by the paper's rule instead, stop it and use `move_centers`.
 
