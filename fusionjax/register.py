@@ -156,6 +156,7 @@ class TaskRecord:
             `config.model` that it reads. Empty for a task that takes the models of the backbone families.
         examples: "section.field" of a tuple that is empty by default → an example of it, whose elements have all possible
             types, e.g. {"spectral.train_on": ("rgb",)}; without one, any elements pass.
+        classifies: whether it learns the classes of the data, so that there must be two or more.
     """
 
     name: str
@@ -168,6 +169,7 @@ class TaskRecord:
     training_free: bool = False
     builds: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     examples: Mapping[str, tuple[object, ...]] = dataclasses.field(default_factory=dict)
+    classifies: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

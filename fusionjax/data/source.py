@@ -65,6 +65,10 @@ class FileSource:
     """A source of image files; see `Source` for the attributes.
 
     `names` are paths relative to `root`; absolute paths are allowed.
+
+    Attributes:
+        root: folder of the names.
+        notes: what the reader decided and a user should know, such as the folder that is the split; one line each.
     """
 
     name: str
@@ -74,6 +78,7 @@ class FileSource:
     names: Sequence[str]
     root: Path
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,21 +96,25 @@ class ByIdentity:
     """A source whose classes are its identities, in ascending order; the labels of the wrapped source are not used.
 
     Args:
-        source: a source with the integer column `identity`. Without this column (a folder of class folders) each class is one
-            identity. Its number is the class name if that is a number, else a checksum of the name above 2⁴⁰, so that a class
-            has the same number in splits with different classes.
+        source: a source with the column `identity`. Without this column (a folder of class folders) each class is one
+            identity. Of text, such as the name of a class, the identity is the number that the text spells, else a checksum of
+            it above 2⁴⁰, so that an identity has the same number in every split.
 
     Raises:
-        UserError: the column `identity` does not hold integers, or two class names have the same checksum.
+        UserError: the column `identity` holds neither integers nor text, or two names have the same checksum.
     """
 
     def __init__(self, source: Source):
         columns = dict(source.columns)
         if "identity" not in columns:
             columns["identity"] = _numbers(source.class_names)[np.asarray(source.labels)]
-        if np.asarray(columns["identity"]).dtype.kind not in "iu":
+        given = np.asarray(columns["identity"])
+        if given.dtype == object and all(isinstance(v, str) for v in given):
+            names, place = np.unique(given.astype(str), return_inverse=True)
+            columns["identity"] = _numbers(names.tolist())[place]
+        elif given.dtype.kind not in "iu":
             raise UserError(
-                f"config.data.label='identity': {source.name}'s column identity must hold integers"
+                f"config.data.label='identity': {source.name}'s column identity must hold integers or text"
             )
         self.source, self.name, self.split, self.columns = source, source.name, source.split, columns
         known, labels = np.unique(columns["identity"], return_inverse=True)
@@ -132,7 +141,7 @@ def _numbers(names: Sequence[str]) -> np.ndarray:
     numbers = np.asarray([number(name) for name in names], np.int64)
     if len(np.unique(numbers)) < len(numbers):
         raise UserError(
-            "two class names have the same checksum: rename one, or give a manifest with a column identity"
+            "two identities have the same checksum: give a manifest with whole numbers of 64 bits in its column identity"
         )
     return numbers
 

@@ -151,8 +151,8 @@ def test_manifest_damaged(tmp_path, suffix):
     fails(f"gone.jpg is missing.*{second}", "manifest", path, "train")
     path = damaged("b", lambda i, r: {**r, "label": ""} if i == 1 else r)
     fails(f"{second}: 'label' is empty", "manifest", path, "train")
-    path = damaged("c", lambda i, r: {k: v for k, v in r.items() if k != "label"})
-    fails("no column 'label'; its columns are path, split", "manifest", path, "train")
+    path = damaged("c", lambda i, r: {"path": r["path"], "klass": r["label"], "split": r["split"]})
+    fails("no column 'label'; its columns are 'path', 'klass', 'split'", "manifest", path, "train")
     (tmp_path / f"d{suffix}").write_bytes(b'\xff\xfe"')
     fails("cannot be read as", "manifest", tmp_path / f"d{suffix}", "train")
 
@@ -162,7 +162,7 @@ def test_manifest_ragged_csv_and_other_suffix(tmp_path):
     trees.edit(path, 4, "ash/00.jpg,9")
     fails("line 4: 2 fields, the header has 6", "manifest", path, "train")
     (tmp_path / "list.txt").write_text("")
-    fails(r"ends in \.csv or \.parquet", "manifest", tmp_path / "list.txt", "train")
+    fails(r"ends in \.csv, \.tsv, \.parquet", "manifest", tmp_path / "list.txt", "train")
     fails("not a file", "manifest", tmp_path, "train")
 
 

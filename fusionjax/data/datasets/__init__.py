@@ -1,10 +1,12 @@
 """The readers of data sets, one module each with its record; `fusionjax.register.datasets` imports them on demand."""
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
 from fusionjax import register
 from fusionjax.data.sampling.class_selection import SelectedClasses
-from fusionjax.data.source import ByIdentity, Source
+from fusionjax.data.source import ByIdentity, Source, find_attribute
 from fusionjax.data.vqa.source import question_source
 
 
@@ -28,6 +30,11 @@ def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     if data.questions:
         return question_source(source, lambda: _pictures(data, seed), data, seed=seed)
     return ByIdentity(source) if data.label == "identity" else source
+
+
+def notes(sources: Iterable[Source]) -> tuple[str, ...]:
+    """What the readers of some splits decided and a user should know, each line once."""
+    return tuple(dict.fromkeys(line for source in sources for line in find_attribute(source, "notes") or ()))
 
 
 def _pictures(data: ConfigDict, seed: int) -> Source:

@@ -1,9 +1,12 @@
 """Checks shared by all readers. Every failure is a UserError that names the file and the line."""
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from fusionjax import files
 from fusionjax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -47,13 +50,24 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(
             f"{path} is missing: the data set is incomplete, or config.data.root names another folder"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} cannot be read: {e}") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    # Only line breaks end a line: `splitlines` would also split a name at U+0085 or U+2028.
+    for number, line in enumerate(re.split("\r\n|\r|\n", text(path)), 1):
         if line.strip():
             yield number, line.strip()
+
+
+def text(path: Path) -> str:
+    """The content of a text file in UTF-8, without the byte order mark that some editors write.
+
+    Raises:
+        UserError: the file cannot be read, is not a regular file or not UTF-8.
+    """
+    try:
+        return files.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} cannot be read: byte {e.start} is not UTF-8; save it as UTF-8") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror or e}") from None
 
 
 def pairs(path: Path, fields: str) -> Iterator[tuple[int, str, str]]:
@@ -111,7 +125,7 @@ def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str =
         what: noun for a file, for the message.
     """
     listing: dict[str, set[str]] = {}
-    missing = []
+    missing: list[str] = []
     for name in names:
         folder, base = os.path.split(os.path.join(root, name))
         if folder not in listing:
@@ -120,7 +134,21 @@ def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str =
             missing.append(name)
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{what} {root / missing[0]} is missing{more}; it is listed in {listed_in}")
+        folder, base = os.path.split(os.path.join(root, missing[0]))
+        close = _alike(base, listing[folder])
+        raise UserError(f"{what} {root / missing[0]} is missing{more}; it is listed in {listed_in}{close}")
+
+
+def _alike(base: str, present: Iterable[str]) -> str:
+    """A hint where a folder holds a file whose name differs in case or Unicode composition only, or paths have backslashes."""
+    if "\\" in base:
+        return "; write the folders of a path with /"
+
+    def folded(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    found = sorted(name for name in present if folded(name) == folded(base))
+    return f"; the folder has {found[0]!a}" if found else ""
 
 
 def count(what: str, found: int, expected: int, enabled: bool) -> None:

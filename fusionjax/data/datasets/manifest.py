@@ -1,6 +1,5 @@
 """A manifest: a table of examples, CSV or Parquet, with image, label and optional columns such as split, caption and audio."""
 
-import csv
 import dataclasses
 import functools
 import logging
@@ -9,11 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from fusionjax.data.datasets import checks
+from fusionjax.data.datasets import checks, listing, tables
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
@@ -33,8 +30,13 @@ OPTIONAL = (
 )
 HAS_IMAGE = "has_image"
 """The column that is 1 where a row has an image, else 0; `data.carry` must name it where images may be missing."""
-_WHAT = "a .csv or .parquet file with the columns path and label, and as needed " + ", ".join(OPTIONAL)
-_LISTS = ("audio", "answers")
+_WHAT = "a .csv, .tsv or .parquet file with the columns path and label, and as needed " + ", ".join(OPTIONAL)
+COLUMNS = tables.Known(
+    (*REQUIRED, *OPTIONAL),
+    lists=("audio", "answer", "answers"),
+    prose=("caption", "question", "question_type"),
+)
+_DIGITS = 4000  # Python converts no more
 log = logging.getLogger(__name__)
 
 
@@ -57,24 +59,24 @@ class ManifestSource(FileSource):
 def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     """Opens one split of a manifest; paths are relative to its folder.
 
-    The labels are the class names, sorted as numbers if all are integers, else as text; the classes are those of the whole
-    manifest. Without a column `label`, the first answer of a row is its label. Without a column `split`, the split is drawn by
-    `data.fractions`, stratified by class; rows with the same image or audio file stay together. Where `data.label` is
-    "identity", whole identities are drawn. A file that is in two splits of a column `split` causes a warning.
+    The labels are the class names, sorted as numbers if all are integers (and then as text: 01 before 1), else as text; the
+    classes are those of the whole manifest. Without a column `label`, the first answer of a row is its label, else its
+    identity. Without a column `split`, the split is drawn by `data.fractions`, stratified by class; rows with the same image
+    or audio file stay together. Where `data.label` is "identity", whole identities are drawn. A file that is in two splits of
+    a column `split` causes a warning.
 
     **Missing modalities**: captions and audio may be empty. An image may be missing only where `data.carry` names has_image,
-        so
-    that the batch marks it; the row then needs an audio file or a caption.
+    so that the batch marks it; the row then needs an audio file or a caption.
 
     Args:
-        data: `config.data`; `root` (the manifest file), `fractions`, `label` and `carry` are read.
-        split: a value of the column `split`, or "train", "val", "test".
+        data: `config.data`; `root` (the manifest file), `fractions`, `label`, `carry` and the names of the splits are read.
+        split: a value of the column `split`, in any usual spelling (`splits.standard`), or "train", "val", "test".
         seed: seed of the split.
 
     Returns:
         FileSource with all optional columns of the manifest other than `split`, and has_image where `data.carry` names it.
-        identity and camera are int64 if all values are integers. audio holds paths separated by "|", answers likewise; a
-        column answer is renamed to answers.
+        identity and camera are int64 if all values are integers of 64 bits, else text. audio holds paths separated by "|",
+        answers likewise; a column answer is renamed to answers.
 
     Raises:
         UserError: see `datasets.create`; also a missing column, an empty path or label, or a missing file, with its row.
@@ -84,16 +86,21 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     path = Path(data.root).expanduser()
     if not path.is_file():
         raise UserError(f"config.data.root={data.root!r} is not a file: it must be the manifest, {_WHAT}")
-    rows, table = _read(path)
+    content = tables.read(path, COLUMNS)
+    rows, table = content.rows, dict(content.columns)
     # Paths are normalised, so that examples that share a file are recognised.
     table |= {
         n: [_normalised(cell, n == "audio") for cell in table[n]] for n in ("path", "audio") if n in table
     }
     table = _with_answers(path, rows, table)
+    by_identity = data.label == "identity" and "identity" in table
+    if "label" not in table and "identity" in table:
+        table["label"] = table["identity"]
     partial = HAS_IMAGE in data.carry
-    for name in REQUIRED:
+    for name in (*REQUIRED, "identity") if by_identity else REQUIRED:
         if name not in table:
-            raise UserError(f"{path} has no column {name!r}; its columns are {', '.join(table) or 'none'}")
+            present = ", ".join(map(repr, content.present)) or "none"
+            raise UserError(f"{path} has no column {name!r}; its columns are {present}")
         for i, value in enumerate(table[name]):
             if value or (partial and name == "path" and _others(table, i)):
                 continue
@@ -104,8 +111,8 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     if not rows:
         raise UserError(f"{path} has no rows")
     class_names, labels = _classes(table["label"])
-    by_identity = data.label == "identity" and "identity" in table
-    chosen = _chosen(path, table, labels, data.fractions, split, seed, by_identity)
+    listing.one_composition(class_names, f"{path}: the labels")
+    chosen, notes = _chosen(path, table, labels, data, split, seed, by_identity)
     names = [table["path"][i] or f"{path.name} {rows[i]}" for i in chosen]
     seen = [(rows[i], table["path"][i]) for i in chosen if table["path"][i]]
     _files_exist(path, seen, "image")
@@ -116,7 +123,12 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     kind = ManifestSource if partial else FileSource
     if partial:
         columns[HAS_IMAGE] = np.asarray([bool(table["path"][i]) for i in chosen], np.int64)
-    return kind(path.stem, split, class_names, labels[chosen], names, path.parent, columns)
+    return kind(path.stem, split, class_names, labels[chosen], names, path.parent, columns, notes)
+
+
+def split_names(path: Path) -> tuple[str, ...]:
+    """The values of the column `split` of a manifest, sorted; () where it has no such column."""
+    return tuple(sorted(set(filter(None, tables.read(path, COLUMNS).columns.get("split", ())))))
 
 
 def _normalised(cell: str, several: bool) -> str:
@@ -152,96 +164,54 @@ def _with_answers(path: Path, rows: Sequence[str], table: dict[str, list[str]]) 
     return out
 
 
-def _read(path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """The position of each row, for messages, and the known columns as text; a missing value is ""."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return _read_csv(path)
-    if suffix not in (".parquet", ".pq"):
-        raise UserError(f"config.data.root={str(path)!r}: a manifest ends in .csv or .parquet")
-    try:
-        content = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as e:
-        raise UserError(f"{path} cannot be read as Parquet: {str(e).splitlines()[0]}") from None
-    known = [n for n in (*REQUIRED, *OPTIONAL) if n in content.column_names]
-    table = {n: [_cell(path, n, i, v) for i, v in enumerate(content[n].to_pylist(), 1)] for n in known}
-    return [f"row {i}" for i in range(1, content.num_rows + 1)], table
-
-
-def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    rows: list[str] = []
-    table: dict[str, list[str]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            reader = csv.reader(f, strict=True)
-            header = [h.strip() for h in next(reader, [])]
-            known = [(i, n) for i, n in enumerate(header) if n in (*REQUIRED, *OPTIONAL)]
-            table = {n: [] for _, n in known}
-            for record in reader:
-                if not record:
-                    continue
-                if len(record) != len(header):
-                    raise UserError(
-                        f"{path} line {reader.line_num}: {len(record)} fields, the header has {len(header)}"
-                    )
-                rows.append(f"line {reader.line_num}")
-                for i, n in known:
-                    table[n].append(record[i].strip())
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{path} cannot be read as CSV: {e}") from None
-    return rows, table
-
-
-def _cell(path: Path, name: str, row: int, value: object) -> str:
-    """A Parquet cell as text; a list of audio files or of answers is joined by "|"."""
-    if value is None:
-        return ""
-    if isinstance(value, list) and name in _LISTS:
-        parts = [_plain(v) for v in value if v is not None]
-        if any("|" in part for part in parts):
-            raise UserError(f"{path} row {row}: {name!r} contains |, which separates the values")
-        return "|".join(parts)
-    return _plain(value)
-
-
-def _plain(value: object) -> str:
-    """A Parquet value as the text that a CSV file would hold; 3.0 in a float column becomes "3"."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value.decode() if isinstance(value, bytes) else str(value).strip()
-
-
 def _classes(values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    names = sorted(set(values), key=int if _all_whole(values) else None)
+    # By value, and then as text, as 01 and 1 are two names of one value.
+    names = sorted(set(values), key=(lambda v: (int(v), v)) if _all_whole(values) else None)
     label_of = {name: i for i, name in enumerate(names)}
     return tuple(names), np.asarray([label_of[v] for v in values], np.int32)
 
 
 def _all_whole(values: Sequence[str]) -> bool:
-    return all(v.isascii() and v.removeprefix("-").isdigit() for v in values)
+    return all(v.isascii() and v.removeprefix("-").isdigit() and len(v) < _DIGITS for v in values)
 
 
 def _chosen(
     path: Path,
     table: dict[str, list[str]],
     labels: np.ndarray,
-    fractions: Sequence[float],
+    data: ConfigDict,
     split: str,
     seed: int,
     by_identity: bool,
-) -> np.ndarray:
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The rows of a split, and notes."""
     if "split" not in table and by_identity:
         _, groups = np.unique(table["identity"], return_inverse=True)
-        parts = splits.stratified(np.zeros_like(groups), fractions, seed=seed, groups=groups)
-        return splits.pick(str(path), parts, split)
+        parts = splits.stratified(np.zeros_like(groups), data.fractions, seed=seed, groups=groups)
+        return splits.pick(str(path), parts, split), ()
     if "split" not in table:
         groups = splits.linked(len(labels), _shared(table))
-        parts = splits.stratified(labels, fractions, seed=seed, groups=groups)
-        return splits.pick(str(path), parts, split)
-    chosen = np.flatnonzero(np.asarray(table["split"]) == split)
-    if not len(chosen):
-        found = ", ".join(sorted(set(table["split"])))
-        raise UserError(f"{path} has no row with split {split!r}; its column 'split' holds {found}")
+        parts = splits.stratified(labels, data.fractions, seed=seed, groups=groups)
+        return splits.pick(str(path), parts, split), ()
+    found = set(table["split"])
+    named = {data.train_split, *data.eval_splits, split}
+    value = splits.spelt(split, found, named, f"the column 'split' of {path}")
+    if value is None:
+        raise UserError(
+            f"{path} has no row with split {split!r}; its column 'split' holds {', '.join(sorted(found))}"
+        )
+    notes = []
+    if value != split:
+        notes.append(f"split {split!r} is the rows of {path} with split {value!r}")
+    empty = table["split"].count("")
+    if empty:
+        notes.append(f"not read, as their column 'split' is empty: {empty} of {len(labels)} rows of {path}")
+    _warn_of_shared_files(path, table)
+    return np.flatnonzero(np.asarray(table["split"]) == value), tuple(notes)
+
+
+def _warn_of_shared_files(path: Path, table: dict[str, list[str]]) -> None:
+    """Warns of files that are in more than one split."""
     splits_of: dict[tuple[str, str], set[str]] = {}
     for row, file in _shared(table):
         splits_of.setdefault(file, set()).add(table["split"][row])
@@ -252,7 +222,6 @@ def _chosen(
             f"{path.name}: files are in more than one split ({len(several)}), first {name} in"
             f" {' and '.join(sorted(where))}: evaluation data may have been trained on"
         )
-    return chosen
 
 
 @functools.cache
@@ -262,7 +231,9 @@ def _warn_once(message: str) -> None:
 
 def _column(name: str, values: Sequence[str]) -> np.ndarray:
     if name in ("identity", "camera") and _all_whole(values):
-        return np.asarray([int(v) for v in values], np.int64)
+        numbers = [int(v) for v in values]
+        if min(numbers) >= -(2**63) and max(numbers) < 2**63:
+            return np.asarray(numbers, np.int64)
     return np.asarray(values, object)
 
 

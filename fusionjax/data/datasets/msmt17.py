@@ -107,7 +107,7 @@ def _read(listing: Path, seen: dict[str, str]) -> list[tuple[str, int, int]]:
         path, _, identity = line.rpartition(" ")
         path = path.strip()
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
-        if not path or not inside or not (identity.isascii() and identity.isdigit()):
+        if not path or not inside or not re.fullmatch("[0-9]{1,18}", identity):
             raise UserError(f"{where}: expected {_LINE!r}, found {line!r}")
         if path in seen:
             raise UserError(f"{where}: image {path!r} is listed twice, first in {seen[path]}")

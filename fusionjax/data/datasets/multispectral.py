@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax.data.datasets import checks, folder, manifest
+from fusionjax.data.datasets import checks, folder, listing, manifest
 from fusionjax.data.multispectral import files
 from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.sampling import splits
@@ -111,28 +111,30 @@ def _files(data: ConfigDict, split: str, seed: int) -> FileSource:
             raise UserError(f"{data.root} lists {other}, which does not end in {', '.join(files.SUFFIXES)}")
         return found
     root = checks.root_folder(data.root, _WHAT, _LAYOUT)
-    folders = folder._folders(root)
-    loose = folder._files(root, files.SUFFIXES)
-    if loose and any(folder._images(root, Path(f.name), files.SUFFIXES) for f in folders):
+    folders = listing.folders(root)
+    loose = listing.files(root, files.SUFFIXES)
+    if loose and any(listing.files_below(root, f.name, files.SUFFIXES) for f in folders):
         raise UserError(
             f"{root} holds {loose[0]} and also folders with images: put all images into class folders, or none"
         )
     if loose:
         parts = splits.stratified(np.zeros(len(loose), int), data.fractions, seed=seed)
         return _flat(root, split, [loose[i] for i in splits.pick(str(root), parts, split)])
-    given = [f.name for f in folders if folder._files(f, files.SUFFIXES)]
-    known = {*splits.SPLITS, data.train_split, split}
-    if given and {f.name for f in folders} <= known:
-        if split not in given:
+    given = [f.name for f in folders if listing.files(f, files.SUFFIXES)]
+    named = {data.train_split, *data.eval_splits, split}
+    if given and all(f.name in named or splits.standard(f.name) for f in folders):
+        part = splits.spelt(split, given, named, str(root))
+        if part is None:
             raise UserError(f"{root} has no folder {split!r} with images; it has {', '.join(given)}")
-        return _flat(root, split, [f"{split}/{n}" for n in folder._files(root / split, files.SUFFIXES)])
-    return folder.read(data, split, seed=seed, suffixes=files.SUFFIXES, what=_WHAT)
+        names = [f"{part}/{n}" for n in listing.files(root / part, files.SUFFIXES)]
+        return _flat(root, split, names, f"split {split!r} is the folder {root / part}")
+    # One class is enough for learning without labels; a task that classifies refuses it.
+    return folder.read(data, split, seed=seed, suffixes=files.SUFFIXES, what=_WHAT, fewest=1)
 
 
-def _flat(root: Path, split: str, names: Sequence[str]) -> FileSource:
-    return FileSource(
-        root.resolve().name, split, (NO_CLASS,), np.zeros(len(names), np.int32), list(names), root
-    )
+def _flat(root: Path, split: str, names: Sequence[str], *notes: str) -> FileSource:
+    labels = np.zeros(len(names), np.int32)
+    return FileSource(root.resolve().name, split, (NO_CLASS,), labels, list(names), root, notes=notes)
 
 
 def _reference(

@@ -12,6 +12,8 @@ from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
 
+_DIGITS = 18  # of an integer of 64 bits
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
@@ -62,12 +64,13 @@ def parse(pattern: re.Pattern[str], path: str, expected: str, where: str = "") -
     Raises:
         UserError: the name does not match.
     """
-    found = pattern.match(path.rsplit("/", 1)[-1])
+    found, at = pattern.match(path.rsplit("/", 1)[-1]), f"{where}: " if where else ""
     if not found:
-        at = f"{where}: " if where else ""
         raise UserError(
             f"{at}the name of image {path!r} has no identity and camera; expected a name like {expected!r}"
         )
+    if max(map(len, found.groups())) > _DIGITS:
+        raise UserError(f"{at}the name of image {path!r} has a number of more than {_DIGITS} digits")
     return int(found[1]), int(found[2])
 
 

@@ -12,11 +12,12 @@ Some audio files are .wav instead of .ogg. `<name>_mirror.png` is the mirrored i
 import dataclasses
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fusionjax import files as files_lib
+from fusionjax.data.datasets import listing
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
 
@@ -83,7 +84,7 @@ def stamps(root: Path) -> tuple[Stamp, ...]:
     """
     pictures: dict[str, Path] = {}
     sounds: dict[str, Path] = {}
-    for name in _files(root):
+    for name in listing.all_below(root):
         stem, dot, kind = name.rpartition(".")
         kind = dot + kind.lower()
         if kind in PICTURES and "/" in stem and (stem not in pictures or kind == PICTURES[0]):
@@ -129,14 +130,6 @@ def counts(found: Sequence[Stamp]) -> dict[str, tuple[int, int, int]]:
     return dict(sorted(table.items(), key=lambda item: (-item[1][1], -item[1][0], item[0])))
 
 
-def _files(root: Path) -> Iterator[str]:
-    """The files below the root, as relative paths with slashes."""
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        below = Path(folder).relative_to(root).as_posix().removeprefix(".")
-        yield from (f"{below}/{name}".lstrip("/") for name in sorted(files) if not name.startswith("."))
-
-
 def _readings(stem: str) -> Iterator[tuple[str, str]]:
     """The possible (stamp, language) readings of a file name: "a_pt_br" is itself, "a_pt" in br, or "a" in pt_BR."""
     yield stem, ""
@@ -155,7 +148,7 @@ def _tag(language: str) -> str:
 
 def _captions(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files_lib.read_bytes(path).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -196,4 +189,4 @@ def _same_bytes(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Hashab
     for name, path in files:
         by_size.setdefault(path.stat().st_size, []).append((name, path))
     for name, path in itertools.chain.from_iterable(f for f in by_size.values() if len(f) > 1):
-        yield name, ("bytes", hashlib.sha256(path.read_bytes()).digest())
+        yield name, ("bytes", hashlib.sha256(files_lib.read_bytes(path)).digest())

@@ -61,7 +61,7 @@ def create(data: ConfigDict, split: str, *, seed: int) -> QuestionedImages:
     place = {image: i for i, image in enumerate(pictures)}
     asked = tuple(dataclasses.replace(q, image_id=place[q.image_id]) for q in found)
     labels = np.zeros(len(names), np.int32)
-    return QuestionedImages("VQA v2", split, ("picture",), labels, names, Path(root), {}, asked)
+    return QuestionedImages("VQA v2", split, ("picture",), labels, names, Path(root), questions=asked)
 
 
 def _check(config: ConfigDict) -> None:

@@ -224,6 +224,13 @@ def _carried(source: Source, names: Sequence[str]) -> dict[str, np.ndarray]:
                 f"config.data.carry names {name!r}, and {source.name} has no such column of integers; its "
                 f"columns are {', '.join(columns) or 'none'}"
             )
+        span, values = np.iinfo(np.int32), columns[name]
+        beyond = np.flatnonzero((values < span.min) | (values > span.max))
+        if len(beyond):
+            raise UserError(
+                f"config.data.carry names {name!r}, and {source.names[beyond[0]]} has {values[beyond[0]]} there: a batch "
+                "carries integers of 32 bits, so number the values from 0"
+            )
     return {name: np.asarray(columns[name]).astype(np.int32) for name in names}
 
 

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from fusionjax import files
 from fusionjax.data import datasets
+from fusionjax.data.datasets import checks, manifest
 from fusionjax.data.datasets import folder as folder_source
-from fusionjax.data.datasets import manifest
 from fusionjax.data.image.decode import decode
 from fusionjax.data.prepared import records
 from fusionjax.data.sampling import splits
@@ -264,16 +264,15 @@ def _found(data: ConfigDict) -> tuple[str, ...]:
     """The splits of a folder or a manifest: the given ones, else those that are drawn."""
     drawn = tuple(s for s, share in zip(splits.SPLITS, data.fractions, strict=True) if share > 0)
     root = Path(data.root).expanduser()
+    given: Sequence[str] = ()
     if data.source == "folder" and root.is_dir():
-        return tuple(s for s in splits.SPLITS if folder_source._holds_classes(root / s)) or drawn
-    if data.source == "manifest" and root.is_file():
-        given = dict.fromkeys(manifest._read(root)[1].get("split", ()))
-        return tuple(sorted(given, key=lambda s: (s not in splits.SPLITS, *_rank(s)))) or drawn
-    return drawn  # the reader reports what is wrong
-
-
-def _rank(split: str) -> tuple[int, str]:
-    return (splits.SPLITS.index(split) if split in splits.SPLITS else 0), split
+        given = folder_source.scan(root, data, data.train_split, checks.IMAGE_SUFFIXES).given
+    elif data.source == "manifest" and root.is_file():
+        given = manifest.split_names(root)
+    # By their standard names, where those are unambiguous.
+    meant = [splits.standard(name) for name in given]
+    names = [m if m and meant.count(m) == 1 else name for m, name in zip(meant, given, strict=True)]
+    return tuple(sorted(names, key=splits.rank)) or drawn  # of a wrong root, the reader reports what is wrong
 
 
 def _plain(stem: str) -> str:

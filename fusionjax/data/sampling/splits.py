@@ -1,13 +1,67 @@
-"""Seeded splits, stratified by class, for data sets without official splits."""
+"""The names of splits as data sets spell them; seeded splits, stratified by class, for data sets without official ones."""
 
-from collections.abc import Hashable, Iterable, Sequence
+import re
+from collections.abc import Collection, Hashable, Iterable, Sequence
 
 import numpy as np
 
 from fusionjax.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_STANDARD = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
 _STREAM = 0x5711  # keeps these draws apart from others that start from the same seed
+
+
+def standard(name: str) -> str:
+    """The split that a name means in any usual spelling; "" where it means none.
+
+    >>> [standard(name) for name in ("Training", "valid", "test_set", "Test-Set", "testudo")]
+    ['train', 'val', 'test', 'test', '']
+    """
+    words = re.sub(r"[\s_-]+", " ", name.strip().casefold())
+    return _STANDARD.get(re.sub(r" ?set$", "", words), "")
+
+
+def resembles(name: str) -> bool:
+    """Whether a name that is no usual spelling contains the word of a split, such as "train2017" or "test images"."""
+    return any(standard(word) for word in re.findall("[a-z]+", name.casefold()))
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Sorts names of splits: training, validation and test first."""
+    return (SPLITS.index(standard(name)) if standard(name) else len(SPLITS)), name
+
+
+def spelt(asked: str, found: Collection[str], named: Collection[str], where: str) -> str | None:
+    """The name that a data set has for a split.
+
+    Args:
+        asked: the split, as a config names it.
+        found: the names that the data set has.
+        named: names that the config uses; several of them may mean the same split, e.g. val and dev.
+        where: the data set, for the message.
+
+    Returns:
+        `asked` where it is among `found`, else the name that means the same split; None where there is none.
+
+    Raises:
+        UserError: several names mean the split.
+    """
+    alike = sorted(
+        name for name in found if name == asked or (standard(name) and standard(name) == standard(asked))
+    )
+    doubtful = [name for name in alike if name == asked or name not in named or asked not in found]
+    if len(doubtful) > 1:
+        raise UserError(
+            f"{where}: {' and '.join(map(repr, doubtful))} both mean the split {standard(asked)!r}: keep one, or name each in "
+            "config.data.train_split and config.data.eval_splits"
+        )
+    return doubtful[0] if doubtful else None
 
 
 def stratified(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from fusionjax import files
 from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
 
@@ -129,7 +130,7 @@ def _annotation(q: Question) -> dict[str, object]:
 def _entries(path: str | Path, key: str) -> list[tuple[str, object]]:
     """(position in the file, entry) of each entry of the list `key`."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(files.read_bytes(path).decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: it must be VQA v2's file of {key}") from None
     except (OSError, ValueError, RecursionError) as error:

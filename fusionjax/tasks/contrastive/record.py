@@ -191,4 +191,5 @@ RECORD = TaskRecord(
     examples={"spectral.train_on": ("rgb", "uv"), "spectral.intra_weight": (0.8, 0.2)},
     check=check,
     reads=reads,
+    classifies=False,
 )
