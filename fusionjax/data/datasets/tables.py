@@ -6,7 +6,7 @@ import dataclasses
 import decimal
 import io
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -121,7 +121,7 @@ def _delimiter(file: io.TextIOBase, known: Known) -> str:
     return best
 
 
-def _first(reader: "csv._reader") -> list[str]:
+def _first(reader: Iterable[list[str]]) -> list[str]:
     """The first record that is not an empty line, without spaces around the names."""
     return next(([name.strip() for name in record] for record in reader if record), [])
 
