@@ -2,59 +2,103 @@
 
 libsndfile silently drops the missing end of an Ogg or WAV file and damaged pages of an Ogg file; the size fields and
 checksums of these formats reveal the loss. FLAC and MP3 need no check here: libsndfile raises, or returns fewer samples than
-the header states. For CAF, libsndfile itself detects a missing end of more than a few samples.
+the header states; for MP3 without a header see `mp3`. For CAF, libsndfile itself detects a missing end of more than a few
+samples.
 """
 
 import struct
 import zlib
+from typing import BinaryIO, NamedTuple
 
-_OPEN_ENDED = (
-    0,
-    0xFFFFFFFF,
-    0x7FFFFFFF,
-)  # placeholders that programs write into a WAV header before the size is known
+# Placeholders that programs write into a header before the size is known; the last one is of SoX.
+_OPEN_ENDED = (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)
 _REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
-HEAD = 64
-"""The number of bytes of a file that `damage` needs; a file that begins with OGG is needed as a whole."""
-OGG = b"OggS"
+
+class _Chunks(NamedTuple):
+    """How a container stores its chunks.
+
+    Attributes:
+        start: position of the first chunk.
+        name: bytes of a chunk's name.
+        size: struct format of the size after it.
+        counted: bytes before the content that the size counts.
+        align: chunks begin at multiples of it.
+        sound: beginning of the name of the chunk that holds the samples.
+    """
+
+    start: int
+    name: int
+    size: str
+    counted: int
+    align: int
+    sound: bytes
 
 
-def damage(data: bytes, size: int) -> str:
+_CONTAINERS = {
+    b"RIFF": _Chunks(12, 4, "<I", 0, 2, b"data"),
+    b"RIFX": _Chunks(12, 4, ">I", 0, 2, b"data"),
+    b"RF64": _Chunks(12, 4, "<I", 0, 2, b"data"),
+    b"FORM": _Chunks(12, 4, ">I", 0, 2, b"SSND"),
+    b"riff": _Chunks(40, 16, "<Q", 24, 8, b"data"),  # Wave64
+}
+"""First bytes of a file → its chunks."""
+_CHUNKS = 10_000
+"""The number of chunks among which that of the samples is looked for."""
+_OGG = b"OggS"
+
+
+def damage(file: BinaryIO, size: int) -> str:
     """Describes damage of an audio file that its size fields or checksums reveal.
 
+    Of the size fields, those of the samples decide: programs that record in a browser or write to a pipe leave others wrong,
+    with all samples there.
+
     Args:
-        data: the content of the file; the first HEAD bytes suffice where they do not begin with OGG.
-        size: size of the whole file, in bytes.
+        file: opened for reading, at any position.
+        size: its bytes.
 
     Returns:
         One line; "" where no damage is found.
     """
-    if data[:4] == OGG:
-        return _ogg(data)
-    found = next((fields for name, fields in _SIZES.items() if data.startswith(name)), None)
-    if found is None:
-        return ""
-    at, kind, before = found
-    if len(data) < at + struct.calcsize(kind):
-        return "the file ends within its header"
-    stated = struct.unpack_from(kind, data, at)[0]
-    before = before if before >= 0 else struct.unpack_from(">I", data, 4)[0]
+    file.seek(0)
+    head = file.read(16)
+    if head.startswith(_OGG):
+        return _ogg(head + file.read())
+    if head.startswith(b".snd"):
+        if len(head) < 12:
+            return "the file ends within its header"
+        start, stated = struct.unpack(">II", head[4:12])
+        return _ends(start, stated, size)
+    kind = next((kind for name, kind in _CONTAINERS.items() if head.startswith(name)), None)
+    return "" if kind is None else _container(file, size, kind)
+
+
+def _container(file: BinaryIO, size: int, kind: _Chunks) -> str:
+    """What `damage` says of a file of chunks."""
+    at, head, long = kind.start, kind.name + struct.calcsize(kind.size), None
+    for _ in range(_CHUNKS):
+        if at + head > size:
+            break
+        file.seek(at)
+        chunk = file.read(head + 16)
+        (stated,) = struct.unpack_from(kind.size, chunk, kind.name)
+        if chunk.startswith(b"ds64") and len(chunk) == head + 16:  # RF64's sizes of 64 bits (EBU Tech 3306)
+            (long,) = struct.unpack_from("<Q", chunk, head + 8)
+        if chunk.startswith(kind.sound):
+            known = long if long is not None and stated == 0xFFFFFFFF else stated - kind.counted
+            return _ends(at + head, known, size)
+        step = max(stated - kind.counted, 0) + head
+        at += step + -step % kind.align
+    return ""  # libsndfile names a file without such a chunk
+
+
+def _ends(start: int, stated: int, size: int) -> str:
+    """What `damage` says of a file whose `stated` bytes of samples begin at `start`."""
     # One missing byte is the padding byte, not a sample.
-    if stated not in _OPEN_ENDED and size < before + stated - 1:
-        return f"the file ends after {size:,} of {before + stated:,} bytes"
-    return ""
-
-
-_SIZES = {
-    b"RIFF": (4, "<I", 8),
-    b"RIFX": (4, ">I", 8),
-    b"FORM": (4, ">I", 8),
-    b"RF64": (20, "<Q", 8),  # in the chunk ds64, which comes first (EBU Tech 3306)
-    b"riff": (16, "<Q", 0),  # Wave64, whose names are of 16 bytes
-    b".snd": (8, ">I", -1),
-}
-"""First bytes of a file → (offset, struct format) of its size field, and the bytes not counted by it; −1: the second field."""
+    if stated in _OPEN_ENDED or size >= start + stated - 1:
+        return ""
+    return f"the file ends after {size:,} of {start + stated:,} bytes"
 
 
 def _ogg(data: bytes) -> str:

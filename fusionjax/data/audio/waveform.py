@@ -4,20 +4,22 @@ Every format of libsndfile is read: Ogg, WAV, FLAC, MP3, AIFF and more. A file t
 raises a `DecodeError` with the reason.
 """
 
+import contextlib
 import importlib
 import io
 import math
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from os import PathLike
-from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from fusionjax.data.audio import integrity
-from fusionjax.data.unreadable import DecodeError
+from fusionjax import files
+from fusionjax.data.audio import integrity, mp3
+from fusionjax.data.unreadable import DecodeError, decode_error
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
 
@@ -29,6 +31,11 @@ EPSILON = 1e-7
 """Added to the variance, as in Wav2Vec2's feature extractor."""
 _RATES = (1_000, 768_000)
 _MOST = 2**28
+_UNKNOWN = 2**60
+"""More samples than that are libsndfile's word for a number that the header does not state."""
+_BLOCK = 2**16
+_SD2 = range(148, 155)
+"""libsndfile's errors of Sound Designer II, which it takes content of an unknown format for."""
 
 SoundFile = bytes | str | PathLike[str]
 """The content of an audio file, or its path."""
@@ -97,21 +104,24 @@ def read(
         Inf. SilentError: the samples that were read are silent.
         UserError: the packages soundfile and soxr are missing.
     """
-    data, size = _guarded(lambda: _looked_at(source))
 
     def window(file: _OpenFile, found: Header) -> np.ndarray:
         if not found.samples:
             raise DecodeError("it holds no samples")
+        streamed = _streamed(file, found, max_seconds) if found.samples > _UNKNOWN else None
+        if streamed is not None:
+            found = found._replace(samples=len(streamed))
         count = math.ceil(longest * found.rate / rate) if longest else found.samples
         spare = max(0, found.samples - count)
         start = int(rng.integers(spare + 1)) if rng is not None and spare else spare // 2
         if not longest and found.seconds > max_seconds:
-            raise DecodeError(f"{found.seconds:.0f} s of audio are more than max_seconds={max_seconds:g}")
-        if start:
-            file.seek(start)
+            raise DecodeError(_too_long(found.seconds, max_seconds))
         count = min(count, found.samples - start)
         if count * found.channels > _MOST:
             raise DecodeError(f"{count:,} samples of {found.channels} channels are too many to read at once")
+        if streamed is not None:
+            return _mono(streamed[start : start + count], found.rate)
+        file = _at(file, start)
         samples = file.read(count, dtype="float32", always_2d=True)
         if len(samples) < count:
             got = (start + len(samples)) / found.rate
@@ -121,7 +131,8 @@ def read(
         return _mono(samples, found.rate)
 
     def whole() -> np.ndarray:
-        wrong = integrity.damage(data, size)
+        with _stream(source) as (stream, size):
+            wrong = integrity.damage(stream, size)
         if wrong:
             raise DecodeError(wrong)
         decoded, old = _opened(source, lambda file, found: (window(file, found), found.rate))
@@ -250,14 +261,15 @@ class _Bytes(io.BytesIO):
             return self.tell()
 
 
-def _looked_at(source: SoundFile) -> tuple[bytes, int]:
-    """The bytes of a file (which may be hours long) that `integrity.damage` needs, and the size of the file."""
+@contextlib.contextmanager
+def _stream(source: SoundFile) -> Iterator[tuple[BinaryIO, int]]:
+    """A file, opened, and its size in bytes."""
     if not isinstance(source, str | PathLike):
-        return bytes(source), len(source)
+        yield io.BytesIO(source), len(source)
+        return
+    size = files.check_readable(source, sys.maxsize)  # only parts of it are read
     with open(source, "rb") as file:
-        data = file.read(integrity.HEAD)
-        data += file.read() if data.startswith(integrity.OGG) else b""
-        return data, os.fstat(file.fileno()).st_size
+        yield file, size
 
 
 class _OpenFile(Protocol):
@@ -271,18 +283,49 @@ class _OpenFile(Protocol):
 def _opened(source: SoundFile, use: Callable[[_OpenFile, Header], T]) -> T:
     """The result of `use` on an open file and its header. libsndfile reads a path itself, without Python's lock."""
     soundfile = package("soundfile")
-    opened: str | _Bytes
-    if isinstance(source, str | PathLike):
-        opened, size = str(source), Path(source).stat().st_size
-    else:
-        opened, size = _Bytes(source), len(source)
-    if not size:
-        raise DecodeError("the file is empty")
+    with _stream(source) as (stream, size):
+        if not size:
+            raise DecodeError("the file is empty")
+        named = isinstance(source, str | PathLike) and os.fspath(source).lower().endswith(".mp3")
+        completed = mp3.completed(stream, size, named=named)
+    content = source if completed is None else completed
+    # As bytes, a name need not be UTF-8.
+    opened = os.fsencode(content) if isinstance(content, str | PathLike) else _Bytes(content)
     with soundfile.SoundFile(opened) as file:
+        file.seekable = lambda: False  # read() would seek afterwards, which some formats cannot
         found = Header(int(file.frames), int(file.samplerate), int(file.channels))
         if not _RATES[0] <= found.rate <= _RATES[1]:
             raise DecodeError(f"its rate of {found.rate} Hz is not within {_RATES[0]:,} to {_RATES[1]:,}")
         return use(file, found)
+
+
+def _at(file: _OpenFile, start: int) -> _OpenFile:
+    """The file at a sample; a file that cannot seek there, such as GSM, is decoded from its beginning."""
+    if not start:
+        return file
+    try:
+        file.seek(start)
+    except RuntimeError:
+        while start:
+            skipped = len(file.read(min(start, _BLOCK), dtype="float32", always_2d=True))
+            if not skipped:
+                raise
+            start -= skipped
+    return file
+
+
+def _streamed(file: _OpenFile, found: Header, max_seconds: float) -> np.ndarray:
+    """All samples (S, channels) of a file whose header leaves their number open, such as FLAC that was written to a pipe."""
+    parts: list[np.ndarray] = []
+    while not parts or len(parts[-1]) == _BLOCK:
+        parts.append(file.read(_BLOCK, dtype="float32", always_2d=True))
+        if len(parts) * _BLOCK > max_seconds * found.rate + _BLOCK:
+            raise DecodeError(_too_long(len(parts) * _BLOCK / found.rate, max_seconds))
+    return np.concatenate(parts)
+
+
+def _too_long(seconds: float, max_seconds: float) -> str:
+    return f"{seconds:.0f} s of audio are more than max_seconds={max_seconds:g}"
 
 
 def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -301,14 +344,12 @@ def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _guarded(work: Callable[[], T]) -> T:
-    """The result of `work`; every exception becomes a DecodeError, as the libraries raise many types on damaged data."""
+    """The result of `work`; exceptions become DecodeErrors, as the libraries raise many types on damaged data."""
     try:
         return work()
-    except (DecodeError, UserError):
+    except DecodeError:
         raise
-    except FileNotFoundError:
-        raise DecodeError("there is no such file") from None
     except Exception as error:
-        # libsndfile's own message: its exception puts the name of a file object before it.
-        words = getattr(error, "error_string", "") or f"{type(error).__name__}: {error}"
-        raise DecodeError(" ".join(words.split())[:300]) from error
+        if getattr(error, "code", None) in _SD2:
+            raise DecodeError("its format is not recognised") from None
+        raise decode_error(error) from error

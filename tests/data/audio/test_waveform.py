@@ -1,5 +1,7 @@
 """Reading sound: formats, rates, channels; and that whatever is wrong with a file is named."""
 
+import io
+import os
 import struct
 import tracemalloc
 
@@ -126,7 +128,7 @@ def test_a_cut_off_file_is_named(rng, format, subtype, share):
 
 def test_a_damaged_page_of_an_ogg_file_is_named(rng):
     data = bytearray(encoded(0.1 * rng.standard_normal(200_000).astype(np.float32), format="OGG"))
-    assert not integrity.damage(bytes(data), len(data)) and data.count(b"OggS") > 4
+    assert not integrity.damage(io.BytesIO(data), len(data)) and data.count(b"OggS") > 4
     data[len(data) // 2] ^= 0x10
     fails("page . of the Ogg stream is damaged: its checksum is wrong", bytes(data))
     second = data.find(b"OggS", 4)
@@ -177,6 +179,37 @@ def test_of_a_long_file_only_the_window_is_read(tmp_path):
     finally:
         tracemalloc.stop()
     assert abs(loudest(found) - 440) < 1.5 and peak < 2**20
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("WAV", "GSM610"), ("AIFF", "DWVW_16"), ("AU", "G721_32")])
+def test_a_format_that_cannot_seek_is_decoded_from_its_beginning(rng, format, subtype):
+    data = encoded(sine(440, 20.0, 8_000), 8_000, format=format, subtype=subtype)
+    whole = waveform.read(data, rate=8_000)
+    start = (len(whole) - 8_000) // 2
+    np.testing.assert_array_equal(
+        waveform.read(data, rate=8_000, longest=8_000), whole[start : start + 8_000]
+    )
+    assert len(waveform.read(data, rate=8_000, longest=8_000, rng=rng)) == 8_000
+
+
+def test_flac_that_does_not_state_its_length_is_read_to_the_end(rng):
+    noise = (0.1 * rng.standard_normal(160_123)).astype(np.float32)
+    data = bytearray(encoded(noise, format="FLAC"))
+    whole = waveform.read(bytes(data))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # as an encoder writes that cannot go back
+    np.testing.assert_array_equal(waveform.read(bytes(data)), whole)
+    np.testing.assert_array_equal(waveform.read(bytes(data), longest=16_000), whole[72_061:88_061])
+    fails(r"s of audio are more than max_seconds=2", bytes(data), max_seconds=2)
+    fails("flac", bytes(data[: len(data) // 2]))
+
+
+def test_names_need_not_be_utf_8_and_a_pipe_is_not_opened(tmp_path):
+    path = tmp_path / "caf\udce9.wav"
+    path.write_bytes(encoded(sine(440)))
+    assert len(waveform.read(path)) == len(waveform.read(str(path))) == 16_000
+    os.mkfifo(tmp_path / "pipe.wav")
+    fails("it is a named pipe, not a regular file", tmp_path / "pipe.wav")
 
 
 def test_a_wav_file_of_unknown_size_is_read():
