@@ -1,18 +1,24 @@
 """Reads weight files of every supported format into named arrays."""
 
 import importlib.metadata
+import logging
+import math
 import zipfile
 from pathlib import Path, PurePath
 
+import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from fusionjax.errors import UserError
 from fusionjax.models.packages import PACKAGES
+from fusionjax.pretrained import parts
+from fusionjax.pretrained.tensors import hollow
 from fusionjax.pretrained.torch_file import read_torch
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+logger = logging.getLogger(__name__)
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 TOWERS = "towers"  # folder below a workdir that holds the encoders of a run of the spectral task
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -20,15 +26,28 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 NPZ_RATIO = 100
 # The first bytes of the file that a clone without Git LFS holds in place of a large file.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# Tensors of so many bytes are read where only shapes are asked for: the name of a model is one of them.
+SMALL = 1024
+# safetensors' names of the dtypes that NumPy and ml_dtypes have; quantised weights have others.
+SAFETENSORS_DTYPES: dict[str, type] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64, "I32": np.int32,
+    "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+    "C64": np.complex64,
+}  # fmt: skip
 
 
-def read(source: str | Path) -> dict[str, np.ndarray]:
+def read(
+    source: str | Path, part: str = "", *, shapes_only: bool = False, log: parts.Log = logger.info
+) -> dict[str, np.ndarray]:
     """Reads the named tensors of a local weight file.
 
     Args:
-        source: a .safetensors, .npz, .pth, .pt or .bin file; a folder that holds model.safetensors or
-          pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for an installed package
-          (a key of PACKAGES).
+        source: a file of safetensors, NumPy (.npz) or torch, recognised by its content; a folder that holds
+          model.safetensors or pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for an installed
+          package (a key of PACKAGES).
+        part: of a file that holds several models, the one to read: see `parts.choose`.
+        shapes_only: read no values: the arrays have the shapes and dtypes of the tensors (`tensors.hollow`).
+        log: receives a line for what is chosen or left out.
 
     Returns:
         name → array, with the stored dtype.
@@ -38,7 +57,7 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
     """
     text = str(source)
     if text.startswith("package:"):
-        return read(package_file(text.removeprefix("package:")))
+        return read(package_file(text.removeprefix("package:")), part, shapes_only=shapes_only, log=log)
     if text.startswith(("http:/", "https:/")):
         raise UserError(
             f"{text}: weights cannot be read from a URL: download the file, or pass hub:owner/name"
@@ -48,7 +67,6 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
         path = _of_folder(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
-    check_suffix(path, str(path))
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
@@ -56,9 +74,34 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if start == LFS_POINTER:
         raise UserError(f"{path}: this is a Git LFS pointer, not the weights: run git lfs pull in its folder")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_npz(path) if path.suffix == ".npz" else read_torch(path)
+    suffix = _format(path, start)
+    if suffix in TORCH_SUFFIXES:
+        return read_torch(path, part, shapes_only=shapes_only, log=log)
+    tensors = (_read_npz if suffix == ".npz" else _read_safetensors)(path, shapes_only)
+    try:
+        return parts.choose({"": tensors}, part, log)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _format(path: Path, start: bytes) -> str:
+    """The usual suffix of a file with this content; the file's own where the content tells nothing."""
+    if start[:4] == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            names = []
+        if any(name.endswith("/data.pkl") for name in names):
+            return ".pth"
+        if names and all(name.endswith(".npy") for name in names):
+            return ".npz"
+    elif start[:1] == b"\x80":
+        return ".pth"
+    elif start[8:9] == b"{":
+        return ".safetensors"
+    check_suffix(path, str(path))
+    return path.suffix
 
 
 def check_suffix(path: PurePath, shown: str) -> None:
@@ -116,31 +159,63 @@ def _of_folder(folder: Path) -> Path:
     raise UserError(f"{folder}: the folder holds neither {' nor '.join(FOLDER_FILES)}")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, shapes_only: bool) -> dict[str, np.ndarray]:
+    found = {}
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118  # it is no dict
+                view = file.get_slice(name)
+                kind, shape = view.get_dtype(), tuple(view.get_shape())
+                if kind not in SAFETENSORS_DTYPES:
+                    raise UserError(f"{path}: {name[:80]} has dtype {kind}: quantised weights are not read")
+                dtype = np.dtype(SAFETENSORS_DTYPES[kind])
+                small = math.prod(shape) * dtype.itemsize <= SMALL
+                found[name] = hollow(shape, dtype) if shapes_only and not small else file.get_tensor(name)
+    except UserError:
+        raise
+    # The library and NumPy raise many types on damaged input.
+    except Exception as error:
         raise UserError(f"{path}: not a complete safetensors file: {_line(error)}") from None
+    return found
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, shapes_only: bool) -> dict[str, np.ndarray]:
+    found = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-        if claimed > NPZ_RATIO * path.stat().st_size:
-            raise UserError(f"{path}: its arrays claim {claimed} bytes, over {NPZ_RATIO} times the file")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-    ) as error:
+            entries = archive.infolist()
+            claimed = sum(entry.file_size for entry in entries)
+            if claimed > NPZ_RATIO * path.stat().st_size:
+                raise UserError(f"{path}: its arrays claim {claimed} bytes, over {NPZ_RATIO} times the file")
+            for entry in entries:
+                shape, dtype = _npy_header(archive, entry)
+                name = entry.filename.removesuffix(".npy")
+                if shapes_only:
+                    found[name] = hollow(shape, dtype)
+                else:
+                    with archive.open(entry) as stream:
+                        found[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    except UserError:
+        raise
+    # zipfile, its decompressors and NumPy raise many types on damaged input.
+    except Exception as error:
         raise UserError(f"{path}: not a complete .npz file: {_line(error)}") from None
+    return found
+
+
+def _npy_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array of an archive, checked against the bytes that it has there."""
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    if math.prod(shape) * dtype.itemsize > entry.file_size:
+        raise ValueError(f"{entry.filename[:80]} claims more bytes than it has")
+    return shape, dtype
 
 
 def _line(error: Exception) -> str:

@@ -11,13 +11,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fusionjax.errors import UserError
 from fusionjax.models.layers import INPUT_KERNEL
-from fusionjax.pretrained.positions import resample_pos_embed
+from fusionjax.pretrained.positions import POSITIONS, resample_pos_embed
 from fusionjax.pretrained.report import refuse
 from fusionjax.types import PyTree
 
 # Leaves that may differ between a model and its weights; a model with several branches numbers them.
 HEAD = re.compile(r"head(_\d+)?/(kernel|bias)")
-POSITIONS = re.compile(r"(.*/)?pos_embed(_(?P<branch>\d+))?")
 
 Grid = tuple[int, int]
 Path = tuple[str, ...]

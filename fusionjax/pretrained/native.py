@@ -10,6 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fusionjax import files
 from fusionjax.errors import UserError
+from fusionjax.pretrained.report import refuse
+from fusionjax.pretrained.tensors import FLOATS
 from fusionjax.types import PyTree
 
 COLLECTIONS = ("params", "batch_stats")
@@ -42,23 +44,47 @@ def is_native(tensors: Mapping[str, np.ndarray]) -> bool:
     return MODEL in tensors and any(name.startswith("params/") for name in tensors)
 
 
-def variables_of(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+def variables_of(
+    tensors: Mapping[str, np.ndarray], name: str, *, shapes_only: bool = False
+) -> dict[str, Any]:
     """The variables of a file that `write` wrote.
 
     Args:
         tensors: the tensors of the file.
         name: name of the expected model.
+        shapes_only: the tensors have no values, see `tensors.hollow`.
 
     Returns:
         {"params": …, "batch_stats": …}, nested dicts.
 
     Raises:
-        UserError: the file holds another model.
+        UserError: the file holds another model, or names or values that `write` does not write.
     """
     rest = dict(tensors)
     model = rest.pop(MODEL).tobytes().decode("utf-8", "replace")
     if model != name:
         raise UserError(
-            f"these are weights of {model}, not of {name}: set config.pretrained.name or model.name"
+            f"these are weights of {model[:80]}, not of {name}: set config.pretrained.name or model.name"
         )
+    foreign = [key for key in rest if key.partition("/")[0] not in COLLECTIONS]
+    leaves = set(rest)
+    inside = [key for key in rest if any(parent in leaves for parent in _parents(key))]
+    dtypes = [f"{key} {value.dtype}" for key, value in rest.items() if value.dtype not in FLOATS]
+    floats = {key: value for key, value in rest.items() if value.dtype in FLOATS and not shapes_only}
+    broken = [key for key, value in floats.items() if not np.isfinite(value).all()]
+    refuse(
+        f"the tensors are not those of {name}",
+        {
+            "of no collection": foreign,
+            "inside another": inside,
+            "of another dtype": dtypes,
+            "not finite": broken,
+        },
+    )
     return unflatten_dict(rest, sep="/")
+
+
+def _parents(key: str) -> list[str]:
+    """Paths of the groups that a leaf would be in: "a/b/c" → "a/b", "a"."""
+    parts = key.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]

@@ -1,10 +1,14 @@
 """Resampling of position embeddings to another grid of tokens."""
 
 import math
+import re
 
 import numpy as np
 
 from fusionjax.errors import UserError
+
+POSITIONS = re.compile(r"(.*/)?pos_embed(_(?P<branch>\d+))?")
+"""Paths of tables of position embeddings, (1, 1 + cells, D); a model with several branches numbers them."""
 
 
 def resample_pos_embed(
@@ -31,7 +35,8 @@ def resample_pos_embed(
     old_grid = old_grid or (math.isqrt(max(cells, 0)),) * 2
     if old_grid[0] * old_grid[1] != cells or cells < 1:
         raise UserError(
-            f"pos_embed has {cells} cells after {prefix} prefix tokens: no {old_grid[0]}×{old_grid[1]} grid"
+            f"pos_embed has {cells} cells after {prefix} prefix tokens: no {old_grid[0]}×{old_grid[1]} grid; "
+            "a table that is not square fits a model with the same number of cells only"
         )
     if tuple(old_grid) == tuple(new_grid):
         return pos

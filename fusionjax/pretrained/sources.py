@@ -1,5 +1,6 @@
 """Reads weights from a file, a folder, an installed package or the Hugging Face hub."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,23 +8,31 @@ import numpy as np
 
 from fusionjax.errors import UserError
 from fusionjax.models.registry import backbone, create
-from fusionjax.pretrained import files, hub, native
+from fusionjax.pretrained import files, hub, native, parts
 from fusionjax.pretrained.convert import convert
 from fusionjax.types import PyTree
 
+logger = logging.getLogger(__name__)
 
-def read(source: str | Path) -> dict[str, np.ndarray]:
+def read(
+    source: str | Path, *, shapes_only: bool = False, log: parts.Log = logger.info
+) -> dict[str, np.ndarray]:
     """The named tensors of a source, which is one of
 
-    - a .safetensors, .npz, .pth, .pt or .bin file, or a folder that holds model.safetensors or pytorch_model.bin;
+    - a file of safetensors, NumPy (.npz) or torch (.pth, .pt, .bin, .pth.tar and others), or a folder that holds
+      model.safetensors or pytorch_model.bin;
     - "package:NAME", weights from an installed package: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
       all-minilm-l6-v2;
     - the workdir of a run that wrote encoders to towers/, or one of these files;
     - "hub:owner/name", optionally with "@revision" and "/file", a repository of the Hugging Face hub: its
-      model.safetensors, else its pytorch_model.bin; the cache of the hub is used.
+      model.safetensors, else its pytorch_model.bin; the cache of the hub is used;
+    - any of these with "#part", of a file that holds several models: "dino.pth#teacher" reads the tensors under "teacher", or
+      those whose names begin with "teacher.".
 
     Args:
         source: as above.
+        shapes_only: read no values: the arrays have the shapes and dtypes of the tensors and occupy no memory.
+        log: receives a line for what is chosen or left out.
 
     Returns:
         name → array, with the stored dtype.
@@ -31,10 +40,19 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the source does not exist, cannot be downloaded, has an unknown format or is damaged.
     """
-    return files.read(hub.weights(str(source)) if str(source).startswith("hub:") else source)
+    place, part = parts.split(source)
+    path = hub.weights(place) if place.startswith("hub:") else place
+    return files.read(path, part, shapes_only=shapes_only, log=log)
 
 
-def load(source: str | Path, name: str, template: PyTree | None = None) -> dict[str, Any]:
+def load(
+    source: str | Path,
+    name: str,
+    template: PyTree | None = None,
+    *,
+    shapes_only: bool = False,
+    log: parts.Log = logger.info,
+) -> dict[str, Any]:
     """Loads the variables of a model of any family: `convert(name, read(source), template)`.
 
     `load_text` and `load_clip` take the sizes of a text encoder or CLIP from the config of the checkpoint and also return the
@@ -44,6 +62,7 @@ def load(source: str | Path, name: str, template: PyTree | None = None) -> dict[
         source: as for `read`.
         name: name of the model.
         template: as for `convert`.
+        shapes_only, log: as for `read`.
 
     Returns:
         {"params": …, "batch_stats": …} (the second where the model has one), nested dicts of float32 arrays.
@@ -62,10 +81,12 @@ def load(source: str | Path, name: str, template: PyTree | None = None) -> dict[
     """
     # A wrong name is reported before anything is downloaded.
     create(backbone(name))
-    tensors = read(source)
+    tensors = read(source, shapes_only=shapes_only, log=log)
     try:
         if native.is_native(tensors):
-            return native.variables_of(tensors, backbone(name))
-        return convert(name, tensors, template)
+            return native.variables_of(tensors, backbone(name), shapes_only=shapes_only)
+        return convert(
+            name, tensors, template, shapes_only=shapes_only, log=lambda text: log(f"{source}: {text}")
+        )
     except UserError as error:
         raise UserError(f"{source}: {error}") from None

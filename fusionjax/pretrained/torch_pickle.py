@@ -1,15 +1,14 @@
 """Reads the pickle inside a torch checkpoint without running it.
 
 Python's own unpickler calls whatever the file names. This reader is a small stack machine over `pickletools.genops` that only
-supports data opcodes and a table of names with inert constructors: a name outside of the table raises before anything is
-called. Only scalars can be keys of a dict, so no nested value is ever hashed.
+supports data opcodes and a table of names with inert constructors. An object of any other name is never imported, called or
+built: a `Skipped` takes its place, so that the tensors beside it can be read. Only scalars can be keys of a dict, so no nested
+value is ever hashed; an entry with another key is left out.
 """
 
 import pickletools
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
-
-from fusionjax.errors import UserError
 
 Constructor = Callable[..., object]
 
@@ -32,16 +31,21 @@ _KEYS = (str, bytes, int, float, type(None))
 _MARK = object()
 
 
-class Refused(UserError):
-    """The file names a global that is not needed for reading tensors."""
-
-
 class Malformed(ValueError):
     """The bytes are not a pickle as torch writes it."""
 
 
+class Skipped:
+    """Stands for an object that was not built; its state and items are left out too."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str):
+        self.path = path
+
+
 class _Name:
-    """An allowed global: REDUCE calls its constructor; as a value (a storage type, a dtype) it only has a name."""
+    """A global: REDUCE calls its constructor, if it has one; as a value (a storage type, a dtype) it only has a name."""
 
     __slots__ = ("make", "path")
 
@@ -51,7 +55,7 @@ class _Name:
 
 
 def name_of(value: object) -> str | None:
-    """The dotted path of an allowed global that appears as a value, else None."""
+    """The dotted path of a global that appears as a value, else None."""
     return value.path if isinstance(value, _Name) else None
 
 
@@ -59,30 +63,36 @@ def load(
     stream: BinaryIO,
     names: Mapping[str, Constructor | None],
     persistent: Callable[[object], object] | None = None,
+    skipped: set[str] | None = None,
 ) -> object:
     """Reads one pickle at the current position of the stream, which is then positioned after it.
 
     Args:
         stream: has read, readline and tell, and returns fewer bytes at the end instead of allocating, as BytesIO does.
-        names: dotted path of every allowed global → the inert function that REDUCE calls, or None for a name only.
+        names: dotted path of a global → the inert function that REDUCE calls, or None for a name only.
         persistent: persistent id → value; None where none is allowed.
+        skipped: receives the path of every class or function whose object is left out.
 
     Returns:
-        The object: None, numbers, strings, bytes, tuples, lists (also for sets), dicts, and results of the constructors.
+        The object: None, numbers, strings, bytes, tuples, lists (also for sets), dicts, results of the constructors, and a
+        `Skipped` for every object of a name outside of `names`.
 
     Raises:
-        Refused: the pickle names a global outside `names`; the message holds the name.
         Malformed: the pickle is damaged; ValueError, IndexError and TypeError of pickletools are also possible.
     """
-    return _Machine(names, persistent).run(stream)
+    return _Machine(names, persistent, set() if skipped is None else skipped).run(stream)
 
 
 class _Machine:
     def __init__(
-        self, names: Mapping[str, Constructor | None], persistent: Callable[[object], object] | None
+        self,
+        names: Mapping[str, Constructor | None],
+        persistent: Callable[[object], object] | None,
+        skipped: set[str],
     ):
         self.names = names
         self.persistent = persistent
+        self.skipped = skipped
         self.stack: list[object] = []
         self.memo: dict[object, object] = {}
 
@@ -134,23 +144,31 @@ class _Machine:
 
     def extend(self, items: list[object]) -> None:
         target = self.top()
+        if isinstance(target, Skipped):
+            return
         if type(target) is not list:
             raise Malformed("items for a value that is not a list")
         target.extend(items)
 
     def update(self, items: list[object]) -> None:
         target = self.top()
+        if isinstance(target, Skipped):
+            return
         if type(target) is not dict or len(items) % 2:
             raise Malformed("items for a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):
-                raise Malformed("a dict key that is not a scalar")
-            target[key] = value
+            if isinstance(key, _KEYS):
+                target[key] = value
 
     def find(self, path: str) -> None:
-        if path not in self.names:
-            raise Refused(f"refuses to run {path[:200]!s}")
-        self.stack.append(_Name(path, self.names[path]))
+        self.stack.append(_Name(path, self.names.get(path)))
+
+    def skip(self, of: object) -> None:
+        """Puts a `Skipped` for an object of this class or function."""
+        if not isinstance(of, _Name | Skipped):
+            raise Malformed("a call of a value that is not a function")
+        self.skipped.add(of.path[:200])
+        self.stack.append(Skipped(of.path[:200]))
 
     def op_mark(self, _: object) -> None:
         self.stack.append(_MARK)
@@ -206,8 +224,18 @@ class _Machine:
         self.find(argument.replace(" ", ".", 1))
 
     def op_inst(self, argument: str) -> None:
-        # No object that torch writes needs it, so even an allowed name is refused.
-        raise Refused(f"refuses to run {argument.replace(' ', '.', 1)[:200]}")
+        self.pop_to_mark()
+        self.skip(_Name(argument.replace(" ", ".", 1), None))
+
+    def op_obj(self, _: object) -> None:
+        items = self.pop_to_mark()
+        self.skip(items[0] if items else None)
+
+    def op_newobj(self, _: object) -> None:
+        self.skip(self.pop_many(2)[0])
+
+    def op_newobj_ex(self, _: object) -> None:
+        self.skip(self.pop_many(3)[0])
 
     def op_stack_global(self, _: object) -> None:
         module, name = self.pop_many(2)
@@ -217,11 +245,12 @@ class _Machine:
 
     def op_reduce(self, _: object) -> None:
         function, arguments = self.pop_many(2)
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise Malformed("a call of a value that is not a function")
-        if function.make is None:
-            raise Refused(f"refuses to run {function.path}")
-        self.stack.append(function.make(*arguments))
+        if not isinstance(function, _Name) or function.make is None:
+            self.skip(function)
+        elif not isinstance(arguments, tuple):
+            raise Malformed("a call without a tuple of arguments")
+        else:
+            self.stack.append(function.make(*arguments))
 
     def op_build(self, _: object) -> None:
         # The state of an OrderedDict (torch's _metadata) or of a tensor subclass: nothing here needs it.

@@ -123,6 +123,7 @@ def test_safetensors_come_first(cached):
 def test_a_bin_of_the_hub_is_read_without_running_it(cached, tmp_path):
     marker = tmp_path / "ran"
     body, named = torch_file.poisons(str(marker))["os"]
+    assert "os" in named
     cached("evil/model", "pytorch_model.bin").write_bytes(torch_file.zipped(body, {}))
     said("hub:evil/model", "vit_shallow", rf"pytorch_model\.bin: {named}")
     assert not marker.exists()
@@ -276,7 +277,10 @@ SPELLING = "expected hub:owner/name, hub:owner/name@revision or hub:owner/name/f
         ("hub:a/b/../../c.bin", SPELLING),
         ("hub:../b", SPELLING),
         ("hub:a/b c", SPELLING),
-        ("hub:a/b/model.h5", "weights are read from .safetensors, .npz, .pth, .pt, .bin, not from '.h5'"),
+        (
+            "hub:a/b/model.h5",
+            "weights are read from .safetensors, .npz, .pth, .pt, .bin, .ckpt, .tar, not from '.h5'",
+        ),
         ("hub:a/b/folder", "not from ''"),
         ("https://hub.invalid/w.pth", "download the file, or pass hub:owner/name"),
         ("package:nothing", "known are package:efficientnet_lite0, package:efficientnet_lite1"),

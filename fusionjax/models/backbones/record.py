@@ -146,6 +146,7 @@ class Family:
         weights: name → source of published weights, as for `config.pretrained.source`.
         reference: (name, tensors of the reference implementation) → `Reference`.
         unpublished: patterns of parameters that published weights do not have.
+        optional: names of reference tensors that published weights may lack; their parameters then stay initialised.
         former: version of fusionjax → name that it used → the name of that network now.
         published: name → name of the model whose published weights it starts from.
         reads: fields of `config.model` that the family uses.
@@ -176,6 +177,7 @@ class Family:
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reference: Callable[[str, Mapping[str, np.ndarray]], Reference] | None = None
     unpublished: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     former: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     published: Callable[[str], str] = _same
     reads: tuple[str, ...] = ()

@@ -29,12 +29,7 @@ LINEAR = {
 
 
 def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the tensors of the encoder, without the prefix and the heads of a full checkpoint.
-
-    A checkpoint without the prefix is the bare model and is returned unchanged.
-    """
-    if not any(key.startswith(PREFIX) for key in tensors):
-        return dict(tensors)
+    """Returns the tensors of the encoder, without the prefix and the heads of a full checkpoint."""
     return {key.removeprefix(PREFIX): value for key, value in tensors.items() if not key.startswith(HEADS)}
 
 
@@ -109,5 +104,8 @@ FAMILY = Family(
     undecayed=("masked_embedding", "pos_conv/g"),
     weights={"wav2vec2_base": "hub:facebook/wav2vec2-base"},
     reference=reference,
+    # Trained by masked pretraining; checkpoints for speech recognition lack it.
+    unpublished=("masked_embedding",),
+    optional=("masked_spec_embed",),
     capture=("attention",),
 )
