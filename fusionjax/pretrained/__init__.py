@@ -1,7 +1,7 @@
 """Pretrained weights: read a source, convert its tensors, merge them into an initialised model."""
 
 from fusionjax.pretrained.convert import convert
-from fusionjax.pretrained.hub import load_clip, load_text
+from fusionjax.pretrained.encoders import load_clip, load_text
 from fusionjax.pretrained.merge import merge
 from fusionjax.pretrained.sources import load, read
 

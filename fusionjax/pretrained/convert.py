@@ -111,9 +111,9 @@ def _with_positions(
     flat = flatten_dict(shapes)
     for key, rule in rules.items():
         if key in tensors and rule.path in flat and POSITIONS.fullmatch("/".join(rule.path[1:])):
-            old, new = flat[rule.path].shape, np.shape(_turn(rule, tensors[key]))
-            if len(new) == len(old) and new[::2] == old[::2]:
-                flat[rule.path] = hollow(new)
+            turned, old = _turn(rule, tensors[key]), flat[rule.path].shape
+            if turned is not None and turned.ndim == len(old) and turned.shape[::2] == old[::2]:
+                flat[rule.path] = hollow(turned.shape)
     return unflatten_dict(flat)
 
 

@@ -96,10 +96,10 @@ def _format(path: Path, start: bytes) -> str:
             return ".pth"
         if names and all(name.endswith(".npy") for name in names):
             return ".npz"
-    elif start[:1] == b"\x80":
-        return ".pth"
     elif start[8:9] == b"{":
         return ".safetensors"
+    elif start[:2] == b"\x80\x02":
+        return ".pth"
     check_suffix(path, str(path))
     return path.suffix
 

@@ -5,22 +5,16 @@ A source is a folder, "package:all-minilm-l6-v2" (an installed package) or "hub:
 of a checkpoint is ever executed; weights are read as safetensors, or from a .bin file by the restricted reader.
 """
 
-import dataclasses
-import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fusionjax.errors import UserError
-from fusionjax.models.backbones import clip, text
-from fusionjax.models.backbones.records import clip as clip_family
-from fusionjax.models.backbones.records import text as text_family
-from fusionjax.pretrained.convert import abstract, place
-from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file, read
+from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,115 +93,10 @@ def tokenizer(source: str | Path) -> Tokenizer:
         )
     # A damaged file may raise any type.
     except Exception as error:
-        raise UserError(f"{source}: its tokenizer cannot be read: {_line(error)}") from None
+        raise UserError(f"{source}: its tokenizer cannot be read: {line(error)}") from None
     if inner.pad_token_id is None:
         raise UserError(f"{source}: its tokenizer has no padding token")
     return Tokenizer(inner)
-
-
-def text_config(source: str | Path) -> text.TextConfig:
-    """The sizes of a BERT or DistilBERT, from its config.json.
-
-    Args:
-        source: see the docstring of the module.
-
-    Raises:
-        UserError: another kind of model, or a variant that is not supported.
-    """
-    found = _json(source)
-    kind = found.get("model_type")
-    if kind not in ("bert", "distilbert"):
-        other = "; load_clip reads it" if kind == "clip" else ""
-        raise UserError(f"{source}: model_type {kind!r} is not one of bert, distilbert{other}")
-    positions = found.get("position_embedding_type") or "absolute"
-    if positions != "absolute" or found.get("sinusoidal_pos_embds") or found.get("is_decoder"):
-        raise UserError(f"{source}: only encoders with learned absolute positions can be read")
-    default = text.TextConfig()
-    if kind == "bert":
-        names = dict(width="hidden_size", layers="num_hidden_layers", heads="num_attention_heads",
-                     ffn="intermediate_size", types="type_vocab_size", epsilon="layer_norm_eps",
-                     activation="hidden_act", dropout="hidden_dropout_prob",
-                     attention_dropout="attention_probs_dropout_prob")  # fmt: skip
-    else:
-        names = dict(width="dim", layers="n_layers", heads="n_heads", ffn="hidden_dim",
-                     activation="activation", dropout="dropout", attention_dropout="attention_dropout")  # fmt: skip
-        default = dataclasses.replace(default, layers=6, types=0, pooler=False)
-    names |= dict(vocab="vocab_size", positions="max_position_embeddings")
-    config = dataclasses.replace(default, **{ours: found[key] for ours, key in names.items() if key in found})
-    return text.make(config, str(source)).config
-
-
-def load_text(source: str | Path, **overrides: Any) -> tuple[text.TextEncoder, dict[str, Any], Tokenizer]:
-    """Loads a pretrained text encoder.
-
-    Args:
-        source: see the docstring of the module.
-        **overrides: fields of TextEncoder or TextConfig that do not change the shapes of the weights, e.g.
-            `output="mean", normalise=True, dropout=0.0`, or `pooler=False` to omit the pooler. By default the encoder has a
-            pooler if the checkpoint has one.
-
-    Returns:
-        module, variables (NumPy arrays), tokenizer.
-
-    Raises:
-        UserError: the source cannot be read, or its tensors do not match its config.
-
-    Example:
-        >>> module, variables, tokens = load_text("package:all-minilm-l6-v2", output="mean", normalise=True)
-        >>> batch = tokens(["a leaf with rust", "a healthy leaf"], max_length=32)
-        >>> vectors, _ = module.apply(variables, batch["input_ids"], batch["attention_mask"])
-        >>> vectors.shape
-        (2, 384)
-    """
-    folder = files(source)
-    config = text_config(folder)
-    tensors = text_family.clean(read(folder))
-    pooler = overrides.get("pooler", config.pooler and "pooler.dense.weight" in tensors)
-    if not pooler:
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("pooler.")}
-    module = text.make(config, str(source), **{**overrides, "pooler": pooler})
-    variables = place(str(source), text_family.key_map(module, tensors), tensors, abstract(module))
-    return module, variables, tokenizer(folder)
-
-
-def clip_model(source: str | Path, **overrides: Any) -> clip.CLIP:
-    """The CLIP module of a source, without weights, from its config.json; arguments and errors as for `load_clip`."""
-    found = _json(source)
-    if found.get("model_type") != "clip":
-        raise UserError(f"{source}: model_type {found.get('model_type')!r} is not clip")
-    image, words = (found.get(f"{kind}_config") or {} for kind in ("vision", "text"))
-    default = clip.CLIP()
-    activation = words.get("hidden_act", default.activation)
-    end = words.get("eos_token_id", 49407)
-    if image.get("hidden_act", default.activation) != activation:
-        raise UserError(f"{source}: the image and text encoders have different activations")
-    if {part.get("layer_norm_eps", clip.EPSILON) for part in (image, words)} != {clip.EPSILON}:
-        raise UserError(f"{source}: layer_norm_eps is not {clip.EPSILON}")
-    return clip.make(
-        str(source),
-        **dict(
-            image_size=image.get("image_size", default.image_size),
-            patch=image.get("patch_size", default.patch),
-            image=_tower(image, default.image),
-            text=_tower(words, default.text),
-            vocab=words.get("vocab_size", default.vocab),
-            positions=words.get("max_position_embeddings", default.positions),
-            projection=found.get("projection_dim", default.projection),
-            activation=activation,
-            # Early conversions wrongly state 2; their end-of-text token is the one with the highest id.
-            end_token=None if end == 2 else end,
-        )
-        | overrides,
-    )
-
-
-def load_clip(source: str | Path, **overrides: Any) -> tuple[clip.CLIP, dict[str, Any], Tokenizer]:
-    """Loads a pretrained CLIP; arguments, results and errors as for `load_text`, with the fields of `clip.CLIP`."""
-    folder = files(source)
-    module = clip_model(folder, **overrides)
-    tensors = clip_family.clean(read(folder))
-    variables = place(str(source), clip_family.key_map(module), tensors, abstract(module))
-    return module, variables, tokenizer(folder)
 
 
 def files(source: str | Path) -> Path:
@@ -297,7 +186,7 @@ def _unreachable(address: _Address, error: Exception, file: str = "") -> UserErr
         return UserError(f"{source}: no such repository; if it is private, log in: hf auth login")
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{source}: the repository has no revision {address.revision!r}")
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else line(error)
     command = " ".join(["hf download", address.repo, *([file] if file else [])])
     command += f" --revision {address.revision}" if address.revision else ""
     return UserError(
@@ -339,22 +228,5 @@ def _snapshot(source: str) -> Path:
     return folder
 
 
-def _json(source: str | Path) -> dict[str, Any]:
-    path = files(source) / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a config: {_line(error)}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a config: a JSON object is expected")
-    return found
-
-
-def _tower(found: Mapping[str, Any], default: clip.Tower) -> clip.Tower:
-    names = dict(width="hidden_size", layers="num_hidden_layers", heads="num_attention_heads",
-                 ffn="intermediate_size")  # fmt: skip
-    return clip.Tower(**{ours: found.get(key, getattr(default, ours)) for ours, key in names.items()})
-
-
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

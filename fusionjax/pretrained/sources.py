@@ -14,6 +14,7 @@ from fusionjax.types import PyTree
 
 logger = logging.getLogger(__name__)
 
+
 def read(
     source: str | Path, *, shapes_only: bool = False, log: parts.Log = logger.info
 ) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ value is ever hashed; an entry with another key is left out.
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from typing import IO, Protocol, cast
 
 Constructor = Callable[..., object]
 
@@ -29,6 +29,16 @@ _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _KEYS = (str, bytes, int, float, type(None))
 _MARK = object()
+
+
+class Stream(Protocol):
+    """What is read of a file, or of one that is mapped into memory."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def readline(self) -> bytes: ...
+
+    def tell(self) -> int: ...
 
 
 class Malformed(ValueError):
@@ -60,7 +70,7 @@ def name_of(value: object) -> str | None:
 
 
 def load(
-    stream: BinaryIO,
+    stream: Stream,
     names: Mapping[str, Constructor | None],
     persistent: Callable[[object], object] | None = None,
     skipped: set[str] | None = None,
@@ -96,8 +106,8 @@ class _Machine:
         self.stack: list[object] = []
         self.memo: dict[object, object] = {}
 
-    def run(self, stream: BinaryIO) -> object:
-        for opcode, argument, _ in pickletools.genops(stream):
+    def run(self, stream: Stream) -> object:
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             name = opcode.name
             if name == "STOP":
                 return self.pop()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders, hub
 
 # Absolute, in float32.
 TOLERANCE = 1e-4
@@ -55,7 +55,7 @@ def pair(request, tmp_path, monkeypatch):
     reference = make(end, activation)
     reference.save_pretrained(tmp_path)
     monkeypatch.setattr(hub, "tokenizer", lambda folder: None)
-    module, variables, _ = hub.load_clip(tmp_path)
+    module, variables, _ = encoders.load_clip(tmp_path)
     assert module.activation == activation and module.end_token == (None if end == 2 else end)
     return reference, module, variables, batch(end)
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from fusionjax.models.backbones import text
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders, hub
 
 # Absolute, in float32.
 TOLERANCE = 1e-4
@@ -58,7 +58,7 @@ def pair(request, tmp_path, monkeypatch):
     reference = randomise(make(request.param))
     reference.save_pretrained(tmp_path)
     monkeypatch.setattr(hub, "tokenizer", lambda folder: None)
-    module, variables, _ = hub.load_text(tmp_path)
+    module, variables, _ = encoders.load_text(tmp_path)
     return reference, module, variables
 
 
@@ -130,7 +130,7 @@ def test_every_head_s_checkpoint_gives_the_same_encoder(tmp_path, monkeypatch):
     ):
         model = randomise(getattr(transformers, name)(config))
         model.save_pretrained(tmp_path / name)
-        module, variables, _ = hub.load_text(tmp_path / name)
+        module, variables, _ = encoders.load_text(tmp_path / name)
         ids, mask, _ = batch()
         with torch.inference_mode():
             want = run_torch(getattr(model, base), ids, mask).last_hidden_state.numpy()
@@ -144,7 +144,7 @@ def test_bin_checkpoints_are_read_without_running_them(tmp_path, monkeypatch):
     reference = randomise(make("bert"))
     reference.config.save_pretrained(tmp_path)
     torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
-    module, variables, _ = hub.load_text(tmp_path)
+    module, variables, _ = encoders.load_text(tmp_path)
     ids, mask, _ = batch()
     with torch.inference_mode():
         want = run_torch(reference, ids, mask).last_hidden_state.numpy()
@@ -163,7 +163,7 @@ def test_minilm_with_its_real_weights():
     mean = (hidden.last_hidden_state * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
     want = torch.nn.functional.normalize(mean).numpy()
 
-    module, variables, tokens = hub.load_text(MINILM, output="mean", normalise=True)
+    module, variables, tokens = encoders.load_text(MINILM, output="mean", normalise=True)
     # Ours are padded further than transformers': the embedding may not depend on it.
     got = tokens(SENTENCES, max_length=32)
     length = inputs["input_ids"].shape[1]

@@ -4,18 +4,21 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
 from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models import create
-from fusionjax.models.backbones import crossvit, keys, resnet
+from fusionjax.models.backbones import audio, crossvit, keys, resnet
 from fusionjax.models.backbones.records import crossvit as keys_crossvit
 from fusionjax.models.backbones.records import resnet as keys_resnet
 from fusionjax.models.backbones.records import vit as keys_vit
+from fusionjax.models.backbones.records import wav2vec2 as keys_wav2vec2
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.positions import resample_pos_embed
+from tests.pretrained.test_sources import shallow
 
 INVERSE = {
     keys.same: lambda leaf: leaf,
@@ -334,3 +337,49 @@ def test_positions_inside_a_part_of_a_model_are_resampled():
         merged["params"]["image_tower"]["pos_embed"], resample_pos_embed(pos, (3, 3))
     )
     assert notes == ["image_tower/pos_embed: resampled from 16 to 3×3 cells"]
+
+
+# --- values and tensors that are not there ---
+
+
+def test_values_that_are_not_finite_are_named():
+    for value in (np.nan, np.inf, -np.inf):
+        tensors = shallow()
+        tensors["blocks.1.attn.qkv.weight"][5, 5] = value
+        with pytest.raises(
+            UserError, match=r"do not fit vit_shallow: 1 not finite: blocks\.1\.attn\.qkv\.weight"
+        ):
+            pretrained.convert("vit_shallow", tensors)
+    large = {**shallow(), "norm.weight": np.full(256, 1e300)}
+    with pytest.raises(UserError, match=r"1 not finite: norm\.weight"):
+        pretrained.convert("vit_shallow", large)
+
+
+def test_wav2vec2_for_speech_recognition_lacks_the_masked_embedding(monkeypatch):
+    tiny = dict(width=24, depth=2, heads=4, hidden=32, conv_width=8, pos_kernel=4, pos_groups=2)
+    monkeypatch.setattr(audio, "CONFIGS", {"wav2vec2_base": tiny})
+    module = create("wav2vec2_base")
+    fresh = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, np.float32), abstract(module))
+    tensors, lines, conv = {}, [], "encoder.pos_conv_embed.conv"
+    for key, rule in keys_wav2vec2.key_map(module, (f"{conv}.weight_g",)).items():
+        leaf = fresh["params"]
+        for part in rule.path[1:]:
+            leaf = leaf[part]
+        leaf = np.zeros_like(leaf if rule.layer is None else leaf[rule.layer])
+        tensors[f"wav2vec2.{key}"] = leaf[None, None] if key == f"{conv}.weight_g" else leaf.T
+    del tensors["wav2vec2.masked_spec_embed"]
+    tensors |= {"lm_head.weight": np.zeros((32, 24), np.float32), "lm_head.bias": np.zeros(32, np.float32)}
+    got = pretrained.convert("wav2vec2_base", tensors, log=lines.append)
+    assert lines == ["the weights have no masked_spec_embed: masked_embedding stays initialised"]
+    merged = pretrained.merge(fresh, got, new=("masked_embedding",))["params"]
+    assert np.all(merged["masked_embedding"] == 7) and not np.any(merged["layers"]["q"]["kernel"])
+
+
+def test_values_of_other_dtypes_are_not_cast():
+    for dtype in (np.complex64, np.int64, np.int8, np.bool_, ml_dtypes.float8_e4m3fn):
+        tensors = {**shallow(), "norm.weight": np.ones(256, dtype)}
+        with pytest.raises(UserError, match=f"1 of no floating-point dtype: norm.weight {np.dtype(dtype)}"):
+            pretrained.convert("vit_shallow", tensors)
+    for dtype in (np.float16, np.float64, ml_dtypes.bfloat16):
+        tensors = {**shallow(), "norm.weight": np.ones(256, dtype)}
+        assert pretrained.convert("vit_shallow", tensors)["params"]["norm"]["scale"].dtype == np.float32

@@ -14,7 +14,7 @@ from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.source import Source
 from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
 from fusionjax.models.backbones.text import masked_mean
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders, hub
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text.text_inputs import TextInputs, described
 from fusionjax.types import PyTree
@@ -36,7 +36,7 @@ class FrozenPair:
     def __init__(self, config: ConfigDict, class_names: Sequence[str]):
         self.config = config
         if config.mvpdr.clip:
-            module, folder = hub.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
+            module, folder = encoders.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
             longest = min(config.text.max_tokens, module.positions)
             tokenizer = hub.tokenizer(folder)
             self._tokenise = Tokenise(
@@ -76,7 +76,7 @@ class FrozenPair:
         return np.concatenate(parts)
 
     def _clip_vectors(self, texts: Texts) -> np.ndarray:
-        module, variables, _ = hub.load_clip(self.config.mvpdr.clip)
+        module, variables, _ = encoders.load_clip(self.config.mvpdr.clip)
         placed = jax.device_put(variables)
         encode = jax.jit(lambda *batch: module.apply(placed, *batch, method="encode_text")[0])
         count = len(texts.tokens)
@@ -91,7 +91,7 @@ class FrozenPair:
 
 def image_weights(config: ConfigDict, params: PyTree) -> PyTree:
     """The trunk's parameters of a CLIP that `config.mvpdr.clip` names, by the names in `params`, on the host."""
-    _, variables, _ = hub.load_clip(config.mvpdr.clip)
+    _, variables, _ = encoders.load_clip(config.mvpdr.clip)
     return {name: variables["params"][name] for name in params}
 
 

@@ -17,7 +17,7 @@ from fusionjax.data.image.transforms import image_shape
 from fusionjax.data.text import Texts, descriptions
 from fusionjax.models.methods import mvpdr
 from fusionjax.models.methods.prototypes import COUNTS, PrototypeClassifier
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders
 from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import MapsOnly
@@ -102,7 +102,7 @@ def prototype_module(config: ConfigDict, num_classes: int, *, prompts: int) -> P
     dtype = jnp.dtype(config.precision).type
     trunk: nn.Module
     if m.clip:
-        trunk = clip = hub.clip_model(m.clip, dtype=dtype)
+        trunk = clip = encoders.clip_model(m.clip, dtype=dtype)
         if image_shape(config.data) != (clip.image_size,) * 2:
             raise impossible(config, "data.image_size", f"the CLIP takes {clip.image_size} pixels a side")
         width = clip.projection

@@ -32,7 +32,7 @@ from fusionjax.data.text import (
 )
 from fusionjax.data.text.features import text_features
 from fusionjax.models.backbones import text as text_models
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders, hub
 from fusionjax.tasks.base.protocol import Facts, Say, silent
 from fusionjax.types import Array, PyTree
 
@@ -68,7 +68,7 @@ class TextInputs:
                 config, "text.encoder", "name one: a folder, package:all-minilm-l6-v2, or hub:<owner>/<name>"
             )
         self.folder = hub.files(c.encoder)
-        sizes = hub.text_config(self.folder)
+        sizes = encoders.text_config(self.folder)
         if c.max_tokens > sizes.positions:
             raise impossible(config, "text.max_tokens", f"the encoder has {sizes.positions} positions")
         # A frozen encoder runs once: in float32, whatever the precision.
@@ -87,7 +87,7 @@ class TextInputs:
 
     def weights(self) -> PyTree:
         """The encoder's published parameters, on the host."""
-        _, variables, _ = hub.load_text(self.config.text.encoder, pooler=False)
+        _, variables, _ = encoders.load_text(self.config.text.encoder, pooler=False)
         return variables["params"]
 
     # -- texts ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.backbones import clip
 from fusionjax.models.backbones.clip import Tower
 from fusionjax.models.backbones.records import clip as keys_clip
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders, hub
 from fusionjax.pretrained.convert import abstract
 
 TINY = dict(
@@ -205,12 +205,12 @@ def test_load_clip_from_a_folder(tiny, tmp_path, monkeypatch, end):
     (tmp_path / "config.json").write_text(json.dumps(config))
     safetensors.numpy.save_file(reference(module, variables), tmp_path / "model.safetensors")
     monkeypatch.setattr(hub, "tokenizer", lambda folder: None)
-    loaded, got, _ = hub.load_clip(tmp_path)
+    loaded, got, _ = encoders.load_clip(tmp_path)
     assert loaded == module.clone(end_token=None if end == 2 else end)
     assert jax.tree.all(jax.tree.map(np.array_equal, got, variables))
     with pytest.raises(UserError, match="load_clip reads it"):
-        hub.text_config(tmp_path)
+        encoders.text_config(tmp_path)
     config["vision_config"]["hidden_act"] = "gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="different activations"):
-        hub.load_clip(tmp_path)
+        encoders.load_clip(tmp_path)

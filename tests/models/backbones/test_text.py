@@ -16,7 +16,7 @@ from fusionjax import pretrained
 from fusionjax.errors import UserError
 from fusionjax.models.backbones import text
 from fusionjax.models.backbones.records import text as keys_text
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders, hub
 from fusionjax.pretrained.convert import abstract
 from tests.support import process
 
@@ -258,7 +258,7 @@ def folder(request, tmp_path):
 
 
 def test_load_text_from_a_folder(folder):
-    module, variables, tokens = hub.load_text(folder, output="mean", normalise=True)
+    module, variables, tokens = encoders.load_text(folder, output="mean", normalise=True)
     distilled = not module.config.types
     assert module.config.dropout == 0.2 and module.config.pooler is not distilled
     got = tokens(["A leaf with rust", "healthy spots, a leaf with rust"], 8)
@@ -273,9 +273,9 @@ def test_load_text_from_a_folder(folder):
     want, _ = run(expected, draw(expected), got["input_ids"], got["attention_mask"])
     np.testing.assert_allclose(out, want, atol=1e-6)
     with pytest.raises(UserError, match="do not fit"):
-        hub.load_text(folder, layers=3)
+        encoders.load_text(folder, layers=3)
     if not distilled:
-        assert "pooler" not in hub.load_text(folder, pooler=False)[1]["params"]
+        assert "pooler" not in encoders.load_text(folder, pooler=False)[1]["params"]
     with pytest.raises(TypeError, match="list of texts"):
         tokens("a leaf", 8)
 
@@ -290,7 +290,7 @@ def test_sources_that_are_not_there(folder, monkeypatch, tmp_path):
     cases.append(("hub:nobody/nothing", "cannot be downloaded and is not in the cache"))
     for source, message in cases:
         with pytest.raises(UserError, match=message) as caught:
-            hub.load_text(source)
+            encoders.load_text(source)
         assert "\n" not in str(caught.value)
 
     def absent(name):
@@ -307,10 +307,10 @@ def test_sources_that_are_not_there(folder, monkeypatch, tmp_path):
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(UserError, match=message):
-            hub.text_config(folder)
+            encoders.text_config(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="not a config"):
-        hub.text_config(folder)
+        encoders.text_config(folder)
 
 
 def test_a_hub_source_is_fetched_as_safetensors_or_as_bin(folder, monkeypatch):

@@ -20,7 +20,7 @@ from fusionjax.experiment import trainer
 from fusionjax.models.backbones import clip
 from fusionjax.models.methods import mvpdr
 from fusionjax.models.methods.prototypes import COUNTS
-from fusionjax.pretrained import hub
+from fusionjax.pretrained import encoders
 from fusionjax.tasks.base.protocol import Evaluated, Facts
 from fusionjax.tasks.image_text import common_space, prototype_start
 from tests.models.backbones import test_clip
@@ -171,7 +171,7 @@ def test_prototypes_are_those_of_the_cached_features(free, bert):
         similar = got @ want.T
         assert sorted(similar.argmax(1)) == [0, 1, 2]
         np.testing.assert_allclose(similar.max(1), 1, atol=1e-4)
-    module, variables, tokens = hub.load_text(bert, output="mean")
+    module, variables, tokens = encoders.load_text(bert, output="mean")
     assert counts["text_count"].tolist() == [2, 1, 3] and params["text"].shape == (3, 3, 12)
     batch = tokens([words for own in DESCRIPTIONS.values() for words in own], 12)
     means, _ = jax.jit(module.apply)(variables, batch["input_ids"], batch["attention_mask"])
@@ -307,7 +307,7 @@ def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
     trainer.Experiment(c, tmp_path).train()
     run = fusionjax.load(tmp_path)
     params = run.variables["params"]
-    module, variables, tokens = hub.load_clip(clip_folder)
+    module, variables, tokens = encoders.load_clip(clip_folder)
     assert set(params) == {"trunk", "visual", "text"} and "text_tower" not in params["trunk"]
     jax.tree.map(np.testing.assert_array_equal, params["trunk"],
                  {k: variables["params"][k] for k in ("image_tower", "image_projection", "logit_scale")})  # fmt: skip
