@@ -52,7 +52,8 @@ class Source(Protocol):
             i: index of the example, 0 to N − 1.
 
         Returns:
-            An encoded image, RGB uint8 (h, w, 3), or for multispectral sources (h, w, C).
+            An encoded image, RGB uint8 (h, w, 3), or for multispectral sources (h, w, C), which is a masked array where
+            values are no data.
 
         Raises:
             OSError, DecodeError: the example cannot be read.

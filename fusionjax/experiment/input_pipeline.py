@@ -15,7 +15,7 @@ from fusionjax.data.loading import pipeline
 from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.loading.stream import FiniteBatches, TrainStream
 from fusionjax.data.sampling import identity_batches
-from fusionjax.data.source import Source
+from fusionjax.data.source import Source, find_attribute
 from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
 
@@ -69,13 +69,25 @@ class ImageFeed:
         )  # fmt: skip
 
     def warnings(self) -> list[str]:
-        """A line for each split with images that could not be read."""
-        return [
+        """A line for each split with images that could not be read, or with values that are no data."""
+        unreadable = [
             f"{bad.count} of {len(self.sources[name])} images of {name.removeprefix('eval/')} could not be read and were "
             f"left out: {'; '.join(bad.messages)}"
             for name, bad in self.bad.items()
             if bad.count
         ]
+        return [*unreadable, *filter(None, map(self._filled, self.sources))]
+
+    def _filled(self, name: str) -> str:
+        """A line on the images of a split with values that are no data; "" where there are none."""
+        record = find_attribute(self.sources[name], "filled")
+        images, share = (0, 0.0) if record is None else record.count()
+        if not images:
+            return ""
+        return (
+            f"{images} of the images of {name.removeprefix('eval/')} that were read have values declared to be no data, "
+            f"{100 * share:.2g} % of theirs, which were filled (config.data.nodata={self.config.data.nodata!r})"
+        )
 
 
 class FeatureFeed(ImageFeed):

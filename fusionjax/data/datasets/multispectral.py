@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, folder, listing, manifest
+from fusionjax.data.image import nodata
 from fusionjax.data.multispectral import files
 from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.sampling import splits
@@ -38,25 +39,31 @@ class MultispectralSource(FileSource):
         channels: names and modalities of the channels.
         image_shape: (H, W, C) of every image.
         dtype: dtype of every image: uint8, uint16 or float32.
+        fill: `config.data.nodata`, what replaces values that a file declares to be no data.
+        filled: a record of the images that have such values.
     """
 
     channels: ChannelMap
     image_shape: tuple[int, ...]
     dtype: np.dtype
+    fill: str = "mean"
+    filled: nodata.Record = dataclasses.field(default_factory=nodata.Record)
 
     def load(self, i: int) -> np.ndarray:
-        """Reads one image, (H, W, C) of `image_shape` and `dtype`, with the stored values.
+        """Reads one image, (H, W, C) of `image_shape` and `dtype`, with the stored values; see `files.read` for no data.
 
         Raises:
             DecodeError: the file is damaged, has another format than the other files, or holds NaN or Inf.
             OSError: the file cannot be read.
         """
-        image = files.read(self.root / self.names[i], self.channels.count)
+        image = files.read(self.root / self.names[i], self.channels.count, self.fill)
         if image.shape != self.image_shape or image.dtype != self.dtype:
             raise DecodeError(
                 f"it is {files.Format(image.shape, image.dtype.name)}, the others are "
                 f"{files.Format(self.image_shape, self.dtype.name)}"
             )
+        if isinstance(image, np.ma.MaskedArray):
+            self.filled.add(i, np.ma.getmaskarray(image))
         return image
 
 
@@ -65,7 +72,7 @@ def create(data: ConfigDict, split: str, *, seed: int) -> MultispectralSource:
 
     Args:
         data: `config.data`; `root`, `channels`, `modalities` (see `channels.channel_map`), `fractions`, `train_split`,
-            `label`, `max_pixels` and `threads` are read.
+            `label`, `max_pixels`, `nodata` and `threads` are read.
         split: "train", "val", "test", the name of a split folder, or a value of the column split of the manifest.
         seed: seed of the split where none is given.
 
@@ -98,7 +105,11 @@ def create(data: ConfigDict, split: str, *, seed: int) -> MultispectralSource:
             )
     fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(FileSource)}
     return MultispectralSource(
-        **fields, channels=channels, image_shape=expected.shape, dtype=np.dtype(expected.dtype)
+        **fields,
+        channels=channels,
+        image_shape=expected.shape,
+        dtype=np.dtype(expected.dtype),
+        fill=data.nodata,
     )
 
 

@@ -1,4 +1,6 @@
-"""Values that a file declares to be no data, by the tag of GDAL: which they are, and what replaces them."""
+"""Values that a file declares to be no data, by the tag of GDAL: which they are, what replaces them, how many they are."""
+
+import threading
 
 import numpy as np
 
@@ -61,3 +63,26 @@ def fill(image: np.ndarray, hidden: np.ndarray, how: str) -> np.ndarray:
                 raise DecodeError(f"config.data.nodata={how!r} is not possible in {image.dtype.name}")
         out[..., channel][holes] = value
     return out
+
+
+class Record:
+    """How much of the images of a source is no data. Thread-safe; an image that is read again counts once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shares: dict[int, float] = {}
+
+    def add(self, index: int, hidden: np.ndarray) -> None:
+        """Adds an image.
+
+        Args:
+            index: position of the example.
+            hidden: bool, which of its values are no data.
+        """
+        with self._lock:
+            self._shares[index] = float(hidden.mean())
+
+    def count(self) -> tuple[int, float]:
+        """The number of images with values that are no data, and the mean share of these values in those images."""
+        with self._lock:
+            return len(self._shares), sum(self._shares.values()) / max(len(self._shares), 1)

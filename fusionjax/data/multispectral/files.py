@@ -4,12 +4,16 @@
 """
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
-from fusionjax.data.unreadable import DecodeError
+from fusionjax.data.image import nodata
+from fusionjax.data.unreadable import DecodeError, decode_error
 from fusionjax.errors import UserError
+from fusionjax.files import LARGEST, check_readable
 
 SUFFIXES = (".npy", ".tif", ".tiff")
 _NPY = b"\x93NUMPY"
@@ -47,25 +51,30 @@ def header(path: Path, channels: int) -> Format:
     return _open(path, channels, pixels=False)[0]
 
 
-def read(path: Path, channels: int) -> np.ndarray:
+def read(path: Path, channels: int, fill: str = "mean") -> np.ndarray:
     """Reads the pixels of a file.
 
     Of a TIFF file the only image series is read; its bands may be stored as samples of a pixel, planes or pages.
 
     Args:
         path, channels: as for `header`.
+        fill: what replaces the values that a GeoTIFF declares to be no data, see `nodata.fill`.
 
     Returns:
-        (H, W, C) in the stored dtype and native byte order, contiguous.
+        (H, W, C) in the stored dtype and native byte order, contiguous. Where there are values that are no data, a masked
+        array: its data are filled, its mask says which they were.
 
     Raises:
         DecodeError: the file is damaged, is not (H, W, C), or holds NaN or Inf; the message gives the position of the first.
         OSError, UserError: as for `header`.
     """
-    found, image = _open(path, channels, pixels=True)
+    found, image, declared = _open(path, channels, pixels=True)
     if image is None or image.ndim != 3:
         raise DecodeError(f"it is {found}, not (H, W, C)")
     image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+    hidden = nodata.mask(image, declared)
+    if hidden is not None:
+        image = nodata.fill(image, hidden, fill)
     if image.dtype.kind == "f":
         finite = np.isfinite(image)
         if not finite.all():
@@ -74,30 +83,38 @@ def read(path: Path, channels: int) -> np.ndarray:
                 f"{image[row, column, channel]} in channel {channel} at row {row}, column {column}; "
                 f"{finite.size - np.count_nonzero(finite)} of {finite.size} values are not finite"
             )
-    return image
+    return image if hidden is None else np.ma.masked_array(image, hidden)
 
 
-def _open(path: Path, channels: int, *, pixels: bool) -> tuple[Format, np.ndarray | None]:
+_Opened: TypeAlias = tuple[Format, np.ndarray | None, str | None]
+"""Format, pixels, and the value that is no data, as declared."""
+
+
+def _open(path: Path, channels: int, *, pixels: bool) -> _Opened:
+    """Opens a file; an OSError of the system stays one, as it may be temporary."""
     try:
+        check_readable(path)
         if path.suffix.lower() == ".npy":
             return _npy(path, pixels)
         return _tiff(path, channels, pixels)
-    except (DecodeError, UserError, OSError):
+    except DecodeError:
         raise
     except Exception as e:  # the libraries raise many types on damaged data
-        raise DecodeError(" ".join(f"{type(e).__name__}: {e}".split())[:300]) from e
+        if isinstance(e, OSError) and e.errno:
+            raise
+        raise decode_error(e) from e
 
 
-def _npy(path: Path, pixels: bool) -> tuple[Format, np.ndarray]:
+def _npy(path: Path, pixels: bool) -> _Opened:
     with path.open("rb") as file:
         if file.read(len(_NPY)) != _NPY:  # np.load would also take archives and pickles
             raise DecodeError("it is not in NumPy's .npy format")
     # A memory map reads the header and checks the length of the file, but no pixel.
     image = np.load(path, mmap_mode=None if pixels else "r", allow_pickle=False)
-    return Format(image.shape, image.dtype.name), image
+    return Format(image.shape, image.dtype.name), image, None
 
 
-def _tiff(path: Path, channels: int, pixels: bool) -> tuple[Format, np.ndarray | None]:
+def _tiff(path: Path, channels: int, pixels: bool) -> _Opened:
     try:
         import tifffile
     except ImportError:
@@ -111,6 +128,10 @@ def _tiff(path: Path, channels: int, pixels: bool) -> tuple[Format, np.ndarray |
             raise DecodeError(f"it holds {len(file.series)} series of images; one is expected")
         series = file.series[0]
         shape, axes = tuple(series.shape), series.axes
+        size = math.prod(shape) * series.dtype.itemsize
+        if size > LARGEST:
+            raise DecodeError(f"its pixels take {size:,} bytes, more than the {LARGEST:,} that are read")
+        declared = series.keyframe.tags.valueof(nodata.TAG)
         image = series.asarray(maxworkers=1) if pixels else None
     if len(shape) == 2:
         shape, image = (*shape, 1), None if image is None else image[..., None]
@@ -118,7 +139,7 @@ def _tiff(path: Path, channels: int, pixels: bool) -> tuple[Format, np.ndarray |
         band = _band_axis(shape, axes, channels)
         shape = (*shape[:band], *shape[band + 1 :], shape[band])
         image = None if image is None else np.moveaxis(image, band, -1)
-    return Format(shape, series.dtype.name), image
+    return Format(shape, series.dtype.name), image, declared
 
 
 def _band_axis(shape: tuple[int, ...], axes: str, channels: int) -> int:

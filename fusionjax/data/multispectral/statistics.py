@@ -19,7 +19,7 @@ from fusionjax.errors import UserError
 log = logging.getLogger(__name__)
 
 _FIELDS = ("mean", "std", "minimum", "maximum")
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Statistics:
         minimum, maximum: C numbers.
         images: number of images that were read.
         pixels: number of pixels of all these images.
+
+    Values that a file declares to be no data count in none of the four; see `multispectral.files.read`.
     """
 
     mean: tuple[float, ...]
@@ -120,17 +122,23 @@ def _compute(source: Source, threads: int) -> tuple[Statistics | None, dict[int,
         whole = part if whole is None else _combined(whole, part)
     if whole is None:
         return None, errors
+    if not whole.counts.all():
+        empty = ", ".join(map(str, np.flatnonzero(whole.counts == 0)))
+        raise UserError(f"split {source.split!r} of {source.name} has no data at all in channels {empty}")
     mean, std, minimum, maximum = (
         tuple(v.tolist())
-        for v in (whole.mean, np.sqrt(whole.squares / whole.pixels), whole.minimum, whole.maximum)
+        for v in (whole.mean, np.sqrt(whole.squares / whole.counts), whole.minimum, whole.maximum)
     )
     return Statistics(mean, std, minimum, maximum, len(source) - len(errors), whole.pixels), errors
 
 
 class _Moments(NamedTuple):
-    """Of one or more images: number of pixels; mean, sum of squared differences from it, minimum and maximum, (C,) float64."""
+    """Of one or more images: number of pixels; of the values that are data their number, mean, sum of squared differences
+    from it, minimum and maximum, (C,) each.
+    """
 
     pixels: int
+    counts: np.ndarray
     mean: np.ndarray
     squares: np.ndarray
     minimum: np.ndarray
@@ -139,11 +147,13 @@ class _Moments(NamedTuple):
 
 def _combined(a: _Moments, b: _Moments) -> _Moments:
     """The moments of two disjoint sets of pixels together."""
-    delta, total = b.mean - a.mean, a.pixels + b.pixels
+    delta, total = b.mean - a.mean, a.counts + b.counts
+    some = np.maximum(total, 1)
     return _Moments(
+        a.pixels + b.pixels,
         total,
-        a.mean + delta * (b.pixels / total),
-        a.squares + b.squares + delta**2 * (a.pixels * b.pixels / total),
+        a.mean + delta * (b.counts / some),
+        a.squares + b.squares + delta**2 * (a.counts * b.counts / some),
         np.minimum(a.minimum, b.minimum),
         np.maximum(a.maximum, b.maximum),
     )
@@ -154,15 +164,26 @@ def _moments(source: Source, threads: int) -> Iterator[_Moments | Exception]:
 
     def one(i: int) -> _Moments | Exception:
         try:
-            image = np.asarray(source.load(i))
+            loaded = source.load(i)
         except (DecodeError, OSError) as e:
             return e
+        image = np.asarray(loaded)
         if image.ndim != 3:
             raise UserError(f"channel statistics need images (h, w, C); {source.names[i]} is {image.shape}")
         pixels = image.reshape(-1, image.shape[-1]).astype(np.float64)
-        mean = pixels.mean(axis=0)
-        squares = np.square(pixels - mean).sum(axis=0)
-        return _Moments(len(pixels), mean, squares, pixels.min(axis=0), pixels.max(axis=0))
+        if not isinstance(loaded, np.ma.MaskedArray):
+            counts, mean = np.full(pixels.shape[1], len(pixels)), pixels.mean(axis=0)
+            squares = np.square(pixels - mean).sum(axis=0)
+            return _Moments(len(pixels), counts, mean, squares, pixels.min(axis=0), pixels.max(axis=0))
+        known = ~np.ma.getmaskarray(loaded).reshape(pixels.shape)
+        counts = known.sum(axis=0)
+        mean = pixels.sum(axis=0, where=known) / np.maximum(counts, 1)
+        squares = np.square(pixels - mean).sum(axis=0, where=known)
+        low, high = (
+            pixels.min(axis=0, where=known, initial=np.inf),
+            pixels.max(axis=0, where=known, initial=-np.inf),
+        )
+        return _Moments(len(pixels), counts, mean, squares, low, high)
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(one, range(len(source)))

@@ -11,6 +11,7 @@ import tifffile
 
 from fusionjax import config
 from fusionjax.data import datasets
+from fusionjax.data.loading import pipeline
 from fusionjax.data.multispectral import channels, files, statistics
 from fusionjax.data.source import ByIdentity, Source, Subset
 from fusionjax.data.unreadable import BadImages, DecodeError
@@ -418,6 +419,87 @@ def test_statistics_keep_their_digits_beside_a_large_mean(tmp_path, rng):
     naive = np.concatenate([i.reshape(-1, 2) for i in images])
     naive = np.sqrt(np.maximum((naive**2).mean(0) - naive.mean(0) ** 2, 0))
     assert np.abs(naive / pixels.std(0) - 1).max() > 1e-4  # what the formula is for
+
+
+def holes(tmp_path, dtype=np.float32, hole=-10_000.0):
+    """The same images without and with values that are no data."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("healthy", "rust")):
+        for i in range(10):
+            whole = np.clip(rng.normal(0.2 + 0.1 * k, 0.05, (32, 32, 4)), 0, 1)
+            whole = (whole if np.dtype(dtype).kind == "f" else 200 * whole).astype(dtype)
+            for folder in ("without", "with"):
+                image, tags = whole.copy(), []
+                if folder == "with" and i % 4 == 0:
+                    image[:6, :6], tags = hole, [(42113, "s", 0, f"{hole:g}", True)]
+                path = tmp_path / folder / name / f"{i}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(path, np.moveaxis(image, -1, 0), photometric="minisblack",
+                                 planarconfig="separate", metadata=None, extratags=tags)  # fmt: skip
+    options = {"names": (), "modalities": (("a", (0, 1)), ("b", (2, 3))), "fractions": (1.0, 0.0, 0.0)}
+    return [open_split(tmp_path / folder, **options) for folder in ("without", "with")]
+
+
+@pytest.mark.parametrize(("dtype", "hole"), [(np.float32, -10_000.0), (np.float32, np.nan), (np.uint8, 255)])
+def test_no_data_is_in_no_statistic_and_filled(tmp_path, dtype, hole):
+    sources = holes(tmp_path, dtype, hole)
+    want, found = (statistics.channel_statistics(s, tmp_path / "cache") for s in sources)
+    for name in ("mean", "std", "minimum", "maximum"):
+        np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=0.01)
+    without, with_holes = (np.stack([s.load(i) for i in range(len(s))]) for s in sources)
+    assert with_holes.shape == without.shape and with_holes.dtype == dtype
+    assert np.abs(with_holes.mean(axis=(0, 1, 2)) / without.mean(axis=(0, 1, 2)) - 1).max() < 0.01
+    images, share = sources[1].filled.count()
+    assert images == 6 and np.isclose(share, 36 / 1024) and sources[0].filled.count() == (0, 0.0)
+    i = next(i for i in range(len(sources[1])) if isinstance(sources[1].load(i), np.ma.MaskedArray))
+    image = sources[1].load(i)
+    assert image.mask[:6, :6].all() and image.mask.sum() == 36 * 4
+    rest = np.asarray(image)[~image.mask].reshape(-1, 4).mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(
+        np.asarray(image)[0, 0], np.round(rest) if dtype == np.uint8 else rest, rtol=1e-5
+    )
+
+
+def test_no_data_through_wrapped_sources_and_batches(tmp_path):
+    _, source = holes(tmp_path)
+    want = statistics.channel_statistics(source, tmp_path / "cache")
+    for wrapped in (Subset(source, np.arange(len(source))), ByIdentity(source)):
+        assert statistics.channel_statistics(wrapped, tmp_path / "other").maximum == want.maximum
+    data = settings(
+        tmp_path / "with", names=(), modalities=(("a", (0, 1)), ("b", (2, 3))), resize=8, image_size=8
+    )
+    batches = list(pipeline.eval_batches(source, data, batch_size=5))
+    image = np.concatenate([b["image"] for b in batches])
+    assert type(image) is np.ndarray and image.min() > 0 and sum(b["valid"].sum() for b in batches) == 20
+
+
+def test_what_fills_no_data_is_a_field(tmp_path):
+    holes(tmp_path)
+    source = open_split(
+        tmp_path / "with",
+        names=(),
+        modalities=(("a", (0, 1, 2, 3)),),
+        nodata="-0.5",
+        fractions=(1.0, 0.0, 0.0),
+    )
+    assert {float(np.asarray(source.load(i)).min()) < 0 for i in range(20)} == {True, False}
+    assert np.asarray(source.load(0))[0, 0, 0] == -0.5
+    c = config.default()
+    c.data.modalities, c.data.mean, c.data.std, c.data.nodata = (("a", (0, 1)),), (), (), "median"
+    with pytest.raises(UserError, match="config.data.nodata='median' is not possible: mean, or a number"):
+        config.validate(c)
+
+
+def test_pipes_and_huge_compressed_files_are_not_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.tif")
+    with pytest.raises(DecodeError, match="it is a named pipe"):
+        files.read(tmp_path / "a.tif", 3)
+    tifffile.imwrite(
+        tmp_path / "b.tif", np.zeros((64, 64, 3), np.uint8), photometric="rgb", compression="zlib"
+    )
+    monkeypatch.setattr(files, "LARGEST", 12_000)
+    with pytest.raises(DecodeError, match="its pixels take 12,288 bytes, more than the 12,000"):
+        files.read(tmp_path / "b.tif", 3)
 
 
 def test_statistics_do_not_depend_on_threads(tmp_path, rng):
