@@ -15,6 +15,7 @@ MODULES = {
     "train": "main",
     "evaluate": "evaluate",
     "predict": "predict",
+    "inspect": "inspect",
     "prepare": "prepare",
     "compare": "compare",
     "table": "table",

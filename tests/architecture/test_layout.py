@@ -24,7 +24,7 @@ FLOORS = (
     {"studies"},
     {"arguments"},
     {"cli"},
-    {"main", "evaluate", "predict", "prepare", "compare", "sweep", "table"},
+    {"main", "evaluate", "predict", "inspect", "prepare", "compare", "sweep", "table"},
     {"__main__"},
 )
 HEIGHT = {package: height for height, floor in enumerate(FLOORS) for package in floor}

@@ -1,0 +1,7 @@
+"""What a data set holds, and what would spoil a result: read before training, by `fusionjax inspect`."""
+
+from fusionjax.data.inspection.findings import Finding
+from fusionjax.data.inspection.inspect import Inspection, SplitFacts, inspect
+from fusionjax.data.inspection.layout import recognise
+
+__all__ = ["Finding", "Inspection", "SplitFacts", "inspect", "recognise"]

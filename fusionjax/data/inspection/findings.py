@@ -1,0 +1,212 @@
+"""What would spoil a result, or is likely a mistake; pure functions of the facts of the splits."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fusionjax.data.inspection.images import ImageFacts, alike
+from fusionjax.data.source import Source
+
+Example = tuple[str, int]
+"""Split, and index in it."""
+
+_FEW = 10  # training images of a class
+_IMBALANCE = 10.0
+_TINY = 32  # pixels of the shorter side
+_LEAK = 0.01  # share of an evaluation split that may look like training images
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before training.
+
+    Attributes:
+        level: error: it would spoil a result; warning: likely a mistake; note: good to know.
+        text: one sentence.
+        groups: examples that show it; each group is shown side by side.
+    """
+
+    level: Literal["error", "warning", "note"]
+    text: str
+    groups: tuple[tuple[Example, ...], ...] = ()
+
+
+def find(
+    sources: Mapping[str, Source], facts: Mapping[str, Sequence[ImageFacts]], *, identities: bool
+) -> list[Finding]:
+    """Everything that is found, errors first.
+
+    Args:
+        sources: by split.
+        facts: by split, those of every image.
+        identities: whether the classes are identities, which training and test do not share.
+    """
+    found = [
+        *_unreadable(facts),
+        *_same_files(sources, facts),
+        *_look_alike(sources, facts, identities),
+        *_classes(sources, identities),
+        *_sizes(facts),
+        *_captions(sources),
+    ]
+    return sorted(found, key=lambda f: ("error", "warning", "note").index(f.level))
+
+
+def _unreadable(facts: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Finding]:
+    for split, of_split in facts.items():
+        bad = [i for i, f in enumerate(of_split) if f.problem]
+        if bad:
+            stops = len(bad) > 0.01 * len(of_split)
+            rest = (
+                "more than data.max_bad_fraction=0.01 allows"
+                if stops
+                else "they are left out of training and scores"
+            )
+            text = f"{len(bad)} of {len(of_split)} images of {split} cannot be read ({of_split[bad[0]].problem}); {rest}"
+            yield Finding("error" if stops else "warning", text, (tuple((split, i) for i in bad[:20]),))
+
+
+def _same_files(
+    sources: Mapping[str, Source], facts: Mapping[str, Sequence[ImageFacts]]
+) -> Iterator[Finding]:
+    by_sum: dict[bytes, list[Example]] = defaultdict(list)
+    for split, of_split in facts.items():
+        for i, fact in enumerate(of_split):
+            if fact.sum:
+                by_sum[fact.sum].append((split, i))
+    groups = [tuple(group) for group in by_sum.values() if len(group) > 1]
+    label = {split: np.asarray(s.labels) for split, s in sources.items()}
+    labels = [g for g in groups if len({_name(sources, e, label) for e in g}) > 1]
+    splits = [g for g in groups if len({split for split, _ in g}) > 1 and g not in labels]
+    within = [g for g in groups if g not in labels and g not in splits]
+    if labels:
+        yield Finding("error", f"{_count(labels)} under two labels: one of them is wrong", tuple(labels))
+    if splits:
+        level: Literal["error", "note"] = (
+            "error" if any("train" in {s for s, _ in g} for g in splits) else "note"
+        )
+        yield Finding(
+            level, f"{_count(splits)} in two splits: the score would count remembered images", tuple(splits)
+        )
+    if within:
+        yield Finding("warning", f"{_count(within)} twice in one class", tuple(within))
+
+
+def _look_alike(
+    sources: Mapping[str, Source], facts: Mapping[str, Sequence[ImageFacts]], identities: bool
+) -> Iterator[Finding]:
+    examples = [(split, i) for split, of_split in facts.items() for i in range(len(of_split))]
+    pairs = alike([f for of_split in facts.values() for f in of_split])
+    across = [(examples[i], examples[j]) for i, j in pairs.tolist() if examples[i][0] != examples[j][0]]
+    within = [(examples[i], examples[j]) for i, j in pairs.tolist() if examples[i][0] == examples[j][0]]
+    leaks = [p for p in across if "train" in {p[0][0], p[1][0]}]
+    seen = {e for pair in leaks for e in pair if e[0] != "train"}
+    if leaks:
+        shares = [
+            sum(s == split for s, _ in seen) / max(1, len(of))
+            for split, of in facts.items()
+            if split != "train"
+        ]
+        level: Literal["error", "warning"] = "error" if max(shares) >= _LEAK and not identities else "warning"
+        text = f"{len(seen)} images of other splits look like training images (near-duplicates): the score would be too high"
+        yield Finding(level, text, tuple(leaks))
+    if within:
+        yield Finding(
+            "note",
+            f"{len(within)} pairs of images within a split look the same (near-duplicates)",
+            tuple(within),
+        )
+
+
+def _classes(sources: Mapping[str, Source], identities: bool) -> Iterator[Finding]:
+    names = next(iter(sources.values())).class_names
+    folded: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        folded["".join(c for c in name.casefold() if c.isalnum())].append(name)
+    for same in folded.values():
+        if len(same) > 1:
+            listed = " and ".join(map(repr, same))
+            yield Finding(
+                "warning",
+                f"the classes {listed} differ only in capitals, spaces or signs: are they one class?",
+            )
+    train = sources.get("train")
+    if train is None:
+        return
+    counts = np.bincount(np.asarray(train.labels), minlength=len(train.class_names))
+    if not identities:
+        for split, source in sources.items():
+            missing = sorted({source.class_names[k] for k in np.unique(source.labels)} - _present(train))
+            if missing:
+                listed = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+                yield Finding("error", f"{split} has classes without a training image: {listed}")
+        few = [train.class_names[k] for k in np.flatnonzero((counts > 0) & (counts < _FEW))]
+        if few:
+            listed = ", ".join(few[:5]) + (" …" if len(few) > 5 else "")
+            yield Finding("warning", f"{len(few)} classes have fewer than {_FEW} training images: {listed}")
+        largest, smallest = counts.max(), counts[counts > 0].min()
+        if largest >= _IMBALANCE * smallest:
+            yield Finding(
+                "warning",
+                f"the largest class has {largest / smallest:.0f} times the images of the smallest: look at the per-class "
+                "recall, and consider --config.loss.balanced=True",
+            )
+    for split, source in sources.items():
+        if split != "train" and not identities:
+            half = 1.96 * math.sqrt(0.25 / len(source))
+            if half > 0.07:
+                text = f"{split} has {len(source)} images: an accuracy near 50 % has an interval of ± {100 * half:.0f} points"
+                yield Finding("warning", text)
+
+
+def _sizes(facts: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Finding]:
+    good = [(split, i, f) for split, of in facts.items() for i, f in enumerate(of) if not f.problem]
+    tiny = [(s, i) for s, i, f in good if min(f.size) < _TINY]
+    if tiny:
+        yield Finding("warning", f"{len(tiny)} images are smaller than {_TINY} pixels", (tuple(tiny[:20]),))
+    blank = [(s, i) for s, i, f in good if f.small is not None and float(f.small.std()) < 0.5]
+    if blank:
+        yield Finding("warning", f"{len(blank)} images are of one colour", (tuple(blank[:20]),))
+    modes: dict[str, int] = defaultdict(int)
+    for _, _, f in good:
+        modes[f.mode] += 1
+    if len({mode.split()[-1] for mode in modes}) > 1:
+        listed = ", ".join(f"{n:,} {mode}" for mode, n in sorted(modes.items(), key=lambda m: -m[1]))
+        yield Finding("note", f"files of several kinds, all read as RGB: {listed}")
+
+
+def _captions(sources: Mapping[str, Source]) -> Iterator[Finding]:
+    for split, source in sources.items():
+        captions = source.columns.get("caption")
+        if captions is None:
+            continue
+        texts = [str(c) for c in captions]
+        empty = sum(not t.strip() for t in texts)
+        named = sum(
+            source.class_names[k].casefold() in t.casefold()
+            for k, t in zip(np.asarray(source.labels), texts, strict=True)
+        )
+        if empty:
+            yield Finding("note", f"{empty} of {len(texts)} captions of {split} are empty")
+        if named > 0.5 * len(texts):
+            yield Finding(
+                "warning",
+                f"{named} of {len(texts)} captions of {split} contain the name of their class: the text gives the answer",
+            )
+
+
+def _present(source: Source) -> set[str]:
+    return {source.class_names[k] for k in np.unique(np.asarray(source.labels))}
+
+
+def _name(sources: Mapping[str, Source], example: Example, labels: Mapping[str, np.ndarray]) -> str:
+    split, i = example
+    return sources[split].class_names[int(labels[split][i])]
+
+
+def _count(groups: Sequence[Sequence[Example]]) -> str:
+    return f"{len(groups)} image{'s are' if len(groups) > 1 else ' is'} there"

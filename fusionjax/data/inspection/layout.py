@@ -1,0 +1,72 @@
+"""Which reader a folder or file is for."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from fusionjax import config
+from fusionjax.data.datasets import checks, listing
+from fusionjax.data.prepared import writer
+from fusionjax.errors import UserError
+
+MARKERS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "market1501": (("bounding_box_train", "bounding_box_test", "query"),),
+    "dukemtmc": (("bounding_box_train", "bounding_box_test", "query"),),
+    "msmt17": (("list_train.txt", "list_query.txt", "list_gallery.txt"),),
+    "veri776": (("image_train", "image_test", "image_query"),),
+    "cub": (("images.txt", "image_class_labels.txt", "train_test_split.txt"),),
+    "cars": (("cars_annos.mat",), ("devkit/cars_train_annos.mat",), ("cars_train_annos.mat",)),
+    "aircraft": (
+        ("variants.txt", "images_variant_train.txt"),
+        ("data/variants.txt", "data/images_variant_train.txt"),
+    ),
+}
+"""Files and folders by which an official layout is recognised; any one of the tuples suffices."""
+TABLES = (".csv", ".tsv", ".parquet")
+
+
+def recognise(path: Path) -> writer.Preparation:
+    """Opens a data set of any layout that fusionjax reads as images.
+
+    Args:
+        path: a folder with an official layout or with class folders, or a manifest.
+
+    Returns:
+        Its splits; no image is read yet.
+
+    Raises:
+        UserError: nothing is there, or no reader can open it; the message is of the reader that comes nearest.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_file():
+        if path.suffix.lower() not in TABLES:
+            raise UserError(
+                f"{path} is no manifest: name a folder, or a table that ends in {', '.join(TABLES)}"
+            )
+        return _open("manifest", path)
+    problem = None
+    for name, layouts in MARKERS.items():
+        if any(all((path / marker).exists() for marker in markers) for markers in layouts):
+            try:
+                return _open(name, path)
+            except UserError as e:  # layouts that look alike differ in the names of the images
+                problem = problem or e
+    if problem is not None:
+        raise problem
+    tables = listing.files(path, TABLES)
+    if not listing.folders(path) and len(tables) == 1:
+        return _open("manifest", path / tables[0])
+    if not listing.folders(path) and listing.files(path, checks.IMAGE_SUFFIXES):
+        raise UserError(
+            f"{path} has images but no class folders: put the images of a class in a folder of its name, or write a manifest "
+            "with the columns path and label"
+        )
+    return _open("folder", path)
+
+
+def _open(source: str, path: Path) -> writer.Preparation:
+    data: ConfigDict = config.default().data
+    data.source, data.root, data.check_counts = source, str(path), False
+    return writer.Preparation(data, seed=0)
