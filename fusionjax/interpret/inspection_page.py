@@ -45,7 +45,7 @@ def headline(found: Inspection) -> str:
     """What the data set is, in a line."""
     total = sum(s.images for s in found.splits.values())
     kind = "identities" if found.identities else "classes"
-    return f"{found.path}: read as {found.layout!r}, {total:,} images, {len(found.classes):,} {kind}"
+    return f"{found.path} is read as {found.layout!r}: {total:,} images, {len(found.classes):,} {kind}"
 
 
 def sizes(found: Inspection) -> str:
@@ -81,7 +81,7 @@ def write(folder: Path, found: Inspection) -> Path:
     """
     page = pages.render(
         "inspection.html",
-        warnings=[f.text for f in found.findings if f.level == "error"],
+        warnings=[],
         found=found,
         headline=headline(found),
         sizes=sizes(found),
@@ -121,7 +121,7 @@ def _picture(found: Inspection, split: str, i: int) -> Picture:
 
 def _examples(found: Inspection, finding: Finding) -> list[str]:
     shown = [
-        " = ".join(f"{split}/{_printable(found.sources[split].names[i])}" for split, i in group[:3])
+        " = ".join(f"{split}: {_printable(found.sources[split].names[i])}" for split, i in group[:3])
         + (" …" if len(group) > 3 else "")
         for group in finding.groups[:3]
     ]

@@ -112,12 +112,13 @@ def _look_alike(
             if split != "train"
         ]
         level: Literal["error", "warning"] = "error" if max(shares) >= _LEAK and not identities else "warning"
-        text = f"{len(seen)} images of other splits look like training images (near-duplicates): the score would be too high"
+        count = _number(len(seen), "image of another split looks", "images of other splits look")
+        text = f"{count} like training images (near-duplicates): the score would be too high"
         yield Finding(level, text, tuple(leaks))
     if within:
         yield Finding(
             "note",
-            f"{len(within)} pairs of images within a split look the same (near-duplicates)",
+            f"{_number(len(within), 'pair')} of images within a split look the same (near-duplicates)",
             tuple(within),
         )
 
@@ -147,7 +148,8 @@ def _classes(sources: Mapping[str, Source], identities: bool) -> Iterator[Findin
         few = [train.class_names[k] for k in np.flatnonzero((counts > 0) & (counts < _FEW))]
         if few:
             listed = ", ".join(few[:5]) + (" …" if len(few) > 5 else "")
-            yield Finding("warning", f"{len(few)} classes have fewer than {_FEW} training images: {listed}")
+            count = _number(len(few), "class has", "classes have")
+            yield Finding("warning", f"{count} fewer than {_FEW} training images: {listed}")
         largest, smallest = counts.max(), counts[counts > 0].min()
         if largest >= _IMBALANCE * smallest:
             yield Finding(
@@ -167,10 +169,13 @@ def _sizes(facts: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Finding]:
     good = [(split, i, f) for split, of in facts.items() for i, f in enumerate(of) if not f.problem]
     tiny = [(s, i) for s, i, f in good if min(f.size) < _TINY]
     if tiny:
-        yield Finding("warning", f"{len(tiny)} images are smaller than {_TINY} pixels", (tuple(tiny[:20]),))
+        count = _number(len(tiny), "image is", "images are")
+        yield Finding("warning", f"{count} smaller than {_TINY} pixels", (tuple(tiny[:20]),))
     blank = [(s, i) for s, i, f in good if f.small is not None and float(f.small.std()) < 0.5]
     if blank:
-        yield Finding("warning", f"{len(blank)} images are of one colour", (tuple(blank[:20]),))
+        yield Finding(
+            "warning", f"{_number(len(blank), 'image is', 'images are')} of one colour", (tuple(blank[:20]),)
+        )
     modes: dict[str, int] = defaultdict(int)
     for _, _, f in good:
         modes[f.mode] += 1
@@ -208,5 +213,10 @@ def _name(sources: Mapping[str, Source], example: Example, labels: Mapping[str, 
     return sources[split].class_names[int(labels[split][i])]
 
 
+def _number(n: int, one: str, many: str = "") -> str:
+    """`1 image`, `2 images`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def _count(groups: Sequence[Sequence[Example]]) -> str:
-    return f"{len(groups)} image{'s are' if len(groups) > 1 else ' is'} there"
+    return _number(len(groups), "image is there", "images are there")

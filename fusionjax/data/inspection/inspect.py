@@ -116,7 +116,7 @@ def inspect(
         path,
         opened.data.source,
         identities,
-        datasets.notes(sources.values()) if hasattr(datasets, "notes") else (),
+        datasets.notes(sources.values()),
         {
             split: SplitFacts(
                 len(source), len(np.unique(source.labels)), sum(bool(f.problem) for f in facts[split])

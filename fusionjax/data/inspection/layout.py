@@ -10,8 +10,8 @@ from fusionjax.data.prepared import writer
 from fusionjax.errors import UserError
 
 MARKERS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "dukemtmc": (("bounding_box_train/*_c*_f*.jpg", "bounding_box_test", "query"),),
     "market1501": (("bounding_box_train", "bounding_box_test", "query"),),
-    "dukemtmc": (("bounding_box_train", "bounding_box_test", "query"),),
     "msmt17": (("list_train.txt", "list_query.txt", "list_gallery.txt"),),
     "veri776": (("image_train", "image_test", "image_query"),),
     "cub": (("images.txt", "image_class_labels.txt", "train_test_split.txt"),),
@@ -21,7 +21,7 @@ MARKERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("data/variants.txt", "data/images_variant_train.txt"),
     ),
 }
-"""Files and folders by which an official layout is recognised; any one of the tuples suffices."""
+"""Patterns of files and folders by which an official layout is recognised, in this order; one of the tuples suffices."""
 TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -46,15 +46,9 @@ def recognise(path: Path) -> writer.Preparation:
                 f"{path} is no manifest: name a folder, or a table that ends in {', '.join(TABLES)}"
             )
         return _open("manifest", path)
-    problem = None
     for name, layouts in MARKERS.items():
-        if any(all((path / marker).exists() for marker in markers) for markers in layouts):
-            try:
-                return _open(name, path)
-            except UserError as e:  # layouts that look alike differ in the names of the images
-                problem = problem or e
-    if problem is not None:
-        raise problem
+        if any(all(any(path.glob(marker)) for marker in markers) for markers in layouts):
+            return _open(name, path)
     tables = listing.files(path, TABLES)
     if not listing.folders(path) and len(tables) == 1:
         return _open("manifest", path / tables[0])
