@@ -89,6 +89,36 @@ class Trunk(NamedTuple):
     neck: nn.Module | None = None
 
 
+def mean_of_map(module: nn.Module, images: jax.Array, train: bool) -> jax.Array:
+    """The mean over the feature map (B, h, w, D) that a network returns: (B, D)."""
+    output, _ = module(images, train=train)
+    return output.mean((1, 2))
+
+
+def cells_of_map(module: nn.Module, images: jax.Array, train: bool) -> jax.Array:
+    """The cells of the feature map (B, h, w, D) that a network returns: (B, h·w, D)."""
+    output, _ = module(images, train=train)
+    return output.reshape(len(output), -1, output.shape[-1])
+
+
+class Encoder(NamedTuple):
+    """How a network encodes images without its classifier, for contrastive learning.
+
+    Attributes:
+        fields: of the module, to omit the classifier.
+        feature: (bound module, images, train) → one feature per image (B, D).
+        tokens: (bound module, images, train) → tokens (B, N, D); None for a network with more than one grid of tokens.
+    """
+
+    fields: Mapping[str, Any]
+    feature: Callable[[Any, jax.Array, bool], jax.Array] = mean_of_map
+    tokens: Callable[[Any, jax.Array, bool], jax.Array] | None = cells_of_map
+
+
+FEATURE_MAP = Encoder({"output": "tokens"})
+"""Of a network that returns its feature map."""
+
+
 class Shown(NamedTuple):
     """A map over the image that explains a prediction, for networks that provide one.
 
@@ -152,11 +182,10 @@ class Family:
         reads: fields of `config.model` that the family uses.
         spared: fields that it does not use but that may be set.
         configure: (config of the run, image_shape=(rows, columns), channels=C) → fields of the module.
-        headless: fields that omit the classifier, if the network can be an encoder for contrastive learning; else None.
+        encoder: how it encodes images without its classifier, if it can be an encoder for contrastive learning; else None.
         trunk: (name, features="", cut="", **fields) → `Trunk`, for a convolutional network.
         cuts: values of `cut` that `trunk` accepts, as for `config.model.train_trunk_from`.
         tokens: (name, image_size=…, features=…, dtype=…) → (module that returns (B, h, w, D), its grid), for a transformer.
-        one_map: whether it has exactly one grid of tokens.
         embeds: whether its CLS features can be used for re-identification (`methods.reid`).
         shown: a map that explains its predictions, in addition to those of the methods; None if there is none.
         grids: module → rows and columns of its position embeddings, or one pair per branch; None without such embeddings.
@@ -183,11 +212,10 @@ class Family:
     reads: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
     configure: Callable[..., dict[str, Any]] | None = None
-    headless: Mapping[str, Any] | None = None
+    encoder: Encoder | None = None
     trunk: Callable[..., Trunk] | None = None
     cuts: tuple[str, ...] = ()
     tokens: Callable[..., tuple[nn.Module, Grid]] | None = None
-    one_map: bool = True
     embeds: bool = False
     shown: Shown | None = None
     grids: Callable[[Any], Grid | Sequence[Grid] | None] = _own_grid

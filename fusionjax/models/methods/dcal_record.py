@@ -66,6 +66,6 @@ FAMILY = dataclasses.replace(
     published=published,
     reads=(*vit.FAMILY.reads, "ablation", "ratio", "glca_input", "partner_stream"),
     configure=configure,
-    headless=None,
+    encoder=None,
     tokens=None,
 )

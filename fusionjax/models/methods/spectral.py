@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from fusionjax.models import registry
 from fusionjax.models.attention import attention, merge_heads, split_heads
-from fusionjax.models.backbones.crossvit import CrossViT
 from fusionjax.models.backbones.efficientnet import EfficientNet
-from fusionjax.models.backbones.vit import ViT
+from fusionjax.models.backbones.record import FEATURE_MAP, Encoder
 from fusionjax.models.layers import INPUT_KERNEL, Dense, DType, LayerNorm
 from fusionjax.types import Array, Aux, PyTree
 from fusionjax.vectors import unit
@@ -134,8 +134,8 @@ class SpectralEncoder(nn.Module):
     """Computes one embedding per modality of an image.
 
     Attributes:
-        encoder: function from the number of input channels to an image backbone without a head: an `EfficientNet` or
-            `ResNet` with output "tokens", a `Cut`, or a `ViT` or `CrossViT` with num_classes 0.
+        encoder: function from the number of input channels to an image backbone without a head: of a family whose record
+            has an `encoder`, with the fields that this one names, or a `Cut`.
         modalities: (name, channel indices) of each modality; channels that are in none are not used.
         fusion: one of `FUSIONS`.
         projection: widths of the layers from the feature to the embedding, shared by the modalities.
@@ -289,21 +289,22 @@ def widened(
 def pooled(
     encoder: nn.Module, images: Float[Array, "batch rows columns channels"], train: bool
 ) -> Float[Array, "batch width"]:
-    """Computes one feature per image, (B, D) float32: CLS of a transformer, or the mean over a convolutional feature map."""
-    if isinstance(encoder, ViT):
-        return _vit(encoder, images, train)[:, 0].astype(jnp.float32)
-    output, _ = encoder(images, train=train)
-    return (output if isinstance(encoder, CrossViT) else output.mean((1, 2))).astype(jnp.float32)
+    """Computes one feature per image, (B, D) float32, as the record of the encoder's family says."""
+    return _record(encoder).feature(encoder, images, train).astype(jnp.float32)
 
 
 def token_map(
     encoder: nn.Module, images: Float[Array, "batch rows columns channels"], train: bool
 ) -> Float[Array, "batch tokens width"]:
-    """Computes the tokens of each image, (B, N, D): a transformer's patch tokens, or the cells of a feature map."""
-    if isinstance(encoder, ViT):
-        return _vit(encoder, images, train)[:, 1:]
-    output, _ = encoder(images, train=train)
-    return output.reshape(len(output), -1, output.shape[-1])
+    """Computes the tokens of each image, (B, N, D), as the record of the encoder's family says.
+
+    Raises:
+        ValueError: the encoder has more than one grid of tokens.
+    """
+    tokens = _record(encoder).tokens
+    if tokens is None:
+        raise ValueError(f"{type(encoder).__name__} has more than one grid of tokens")
+    return tokens(encoder, images, train)
 
 
 def of_modality(
@@ -344,11 +345,10 @@ def of_modality(
     return {**found, "params": jax.tree_util.tree_map_with_path(first, found["params"])}, tower
 
 
-def _vit(encoder: ViT, images: Array, train: bool) -> Array:
-    """Computes all tokens after the last normalisation, CLS first."""
-    x = encoder.embed(images, None, train=train)
-    x, _ = encoder.encode(x, attend=attention, train=train)
-    return encoder.norm(x)
+def _record(encoder: nn.Module) -> Encoder:
+    """How an encoder's family encodes images; a network of no family, such as a `Cut`, returns its feature map."""
+    family = registry.family_of(encoder)
+    return FEATURE_MAP if family is None or family.encoder is None else family.encoder
 
 
 def _flat(x: Array) -> Array:

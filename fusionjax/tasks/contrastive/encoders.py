@@ -38,10 +38,10 @@ def create(config: ConfigDict, modalities: Sequence[tuple[str, Sequence[int]]]) 
     """
     c, s = config.model, config.spectral
     family = registry.family(c.name)
-    if family.headless is None or c.trunk:
+    if family.encoder is None or c.trunk:
         allowed = "a plain image model without model.trunk; python -m fusionjax.models lists the names"
         raise impossible(config, "model.trunk" if c.trunk else "model.name", allowed)
-    if s.fusion == "attention" and not family.one_map:
+    if s.fusion == "attention" and family.encoder.tokens is None:
         raise impossible(config, "spectral.fusion", f"{c.name} has more than one feature map to query")
     if c.train_trunk_from and c.train_trunk_from not in family.cuts:
         raise impossible(config, "model.train_trunk_from", f"{c.name} is not cut: leave it empty")
@@ -140,10 +140,10 @@ def write(folder: Path, module: spectral.SpectralEncoder, variables: PyTree, nam
 
 def _backbone(config: ConfigDict, family: Family, width: int) -> nn.Module:
     c = config.model
-    if family.configure is None or family.headless is None:
+    if family.configure is None or family.encoder is None:
         raise ValueError(f"{family.name} has no encoder without a head")
     fields = family.configure(config, image_shape=image_shape(config.data), channels=width)
-    fields |= {"dtype": jnp.dtype(config.precision).type, **family.headless}
+    fields |= {"dtype": jnp.dtype(config.precision).type, **family.encoder.fields}
     if not c.train_trunk_from:
         return models.create(c.name, **fields)
     part = registry.trunk(c.name, cut=c.train_trunk_from, **fields)

@@ -12,6 +12,7 @@ from fusionjax.config import impossible
 from fusionjax.models.backbones.crossvit import NAMES, CrossViT, build
 from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
 from fusionjax.models.backbones.record import (
+    Encoder,
     Family,
     Grid,
     Layer,
@@ -152,8 +153,9 @@ FAMILY = Family(
     reference=reference,
     reads=("drop_path", "dropout", "remat", "crossvit"),
     configure=configure,
-    headless={"num_classes": 0},
-    one_map=False,
+    encoder=Encoder(
+        {"num_classes": 0}, feature=lambda module, images, train: module(images, train=train)[0], tokens=None
+    ),
     shown=Shown(
         capture=("fusion",),
         weights=_last_fusion,

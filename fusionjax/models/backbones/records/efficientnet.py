@@ -19,6 +19,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.backbones.efficientnet import CONFIGS, NAMES, EfficientNet, build
 from fusionjax.models.backbones.keys import KeyMap, flat_conv, headed, linear_rules, unit_rules
 from fusionjax.models.backbones.record import (
+    FEATURE_MAP,
     HALF,
     Family,
     Layer,
@@ -186,7 +187,7 @@ FAMILY = Family(
     former={"0.1": {f"efficientnet_lite{d}": f"tf_efficientnet_lite{d}" for d in "012"}},
     reads=("drop_path", "dropout", "remat"),
     configure=configure,
-    headless={"output": "tokens"},
+    encoder=FEATURE_MAP,
     trunk=trunk,
     cuts=("stride16",),
     # Counts depthwise convolutions as convolutions, not as sums of shifted images.

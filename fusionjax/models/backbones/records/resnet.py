@@ -8,6 +8,7 @@ import numpy as np
 from fusionjax.errors import UserError
 from fusionjax.models.backbones.keys import KeyMap, headed, linear_rules, unit_rules
 from fusionjax.models.backbones.record import (
+    FEATURE_MAP,
     HALF,
     Family,
     Layer,
@@ -105,6 +106,6 @@ FAMILY = Family(
     reference=reference,
     reads=("drop_path", "dropout", "remat"),
     configure=configure,
-    headless={"output": "tokens"},
+    encoder=FEATURE_MAP,
     trunk=trunk,
 )

@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 
 from fusionjax.errors import UserError
 from fusionjax.models import registry
+from fusionjax.models.attention import attention
 from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
 from fusionjax.models.backbones.record import (
     HALF,
+    Encoder,
     Family,
     Grid,
     Layer,
@@ -303,6 +305,13 @@ def _preprocessing(name: str) -> Preprocessing:
     return found if name.startswith("deit") else found._replace(mean=HALF, std=HALF)
 
 
+def _tokens(module: ViT, images: jax.Array, train: bool) -> jax.Array:
+    """All tokens after the last normalisation, CLS first: (B, 1 + N, D)."""
+    x = module.embed(images, None, train=train)
+    x, _ = module.encode(x, attend=attention, train=train)
+    return module.norm(x)
+
+
 FAMILY = Family(
     name="vit",
     names=tuple(CONFIGS),
@@ -323,7 +332,11 @@ FAMILY = Family(
     # Changing only the name of a DCAL config to a ViT must work, so fields that only DCAL uses may be set.
     spared=("ratio", "glca_input", "partner_stream"),
     configure=configure,
-    headless={"num_classes": 0},
+    encoder=Encoder(
+        {"num_classes": 0},
+        feature=lambda module, images, train: _tokens(module, images, train)[:, 0],
+        tokens=lambda module, images, train: _tokens(module, images, train)[:, 1:],
+    ),
     tokens=tokens,
     embeds=True,
     capture=("attention",),
