@@ -40,6 +40,11 @@ def unchecked():
 
 
 @pytest.fixture
+def libraries_warn(recwarn):
+    """For tests that train: Orbax and Grain warn about their own internals, which is no error of ours."""
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     """Seeded anew for every test."""
     return np.random.default_rng(0)

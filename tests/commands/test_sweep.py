@@ -19,12 +19,9 @@ from fusionjax.train import checkpoint, metrics
 from tests.support import process, sweep_config, sweep_runs, tiny
 from tests.support.sweep_runs import board, config, found, sweep
 
+pytestmark = pytest.mark.usefixtures("libraries_warn")
+
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 @pytest.fixture

@@ -22,12 +22,9 @@ from fusionjax.experiment.fingerprint import fingerprint
 from fusionjax.train import checkpoint, metrics
 from tests.support import tiny
 
+pytestmark = pytest.mark.usefixtures("libraries_warn")
+
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 @pytest.fixture(scope="module")

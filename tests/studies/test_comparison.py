@@ -18,10 +18,7 @@ from fusionjax.interpret import comparison_figures
 from fusionjax.studies import comparison
 from tests.support import process, tiny
 
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
+pytestmark = pytest.mark.usefixtures("libraries_warn")
 
 
 def hand_made(

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import soundfile
 
-from tests.support import sounds
+from tests.support import pictures, sounds
 
 CLASSES = ("blue", "green", "red")
 WORDS = ("a", "thing", "of", "colour", *CLASSES)
@@ -33,9 +33,7 @@ def write(root, *, per_class=12, images_missing=False):
         for i in range(per_class):
             key = f"{name}{i}"
             odd = ODD.get(key, "")
-            image = rng.integers(0, 120, (36, 40, 3), np.uint8)
-            image[:, :, k] += 100
-            cv2.imwrite(str(root / f"{key}.png"), image)
+            cv2.imwrite(str(root / f"{key}.png"), pictures.coloured(rng, k))
             samples = sounds.sine(HERTZ[k], 0.2 + 0.02 * i) + 0.01 * rng.standard_normal(
                 round(16_000 * (0.2 + 0.02 * i))
             )

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from fusionjax import config as base
+from tests.support.pictures import coloured
 
 CLASSES = ("blue", "green", "red")
 
@@ -36,7 +37,5 @@ def pictures(root, *, per_class=20, seed=0):
     for k, name in enumerate(CLASSES):
         (root / name).mkdir(parents=True)
         for i in range(per_class):
-            image = rng.integers(0, 120, (40, 48, 3), np.uint8)
-            image[:, :, k] += 100  # OpenCV writes BGR: class 0 is blue
-            cv2.imwrite(str(root / name / f"{i:03d}.png"), image)
+            cv2.imwrite(str(root / name / f"{i:03d}.png"), coloured(rng, k, (40, 48)))
     return root

@@ -4,7 +4,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from fusionjax.data.datasets import checks, reid_names
+from fusionjax.data.datasets import reid_names
 from fusionjax.data.source import FileSource
 from fusionjax.register import DatasetRecord
 
@@ -14,9 +14,9 @@ DUKE = reid_names.DataSet(
     identities={"train": 702, "query": 702, "gallery": 1110},  # gallery: with 408 distractors
     cameras=8,
 )
-FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 _NAME = re.compile(r"(\d+)_c(\d)(?!\d)")
 _LIKE = "0005_c2_f0046985.jpg"
+_PLACES = ("DukeMTMC-reID", "dukemtmc-reid", "dukemtmcreid")
 _GET = "DukeMTMC-reID; its authors withdrew it, so use a copy only where you may"
 
 
@@ -34,11 +34,8 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     Raises:
         UserError: see `datasets.create`.
     """
-    checks.split_is_one_of(DUKE.name, split, FOLDERS)
-    top = checks.root_folder(data.root, DUKE.name, _GET)
-    root = checks.inside(top, FOLDERS["train"], "DukeMTMC-reID", "dukemtmc-reid", "dukemtmcreid")
-    names = reid_names.jpegs(root, FOLDERS[split])
-    identities, cameras = zip(*(reid_names.parse(_NAME, name, _LIKE) for name in names), strict=True)
+    root, rows = reid_names.read_market_layout(data, DUKE, split, _NAME, _LIKE, places=_PLACES, get=_GET)
+    names, identities, cameras = zip(*rows, strict=True)
     return reid_names.build(DUKE, split, root, names, identities, cameras, check_counts=data.check_counts)
 
 

@@ -5,6 +5,7 @@ import re
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks, reid_names
+from fusionjax.data.datasets.reid_names import FOLDERS
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
@@ -15,12 +16,12 @@ MARKET = reid_names.DataSet(
     identities={"train": 751, "query": 750, "gallery": 751},  # gallery: with 0, the distractors
     cameras=6,
 )
-FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 GALLERY_FILES = 19732
 """Images in bounding_box_test, with those of identity −1."""
 JUNK, DISTRACTOR = -1, 0
 _NAME = re.compile(r"(-1|\d+)_c(\d)(?!\d)")
 _LIKE = "0002_c1s1_000451_03.jpg"
+_PLACES = ("Market-1501-v15.09.15", "Market-1501", "market1501")
 _GET = "Market-1501-v15.09.15.zip, from the authors' page"
 
 
@@ -40,16 +41,9 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     Raises:
         UserError: see `datasets.create`.
     """
-    checks.split_is_one_of(MARKET.name, split, FOLDERS)
-    top = checks.root_folder(data.root, MARKET.name, _GET)
-    root = checks.inside(top, FOLDERS["train"], "Market-1501-v15.09.15", "Market-1501", "market1501")
-    names = reid_names.jpegs(root, FOLDERS[split])
+    root, rows = reid_names.read_market_layout(data, MARKET, split, _NAME, _LIKE, places=_PLACES, get=_GET)
     if split == "gallery":
-        checks.count(
-            f"{MARKET.name}, files in {FOLDERS[split]}", len(names), GALLERY_FILES, data.check_counts
-        )
-    rows = [(name, *reid_names.parse(_NAME, name, _LIKE)) for name in names]
-    if split == "gallery":
+        checks.count(f"{MARKET.name}, files in {FOLDERS[split]}", len(rows), GALLERY_FILES, data.check_counts)
         rows = [row for row in rows if row[1] != JUNK]
     else:
         for name, identity, _ in rows:

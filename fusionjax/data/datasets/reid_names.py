@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
 from fusionjax.data.source import FileSource
@@ -72,6 +73,41 @@ def parse(pattern: re.Pattern[str], path: str, expected: str, where: str = "") -
     if max(map(len, found.groups())) > _DIGITS:
         raise UserError(f"{at}the name of image {path!r} has a number of more than {_DIGITS} digits")
     return int(found[1]), int(found[2])
+
+
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+"""Split → folder, in the layout that Market-1501 introduced and DukeMTMC-reID took over."""
+
+
+def read_market_layout(
+    data: ConfigDict,
+    data_set: DataSet,
+    split: str,
+    pattern: re.Pattern[str],
+    expected: str,
+    *,
+    places: Sequence[str],
+    get: str,
+) -> tuple[Path, list[tuple[str, int, int]]]:
+    """The images of a split in `FOLDERS`, in the order of their names.
+
+    Args:
+        data: `config.data`.
+        data_set: the data set.
+        split: a key of `FOLDERS`.
+        pattern, expected: of the file names, see `parse`.
+        places: names of the data set's folder, where `data.root` is its parent.
+        get: where the data set comes from, for a message.
+
+    Returns:
+        The data set's folder, and (path, identity, camera) of each image.
+
+    Raises:
+        UserError: an unknown split, a missing folder, or a name without identity and camera.
+    """
+    checks.split_is_one_of(data_set.name, split, FOLDERS)
+    root = checks.inside(checks.root_folder(data.root, data_set.name, get), FOLDERS["train"], *places)
+    return root, [(name, *parse(pattern, name, expected)) for name in jpegs(root, FOLDERS[split])]
 
 
 def build(

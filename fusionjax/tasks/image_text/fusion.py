@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
 from fusionjax.data.loading.auxiliary import Auxiliary
@@ -187,7 +188,7 @@ class FusionInputs:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FusionObjective:
-    """The mean loss of the examples.
+    """The mean loss of the examples, and a score of their predictions.
 
     Attributes:
         model, inputs: of the task.
@@ -201,9 +202,17 @@ class FusionObjective:
     def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
         """See `protocol.Objective`; `groups` is not read."""
         (output, _), new = self.model.train(variables, key, **self.inputs.arguments(batch, variables))
-        valid, label = batch["valid"], batch["label"]
-        loss = losses.masked_mean(self.example_loss(output, label), valid)
-        return loss, ({"accuracy": average(output.argmax(-1) == label, valid)}, new)
+        target, counted = self.target(batch)
+        loss = losses.masked_mean(self.example_loss(output, target), counted)
+        return loss, (self.metrics(output, batch), new)
+
+    def target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """What the examples should give, labels (B,) or shares (B, C), and whether each counts, (B,)."""
+        return batch["label"], batch["valid"]
+
+    def metrics(self, output: jax.Array, batch: Batch) -> dict[str, clu_metrics.Average]:
+        """Scores of the logits (B, C), by name."""
+        return {"accuracy": average(output.argmax(-1) == batch["label"], batch["valid"])}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

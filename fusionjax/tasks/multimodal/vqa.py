@@ -12,6 +12,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
 from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryGroup, AuxiliaryRows
@@ -27,13 +28,11 @@ from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.class_scorer import ClassScorer, Predict, headline, readable
 from fusionjax.tasks.base.image_inputs import ImageInputs
-from fusionjax.tasks.base.image_model import ImageModel
 from fusionjax.tasks.base.objectives import ExampleLoss, average, class_weights
 from fusionjax.tasks.base.protocol import (
     Batch,
     Evaluated,
     Facts,
-    LossOutput,
     Outputs,
     ReportFields,
     Say,
@@ -46,10 +45,10 @@ from fusionjax.tasks.image_text.fusion import (
     BASELINES,
     FusionExplanation,
     FusionInputs,
+    FusionObjective,
     FusionPredictor,
 )
 from fusionjax.tasks.image_text.text_inputs import TextInputs
-from fusionjax.train import losses
 
 VqaResults = Mapping[str, dict[str, vqa.Result]]
 """Split → "model" and, where the training questions are known, "prior"."""
@@ -131,29 +130,19 @@ class QuestionInputs(FusionInputs):
         return scores if found is None else AuxiliaryGroup(found, scores)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class VqaObjective:
-    """Cross-entropy with the answers' soft scores.
+class VqaObjective(FusionObjective):
+    """Cross-entropy with the answers' soft scores, "scores" (B, C) of a batch."""
 
-    Attributes:
-        model, inputs: of the task.
-        example_loss: (logits, shares) → (B,).
-    """
-
-    model: ImageModel
-    inputs: QuestionInputs
-    example_loss: ExampleLoss
-
-    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, *, groups: int) -> LossOutput:
-        """See `protocol.Objective`; reads "scores" (B, C), not `groups`."""
-        (output, _), new = self.model.train(variables, key, **self.inputs.arguments(batch, variables))
+    def target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """The scores as shares; an example counts where an answer is known."""
         scores = batch["scores"]
         total = scores.sum(1)
-        known = batch["valid"] * (total > 0)
-        target = scores / jnp.maximum(total, 1e-6)[:, None]
-        loss = losses.masked_mean(self.example_loss(output, target), known)
-        got = jnp.take_along_axis(scores, output.argmax(-1)[:, None], 1)[:, 0]
-        return loss, ({"vqa_accuracy": average(got, batch["valid"])}, new)
+        return scores / jnp.maximum(total, 1e-6)[:, None], batch["valid"] * (total > 0)
+
+    def metrics(self, output: jax.Array, batch: Batch) -> dict[str, clu_metrics.Average]:
+        """VQA v2's accuracy."""
+        got = jnp.take_along_axis(batch["scores"], output.argmax(-1)[:, None], 1)[:, 0]
+        return {"vqa_accuracy": average(got, batch["valid"])}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

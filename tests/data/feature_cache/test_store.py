@@ -15,6 +15,8 @@ from fusionjax.data.source import FileSource, Subset
 from fusionjax.data.unreadable import BadImages
 from fusionjax.experiment import trainer
 
+pytestmark = pytest.mark.usefixtures("libraries_warn")
+
 
 @pytest.fixture
 def source(tmp_path, rng):
@@ -101,11 +103,6 @@ def test_questions_share_the_features_of_their_image(source, opened):
     whole, part = opened(source), opened(Subset(source, np.asarray([3, 0, 3, 2])))
     np.testing.assert_array_equal(part[0][0], whole[0][0, [3, 0, 3, 2]])
     assert part[1][0].tolist() == [1, 1, 1, 0]
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 def test_cached_features_give_the_run_that_images_give(tmp_path):

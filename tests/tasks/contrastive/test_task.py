@@ -22,12 +22,10 @@ from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import checkpoint, contrastive, metrics
 from fusionjax.train.augment import multispectral as augmentation
+from tests.support import fields as fields_lib
 from tests.support import process, tiny_spectral
 
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
+pytestmark = pytest.mark.usefixtures("libraries_warn")
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +34,7 @@ def data(tmp_path_factory):
 
 
 def config(root, arg="", **fields):
-    c = tiny_spectral.get_config(f"root={root}{arg}")
-    for key, value in fields.items():
-        *sections, name = key.split("__")
-        target = c
-        for part in sections:
-            target = target[part]
-        target[name] = value
-    return c
+    return fields_lib.put(tiny_spectral.get_config(f"root={root}{arg}"), fields)
 
 
 @pytest.fixture(scope="module")

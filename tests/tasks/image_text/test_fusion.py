@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import fusionjax
-from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.data.text.texts import LEAK
 from fusionjax.errors import UserError
@@ -20,15 +19,12 @@ from fusionjax.models import registry
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text import text_inputs
 from tests.support import fields as fields_lib
-from tests.support import tiny_bert
+from tests.support import pictures, tiny_bert
+
+pytestmark = pytest.mark.usefixtures("libraries_warn")
 
 CLASSES = ("blue", "green", "red")
 WORDS = ["a", "leaf", "spot", "##s", "dark", "pale", "round", "long", "with", *CLASSES]
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +39,7 @@ def leaves(tmp_path_factory):
     lines = ["path,label,split,caption"]
     for k, name in enumerate(CLASSES):
         for i in range(14):
-            image = rng.integers(0, 120, (36, 40, 3), np.uint8)
-            image[:, :, k] += 100
-            cv2.imwrite(str(root / f"{name}{i}.png"), image)
+            cv2.imwrite(str(root / f"{name}{i}.png"), pictures.coloured(rng, k))
             split = "train" if i < 8 else "val" if i < 10 else "test"
             words = rng.choice(WORDS[:9], rng.integers(1, 7))
             lines.append(f"{name}{i}.png,{name},{split},{' '.join(words)}")
@@ -56,21 +50,10 @@ def leaves(tmp_path_factory):
 
 
 def settings(leaves, bert, **fields):
-    c = config_lib.default()
-    c.task = "fusion"
-    c.data.source, c.data.root, c.data.eval_splits = "manifest", str(leaves / "leaves.csv"), ("val", "test")
-    c.data.resize = c.data.image_size = 32
-    c.data.threads, c.data.prefetch, c.data.cache.passes = 2, 8, 2
-    c.data.cache.enabled = c.model.freeze_trunk = True
-    c.model.name, c.model.ablation, c.model.trunk = "fusion", "sa_only", "vit_shallow"
-    c.model.trunk_norm = True
-    c.model.width, c.model.depth, c.model.heads, c.model.dropout = 16, 1, 4, 0.1
-    c.text.encoder, c.text.max_tokens = str(bert), 16
+    c = fields_lib.frozen_encoders("fusion", "fusion", leaves / "leaves.csv", bert)
+    c.data.eval_splits, c.train.eval_every_epochs, c.model.depth = ("val", "test"), 1.0, 1
     if fields.get("text__kind", "instance") != "instance":
         c.text.descriptions = str(leaves / "texts.json")
-    c.train.batch_size, c.train.steps, c.train.log_every = 8, 6, 3
-    c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 3, 1.0, 8
-    c.optim.learning_rate, c.report.examples = 3e-3, 2
     return fields_lib.validated(c, fields)
 
 

@@ -24,7 +24,10 @@ from fusionjax.pretrained import encoders
 from fusionjax.tasks.base.protocol import Evaluated, Facts
 from fusionjax.tasks.image_text import common_space, prototype_start
 from tests.models.backbones import test_clip
-from tests.support import tiny_bert
+from tests.support import fields as fields_lib
+from tests.support import pictures, tiny_bert
+
+pytestmark = pytest.mark.usefixtures("libraries_warn")
 
 CLASSES = ("blue", "green", "red")
 WORDS = ["a", "leaf", "spot", "dark", "pale", *CLASSES]
@@ -34,11 +37,6 @@ DESCRIPTIONS = {
     "red": ["red", "a red spot", "red leaf"],
 }
 SPLITS = ["train"] * 8 + ["val"] * 3 + ["test"] * 3
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,9 +79,7 @@ def leaves(tmp_path_factory):
     rows = []
     for k, name in enumerate(CLASSES):
         for i, split in enumerate(SPLITS):
-            image = rng.integers(0, 120, (32, 32, 3), np.uint8)
-            image[:, :, k] += 100
-            cv2.imwrite(str(root / f"{name}{i}.png"), image)
+            cv2.imwrite(str(root / f"{name}{i}.png"), pictures.coloured(rng, k, (32, 32)))
             caption = f"a {('dark', 'pale')[i % 2]} {name} {('leaf', 'spot', 'leaf leaf')[i % 3]}"
             rows.append({"path": f"{name}{i}.png", "label": name, "split": split, "caption": caption})
     (root / "words.json").write_text(json.dumps(DESCRIPTIONS))
@@ -114,13 +110,7 @@ def config(manifest, bert, **fields):
     if fields.get("mvpdr__prompts") != "captions":
         c.text.descriptions = str(manifest.parent / "words.json")
     c.train.batch_size, c.train.epochs, c.evaluation.batch_size, c.report.enabled = 8, 0.0, 8, False
-    for key, value in fields.items():
-        *path, name = key.split("__")
-        target = c
-        for part in path:
-            target = target[part]
-        target[name] = value
-    return c
+    return fields_lib.put(c, fields)
 
 
 def unit(x):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fusionjax
-from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
@@ -18,12 +17,9 @@ from tests.support import fields as fields_lib
 from tests.support import modality_tree, tiny_bert
 from tests.support.modality_tree import CLASSES
 
+pytestmark = pytest.mark.usefixtures("libraries_warn")
+
 SUBSETS = ("image", "audio", "text", "image_audio", "image_text", "audio_text")
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +33,11 @@ def things(tmp_path_factory):
 
 
 def settings(manifest, bert, **fields):
-    c = config_lib.default()
-    c.task = "trimodal"
-    c.data.source, c.data.root, c.data.eval_splits = "manifest", str(manifest), ("test",)
-    c.data.resize = c.data.image_size = 32
-    c.data.threads, c.data.prefetch, c.data.cache.passes = 2, 8, 2
+    c = fields_lib.frozen_encoders("trimodal", "trimodal", manifest, bert)
     c.data.max_bad_fraction = 0.2
-    c.data.cache.enabled = c.model.freeze_trunk = c.model.trunk_norm = True
-    c.model.name, c.model.ablation, c.model.trunk = "trimodal", "sa_only", "vit_shallow"
-    c.model.width, c.model.heads, c.model.dropout = 16, 4, 0.1
     c.trimodal.hidden, c.trimodal.modality_dropout = 16, 0.3
-    c.text.encoder, c.text.max_tokens, c.text.allow_empty = str(bert), 16, True
+    c.text.allow_empty = True
     c.audio.seconds, c.audio.width, c.audio.depth, c.audio.heads = 0.4, 16, 1, 2
-    c.train.batch_size, c.train.steps, c.train.log_every = 8, 6, 3
-    c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 3, 0.0, 8
-    c.optim.learning_rate, c.report.examples = 3e-3, 2
     return fields_lib.validated(c, fields)
 
 

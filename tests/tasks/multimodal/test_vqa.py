@@ -22,16 +22,13 @@ from fusionjax.evaluation import vqa
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
 from tests.support import fields as fields_lib
-from tests.support import tiny_bert
+from tests.support import pictures, tiny_bert
+
+pytestmark = pytest.mark.usefixtures("libraries_warn")
 
 COLOURS = ("blue", "green", "red")
 QUESTIONS = ("what colour is it", "is it red")
 WORDS = ["what", "colour", "is", "it", *COLOURS]
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +43,7 @@ def asked(tmp_path_factory):
     lines = ["path,question,answers,question_type,split"]
     for k, name in enumerate(COLOURS):
         for i in range(9):
-            image = rng.integers(0, 120, (36, 40, 3), np.uint8)
-            image[:, :, k] += 100
-            cv2.imwrite(str(root / f"{name}{i}.png"), image)
+            cv2.imwrite(str(root / f"{name}{i}.png"), pictures.coloured(rng, k))
             split = "train" if i < 6 else "test"
             for q in QUESTIONS:
                 answer = name if q.startswith("what") else "yes" if q.endswith(name) else "no"
@@ -61,19 +56,12 @@ def asked(tmp_path_factory):
 
 
 def settings(manifest, bert, **fields):
-    c = config_lib.default()
-    c.task = "vqa"
-    c.data.source, c.data.root, c.data.eval_splits = "manifest", str(manifest), ("test",)
+    c = fields_lib.frozen_encoders("vqa", "fusion", manifest, bert)
     c.data.questions = "columns"
-    c.data.resize = c.data.image_size = 32
-    c.data.threads, c.data.prefetch, c.data.cache.passes = 2, 8, 2
-    c.data.cache.enabled = c.model.freeze_trunk = c.model.trunk_norm = True
-    c.model.name, c.model.ablation, c.model.trunk = "fusion", "sa_only", "vit_shallow"
-    c.model.width, c.model.depth, c.model.heads, c.model.dropout = 32, 1, 4, 0.0
-    c.text.encoder, c.text.max_tokens = str(bert), 16
+    c.model.width, c.model.depth, c.model.dropout = 32, 1, 0.0
     c.train.batch_size, c.train.steps, c.train.log_every = 24, 120, 60
-    c.train.checkpoint_every, c.train.eval_every_epochs, c.evaluation.batch_size = 120, 0.0, 24
-    c.optim.learning_rate, c.report.examples = 3e-3, 2
+    c.train.checkpoint_every = 120
+    c.evaluation.batch_size = 24
     return fields_lib.validated(c, fields)
 
 

@@ -26,12 +26,9 @@ from fusionjax.vectors import unit
 from tests.support import fields as fields_lib
 from tests.support import trees
 
+pytestmark = pytest.mark.usefixtures("libraries_warn")
+
 IDS = ("3", "5", "8", "9")
-
-
-@pytest.fixture(autouse=True)
-def libraries_warn(recwarn):
-    """Orbax and Grain warn about their own internals; ours are errors elsewhere."""
 
 
 def settings(root="", **fields):
