@@ -110,3 +110,10 @@ def test_import_is_cheap():
     program = "import time; t = time.perf_counter(); import fusionjax; assert time.perf_counter() - t < 1; import sys; " \
               "assert 'jax' not in sys.modules and 'tensorflow' not in sys.modules"  # fmt: skip
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_records_of_tasks_and_data_sets_are_light():
+    program = "import sys; import fusionjax.config; from fusionjax import register; config = fusionjax.config.default(); " \
+              "list(register.tasks.records()); list(register.datasets.records()); " \
+              "assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"  # fmt: skip
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -1,9 +1,9 @@
 """A data set written by `python -m fusionjax.prepare`: encoded images in ArrayRecord files, read by index."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from grain.sources import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
 from fusionjax.data.datasets import checks
@@ -12,6 +12,9 @@ from fusionjax.data.prepared import records
 from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
+
+if TYPE_CHECKING:
+    from grain.sources import ArrayRecordDataSource
 
 _GET = "python -m fusionjax.prepare writes it"
 
@@ -83,8 +86,10 @@ def create(data: ConfigDict, split: str, *, seed: int) -> PreparedSource:
     return PreparedSource(folder, content, split, max_pixels=data.max_pixels)
 
 
-def _store(folder: Path, content: records.Index) -> ArrayRecordDataSource:
+def _store(folder: Path, content: records.Index) -> "ArrayRecordDataSource":
     """The records of all files, in the order of the index."""
+    from grain.sources import ArrayRecordDataSource  # imports jax
+
     paths = [str(folder / file["name"]) for file in content["files"]]
     try:
         store = ArrayRecordDataSource(paths)
