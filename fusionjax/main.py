@@ -31,6 +31,8 @@ def main(options: Namespace) -> None:
     trainer.enable_compilation_cache()
     run = trainer.Experiment(config, Path(options.workdir or "."))
     if options.check:
+        if options.workdir:
+            run.check_folder()
         print(run.describe())
         return
     summary = run.train()

@@ -44,6 +44,11 @@ def add(parser: ArgumentParser) -> None:
         metavar="X",
         help="unreadable share of a split above which nothing is written",
     )
+    parser.add_argument(
+        "--allow_outside",
+        action="store_true",
+        help="copy images outside of --root too: absolute paths, .., links",
+    )
     parser.add_argument("--overwrite", action="store_true", help="prepare a finished --out again")
     parser.add_argument(
         "--verify", action="store_true", help="compare the sha256 of every file of --out; write nothing"
@@ -74,7 +79,11 @@ def main(options: Namespace) -> None:
     if not options.root:
         raise UserError(f"--root is missing: name the folder of {source}")
     try:
-        work = writer.Preparation(_data(options), seed=options.seed, wanted=options.splits)
+        work = writer.Preparation(
+            _data(options), seed=options.seed, wanted=options.splits, allow_outside=options.allow_outside
+        )
+        for line in work.notes:
+            print(line)
         rows = work.check() if out is None else work.write(out, shards=options.shards)
     except UserError as e:  # the readers name fields of the config, which are flags here
         raise UserError(str(e).replace("config.data.", "--")) from None

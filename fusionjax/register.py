@@ -181,12 +181,14 @@ class DatasetRecord:
         create: (config.data, split, seed=…) → `fusionjax.data.source.Source`.
         reads: fields of `config.data` that it reads beyond those that every data set reads, e.g. ("root", "renderings").
         check: raises a UserError where the config cannot be: the data set's own rules.
+        lists_folders: whether it takes all folders below the root for data, so that nothing else may be written there.
     """
 
     name: str
     create: Callable[..., Any]
     reads: tuple[str, ...] = ("root",)
     check: Callable[[ConfigDict], None] = _no_rules
+    lists_folders: bool = False
 
 
 tasks: Registry[TaskRecord] = Registry(

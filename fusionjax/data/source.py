@@ -190,3 +190,13 @@ def find_attribute(source: object, name: str) -> Any:
             return found
         source = getattr(source, "source", None)
     return None
+
+
+def files_of(source: Source) -> list[Path | None]:
+    """The file of each example, None for one without; empty for a source that reads no files."""
+    if isinstance(source, ByIdentity):
+        return files_of(source.source)
+    if isinstance(source, Subset):
+        whole = files_of(source.source)
+        return [whole[i] for i in source.indices.tolist()] if whole else []
+    return [source.file(i) for i in range(len(source))] if isinstance(source, FileSource) else []

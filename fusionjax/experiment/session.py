@@ -205,7 +205,7 @@ def _export(
             baselines=baselines,
             seconds=summary["seconds"],
             parameters=run_report.count_parameters(final),
-            warnings=[*warnings, *session.feed.warnings()],
+            warnings=[*warnings, *experiment.notes, *session.feed.warnings()],
             fields=fields,
         )
         experiment.say(f"report: {page}")

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import files, tasks
 from fusionjax.data import datasets
+from fusionjax.data.datasets import duplicates
 from fusionjax.data.feature_cache import store
 from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
@@ -55,6 +56,7 @@ class Experiment:
     Attributes:
         source, eval_sources: training source, and evaluation source by split.
         task: see `fusionjax.tasks.base.protocol`.
+        notes: what the readers decided (which folder is which split), and files with the same content; one line each.
         steps, steps_per_epoch: updates in all, and batches per epoch (not a whole number in general).
     """
 
@@ -68,6 +70,8 @@ class Experiment:
             split: datasets.create(data, split, seed=config.seed) for split in data.eval_splits
         }
         resources.check_batches(config, self._abstract_image())
+        splits = {**self.eval_sources, data.train_split: self.source}
+        self.notes = (*datasets.notes(splits.values()), *duplicates.notes(splits, data.train_split))
         self.weights = model_factory.read_weights(config)
         self.task = tasks.create(
             config, Facts(tuple(self.source.class_names), self.source, self.eval_sources)
@@ -123,7 +127,13 @@ class Experiment:
         jax.eval_shape(self.train_step(optimizer, 1), current, self.abstract_batch())
         table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
         images = ", ".join(f"{len(v)} {k}" for k, v in {"training": self.source, **self.eval_sources}.items())
-        return f"{table}\n{images} images; {self.steps} steps of {self.config.train.batch_size}"
+        notes = "".join(f"{line}\n" for line in self.notes)
+        return f"{table}\n{notes}{images} images; {self.steps} steps of {self.config.train.batch_size}"
+
+    def check_folder(self) -> None:
+        """Raises UserError where what the run writes would be read as data."""
+        datasets.outside_root(self.folder, self.config.data, "--workdir")
+        datasets.outside_root(self.cache_folder, self.config.data, "config.data.cache.folder")
 
     # -- building blocks ------------------------------------------------------------------------------------------------
 
@@ -191,6 +201,9 @@ class Experiment:
                 are all damaged.
         """
         c = self.config
+        self.check_folder()
+        for line in self.notes:
+            self.say(line)
         facts = fingerprint(self.source, self.eval_sources, self.task.inputs, self.steps)
         mesh = mesh_lib.create(c.train.batch_size)
         self._check_devices(mesh.size)

@@ -1,6 +1,7 @@
 """The readers of data sets, one module each with its record; `fusionjax.register.datasets` imports them on demand."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -8,6 +9,7 @@ from fusionjax import register
 from fusionjax.data.sampling.class_selection import SelectedClasses
 from fusionjax.data.source import ByIdentity, Source, find_attribute
 from fusionjax.data.vqa.source import question_source
+from fusionjax.errors import UserError
 
 
 def create(data: ConfigDict, split: str, *, seed: int) -> Source:
@@ -35,6 +37,24 @@ def create(data: ConfigDict, split: str, *, seed: int) -> Source:
 def notes(sources: Iterable[Source]) -> tuple[str, ...]:
     """What the readers of some splits decided and a user should know, each line once."""
     return tuple(dict.fromkeys(line for source in sources for line in find_attribute(source, "notes") or ()))
+
+
+def outside_root(folder: Path, data: ConfigDict, option: str) -> None:
+    """Raises UserError where a folder to be written is the root of the data, or lies within it, and would be read as data.
+
+    Args:
+        folder: the folder.
+        data: `config.data`.
+        option: what names the folder, for the message.
+    """
+    if not data.root or not register.datasets.get(data.source).lists_folders:
+        return
+    root = Path(data.root).expanduser()
+    if root.is_dir() and folder.expanduser().resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{option}={folder} lies within config.data.root={data.root}, where its folders would be read as classes; name "
+            "another folder"
+        )
 
 
 def _pictures(data: ConfigDict, seed: int) -> Source:

@@ -6,7 +6,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fusionjax import files
+from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -149,6 +152,26 @@ def _alike(base: str, present: Iterable[str]) -> str:
 
     found = sorted(name for name in present if folded(name) == folded(base))
     return f"; the folder has {found[0]!a}" if found else ""
+
+
+def two_classes(source: Source) -> None:
+    """Raises UserError where a data set has one class: every accuracy would be 1."""
+    names = source.class_names
+    if len(names) < 2:
+        have = f"one class, {names[0]!r}" if names else "no class"
+        raise UserError(
+            f"{source.name} has {have}, and two or more are needed: check config.data.root, and the labels"
+        )
+
+
+def trains_two_classes(source: Source) -> None:
+    """As `two_classes` for the training split, whose examples must be of two classes or more."""
+    two_classes(source)
+    if len(source) and len(used := np.unique(source.labels)) < 2:
+        raise UserError(
+            f"every example of split {source.split!r} of {source.name} is of class {source.class_names[used[0]]!r}, and "
+            "training needs two classes or more: check the labels of this split"
+        )
 
 
 def count(what: str, found: int, expected: int, enabled: bool) -> None:

@@ -176,4 +176,4 @@ def _check_inside(root: Path, top: str, images: Sequence[str], classes: dict[str
         )
 
 
-RECORD = DatasetRecord("folder", create, reads=("root", "fractions"))
+RECORD = DatasetRecord("folder", create, reads=("root", "fractions"), lists_folders=True)

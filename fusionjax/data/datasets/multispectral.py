@@ -190,4 +190,4 @@ def _check(where: Path, given: files.Format, channels: ChannelMap, max_pixels: i
         )
 
 
-RECORD = DatasetRecord("multispectral", create, reads=("root", "fractions"))
+RECORD = DatasetRecord("multispectral", create, reads=("root", "fractions"), lists_folders=True)

@@ -40,6 +40,7 @@ class PreparedSource:
         self.names = entry["names"]
         self.columns = {key: records.column(value) for key, value in entry["columns"].items()}
         self._records = np.asarray(entry["records"], np.int64)
+        self._unreadable = content["unreadable"]
         self._rows, self._max_pixels = content["bottom_rows_removed"], max_pixels
         self._store = _store(folder, content)
 
@@ -50,8 +51,10 @@ class PreparedSource:
         """The bytes of the original file; where the original reader removes rows at the bottom, the remaining image.
 
         Raises:
-            DecodeError: the record is damaged.
+            DecodeError: the record is damaged, or the image could not be decoded when it was prepared.
         """
+        if self.names[i] in self._unreadable:
+            raise DecodeError(self._unreadable[self.names[i]])
         try:
             encoded = self._store[int(self._records[i])]
         except Exception as e:  # the library raises several types on damage

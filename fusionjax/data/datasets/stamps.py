@@ -246,4 +246,5 @@ RECORD = DatasetRecord(
     create,
     reads=("root", "fractions", "resize", "languages", "audio_languages", "sound"),
     check=_check,
+    lists_folders=True,
 )

@@ -15,10 +15,12 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired  # pydantic needs these below Python 3.12
 
 import numpy as np
+import pydantic
 from array_record.python.array_record_module import ArrayRecordWriter
+from typing_extensions import TypedDict
 
 from fusionjax import files
 from fusionjax._version import __version__
@@ -93,6 +95,9 @@ class Index(Content):
     digest: str
 
 
+_TYPES = pydantic.TypeAdapter(Index)
+
+
 def read_index(folder: Path, asked: str) -> Index:
     """Reads the index of a prepared data set, and checks its digest and the presence and size of every file.
 
@@ -108,7 +113,7 @@ def read_index(folder: Path, asked: str) -> Index:
     """
     path = folder / INDEX
     try:
-        content: Index = json.loads(path.read_text(encoding="ascii"))
+        content: Index = json.loads(files.read_bytes(path).decode("ascii"))
         if content["format"] != _FORMAT:
             raise KeyError("format")
         version = content["version"]
@@ -116,12 +121,20 @@ def read_index(folder: Path, asked: str) -> Index:
         raise UserError(
             f"{asked} holds no prepared data set: {path} is missing (python -m fusionjax.prepare writes it)"
         ) from None
-    except (ValueError, KeyError, TypeError) as e:
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror or e}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise UserError(f"{path} is damaged ({type(e).__name__}: {e}); {_ANEW}") from None
     if version != VERSION:
         raise UserError(f"{path} has version {version}, this fusionjax reads version {VERSION}; {_ANEW}")
     if content.get("digest") != _digest({k: v for k, v in content.items() if k != "digest"}):
         raise UserError(f"{path} is damaged: its content does not match its digest; {_ANEW}")
+    try:
+        _TYPES.validate_python(content, strict=True)
+    except pydantic.ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged: {where}: {first['msg']}; {_ANEW}") from None
     for file in content["files"]:
         if not _OURS.fullmatch(file["name"]):
             raise UserError(f"{path} names {file['name']!r}, which prepare does not write; {_ANEW}")
@@ -129,7 +142,31 @@ def read_index(folder: Path, asked: str) -> Index:
         if found != file["bytes"]:
             size = "is missing" if found is None else f"has {found:,} bytes instead of {file['bytes']:,}"
             raise UserError(f"{folder / file['name']} {size}; {_ANEW}")
+    wrong = _wrong(content)
+    if wrong:
+        raise UserError(f"{path} is damaged: {wrong}; {_ANEW}")
     return content
+
+
+def _wrong(content: Index) -> str:
+    """What an index of the right types holds that `commit` never writes: labels without a class, columns of other lengths."""
+    total = sum(file["records"] for file in content["files"])
+    for split, entry in content["splits"].items():
+        size, where = len(entry["names"]), f"split {split!r}"
+        numbers = {"labels": entry["labels"], "records": entry["records"]}
+        lengths = {**numbers, **{f"column {k}": c["values"] for k, c in entry["columns"].items()}}
+        for name, values in lengths.items():
+            if len(values) != size:
+                return f"{where} has {len(values)} values of {name} for {size} names"
+        for name, limit in (("labels", len(entry["class_names"])), ("records", total)):
+            beyond = [v for v in numbers[name] if not 0 <= v < limit]
+            if beyond:
+                return f"{where} has {beyond[0]} among its {name}, which count from 0 to {limit - 1}"
+        for name, column in entry["columns"].items():
+            kind, limit = (int, 2**63) if column["type"] == "int64" else (str, 0)
+            if any(type(v) is not kind or (limit and not -limit <= v < limit) for v in column["values"]):
+                return f"{where} has values in column {name} that are not {column['type']}"
+    return ""
 
 
 def verify(folder: Path, content: Index) -> None:

@@ -1,6 +1,7 @@
 """Checks a data set image by image, and writes it as ArrayRecord files."""
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import files
 from fusionjax.data import datasets
-from fusionjax.data.datasets import checks, manifest
+from fusionjax.data.datasets import checks, duplicates, manifest
 from fusionjax.data.datasets import folder as folder_source
 from fusionjax.data.image.decode import decode
 from fusionjax.data.prepared import records
@@ -66,20 +67,37 @@ class Preparation:
             read, and the fields of the data set.
         seed: seed of the splits where there are no official ones.
         wanted: names of the splits; () for all.
+        allow_outside: copy images that lie outside of the root, by an absolute path, by ".." or by a link.
 
     Raises:
-        UserError: the data set cannot be prepared, or its reader raises.
+        UserError: the data set cannot be prepared, or its reader raises; an image outside of the root.
+
+    Attributes:
+        notes: what the readers decided, and what was found: files with the same content under different labels.
     """
 
-    def __init__(self, data: ConfigDict, *, seed: int, wanted: Sequence[str] = ()):
+    def __init__(
+        self, data: ConfigDict, *, seed: int, wanted: Sequence[str] = (), allow_outside: bool = False
+    ):
         if data.source not in SPLITS:
             raise UserError(f"data set {data.source!r} cannot be prepared; allowed are {', '.join(SPLITS)}")
+        chosen = tuple(wanted) or SPLITS[data.source] or _found(data)
+        data = data.copy_and_resolve_references()
+        data.eval_splits = chosen  # each split is asked for by its own name
         self.data = data
         self.sources: dict[str, FileSource] = {}
-        for split in tuple(wanted) or SPLITS[data.source] or _found(data):
+        for split in chosen:
             source = datasets.create(data, split, seed=seed)
             assert isinstance(source, FileSource)  # of all data sets in SPLITS
+            if not {"identity", "question"} & source.columns.keys():
+                checks.two_classes(source)
+            if not allow_outside:
+                _stays_inside(source)
             self.sources[split] = source
+        self.notes = (
+            *datasets.notes(self.sources.values()),
+            *duplicates.notes(self.sources, "train", most=None),
+        )
         self.made: records.Made = {
             "root": str(Path(data.root).expanduser().resolve()),
             "source": data.source,
@@ -110,6 +128,8 @@ class Preparation:
     def write(self, folder: Path, *, shards: int = 1) -> list[Row]:
         """Checks the data set as `check` does, and writes it; files are stored unchanged, an image of several splits once.
 
+        Of an image that cannot be decoded, the name and the reason are stored, not the content.
+
         Args:
             folder: see `records.writing`; its data set is replaced atomically, or kept if this fails.
             shards: number of files per split.
@@ -120,10 +140,7 @@ class Preparation:
         Raises:
             UserError: as `check` and `records.writing`.
         """
-        if self.data.source == "folder" and folder.resolve().is_relative_to(Path(self.data.root).resolve()):
-            raise UserError(
-                f"--out={folder} lies within --root, where it would be read as a class; name another folder"
-            )
+        datasets.outside_root(folder, self.data, "--out")
         with records.writing(folder):
             return self._pass(folder, shards)
 
@@ -194,7 +211,8 @@ class Preparation:
         try:
             decode(encoded, self.data.max_pixels, self.data.value_range)
         except (DecodeError, MemoryError, OSError) as e:
-            return encoded, why_unreadable(e, source.names[i])
+            # Nothing of it is stored: what does not decode may be any file of this machine that a manifest names.
+            return b"", why_unreadable(e, source.names[i])
         return encoded, ""
 
     def _note(
@@ -257,6 +275,23 @@ def same_request(folder: Path, content: records.Index, made: Mapping[str, object
             raise UserError(
                 f"--out={folder} was prepared with {key}={earlier.get(key)!r}, not {value!r}; name another folder, or add "
                 "--overwrite"
+            )
+
+
+def _stays_inside(source: FileSource) -> None:
+    """Raises UserError where an image lies outside of the root: preparing would copy any file that a manifest names."""
+    root = os.path.realpath(source.root)
+    folders: dict[str, str] = {}  # most images share theirs
+    for name in source.names:
+        path = os.path.join(source.root, name)
+        folder, base = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        real = os.path.join(folders[folder], base)
+        real = os.path.realpath(real) if os.path.islink(real) else real
+        if not Path(real).is_relative_to(root):
+            raise UserError(
+                f"image {path} is {real}, outside of {root}, and would be copied; --allow_outside accepts such images"
             )
 
 

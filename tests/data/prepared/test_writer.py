@@ -192,7 +192,9 @@ def test_unreadable_images_are_named_and_kept(damaged, tmp_path, caplog):
     assert row.unreadable == 2 and list(work.unreadable) == ["ash/03.jpg", "beech/07.jpg"]
     assert sum("unreadable image" in r.getMessage() for r in caplog.records) == 2
     source, bad = reopened(tmp_path / "out", "train"), BadImages()
-    assert source.load(3) == b"not an image"
+    with pytest.raises(DecodeError, match="it is not an image of a known format"):
+        source.load(3)
+    assert b"not an image" not in b"".join(p.read_bytes() for p in (tmp_path / "out").glob("*.arrayrecord"))
     data = settings("prepared", tmp_path / "out", resize=16, image_size=16, max_bad_fraction=1.0)
     (batch,) = pipeline.eval_batches(source, data, batch_size=20, bad=bad)
     assert set(bad.names) == {"ash/03.jpg", "beech/07.jpg"}
@@ -315,7 +317,7 @@ def test_folders_that_cannot_be_written(finished, tmp_path):
     fails("holds other files .* name an empty or a new folder", prepare, "folder", root, tmp_path)
     fails("is a file; name a folder", prepare, "folder", root, finished / "index.json")
     fails("is a file; name a folder", prepare, "folder", root, finished / "index.json" / "x")
-    fails("lies within --root", prepare, "folder", root, root / "out")
+    fails("lies within config.data.root=", prepare, "folder", root, root / "out")
     with records.writing(finished):
         fails("is in use: another process prepares a data set there", prepare, "folder", root, finished)
     assert not (root / "out").exists()
@@ -381,3 +383,101 @@ def test_a_column_of_another_type_is_refused(tmp_path):
     work.sources["query"].columns["weight"] = np.ones(2, np.float32)
     fails("column 'weight' of type float32 cannot be prepared", work.write, tmp_path / "out")
     assert os.listdir(tmp_path / "out") == [".lock"]
+
+
+# --- what the index must hold, and what must not be copied
+
+
+def rewritten(out: Path, change) -> None:
+    """The index with a change, and with a digest that fits."""
+    index = json.loads((out / "index.json").read_text())
+    change(index)
+    index["digest"] = records._digest({k: v for k, v in index.items() if k != "digest"})
+    (out / "index.json").write_text(json.dumps(index))
+
+
+WRONG = {
+    "split 'train' has -1 among its labels, which count from 0 to 2": lambda i, t: t["labels"].__setitem__(
+        0, -1
+    ),
+    "split 'train' has 3 among its labels": lambda i, t: t["labels"].__setitem__(0, 3),
+    "split 'train' has 7 values of labels for 8 names": lambda i, t: t["labels"].pop(),
+    r"splits.train.labels.0: Input should be a valid integer": lambda i, t: t["labels"].__setitem__(0, "1"),
+    r"splits.train.class_names: Input should be a valid list": lambda i, t: t.update(class_names="abc"),
+    r"files: Field required": lambda i, t: i.pop("files"),
+    r"bottom_rows_removed: Input should be a valid integer": lambda i, t: i.update(bottom_rows_removed="2"),
+    "split 'train' has 12 among its records, which count from 0 to 11": lambda i, t: t["records"].__setitem__(
+        0, 12
+    ),
+    "values in column c that are not int64": lambda i, t: t["columns"].update(
+        c={"type": "int64", "values": [2**63] * 8}
+    ),
+    "2 values of column c for 8 names": lambda i, t: t["columns"].update(
+        c={"type": "text", "values": ["a", "b"]}
+    ),
+}
+
+
+@pytest.mark.parametrize("match", WRONG)
+def test_an_index_that_prepare_does_not_write_is_refused(finished, match):
+    rewritten(finished, lambda index: WRONG[match](index, index["splits"]["train"]))
+    fails(f"index.json is damaged: .*{match}.*prepare it again", reopened, finished, "train")
+
+
+def test_an_index_nested_without_end(finished):
+    (finished / "index.json").write_text("[" * 100_000)
+    fails("index.json is damaged", reopened, finished, "train")
+
+
+def test_only_what_lies_below_the_root_is_copied(tmp_path):
+    trees.folder(tmp_path / "root", ("ash", "beech"), images=2)
+    trees.jpeg(tmp_path / "elsewhere" / "a.jpg")
+    (tmp_path / "secret.txt").write_text("not for others")
+    (tmp_path / "root" / "link.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
+    (tmp_path / "root" / "more").symlink_to(tmp_path / "elsewhere")
+    outside = (
+        "../elsewhere/a.jpg",
+        str(tmp_path / "elsewhere" / "a.jpg"),
+        "link.jpg",
+        "more/a.jpg",
+        "../secret.txt",
+    )
+    path = tmp_path / "root" / "list.csv"
+    for name in outside:
+        path.write_text(f"path,label,split\n{name},x,train\nash/00.jpg,y,train\n")
+        fails(
+            "outside of .*, and would be copied; --allow_outside", prepare, "manifest", path, tmp_path / "out"
+        )
+    work = writer.Preparation(settings("manifest", path, max_bad_fraction=0.5), seed=0, allow_outside=True)
+    work.write(tmp_path / "out")
+    stored = b"".join(p.read_bytes() for p in (tmp_path / "out").glob("*.arrayrecord"))
+    assert b"not for others" not in stored  # it is no image
+    path.write_text(f"path,label,split\n{outside[0]},x,train\nash/00.jpg,y,train\n")
+    writer.Preparation(settings("manifest", path), seed=0, allow_outside=True).write(tmp_path / "out2")
+    assert reopened(tmp_path / "out2", "train").load(0) == (tmp_path / "elsewhere" / "a.jpg").read_bytes()
+    # A root that is itself a link, and paths inside of it, are not outside.
+    (tmp_path / "alias").symlink_to(tmp_path / "root")
+    path.write_text("path,label,split\nash/../ash/01.jpg,x,train\nash/00.jpg,y,train\n")
+    prepare("manifest", tmp_path / "alias" / "list.csv", tmp_path / "out3")
+
+
+def test_splits_of_any_spelling_are_prepared_by_their_usual_names(tmp_path):
+    for name in ("Training", "Testing"):
+        trees.folder(tmp_path / "d" / name, ("ash", "beech"), images=2)
+    work = writer.Preparation(settings("folder", tmp_path / "d"), seed=0)
+    assert list(work.sources) == ["train", "test"]
+    assert work.notes[0] == f"split 'train' is the folder {tmp_path / 'd' / 'Training'}"
+
+
+def test_one_class_is_not_prepared(tmp_path):
+    trees.folder(tmp_path, ("ash",), images=4)
+    path = tmp_path / "list.csv"
+    path.write_text("path,label\n" + "".join(f"ash/0{i}.jpg,x\n" for i in range(4)))
+    fails(
+        "list has one class, 'x', and two or more are needed",
+        writer.Preparation,
+        settings("manifest", path),
+        seed=0,
+    )
+    path.write_text("path,label,identity\n" + "".join(f"ash/0{i}.jpg,x,{i}\n" for i in range(4)))
+    assert writer.Preparation(settings("manifest", path), seed=0).sources
