@@ -94,7 +94,9 @@ def test_splits_below_the_classes(tmp_path):
 
 def test_a_root_one_level_too_high(tmp_path):
     tree(tmp_path, ("PlantVillage",))
-    match = "has one class folder, 'PlantVillage', .*PlantVillage has 3 folders of images: set config.data.root="
+    match = (
+        "has one class folder, 'PlantVillage', .*PlantVillage has 3 folders of images: set config.data.root="
+    )
     fails(f"{match}'{tmp_path}/PlantVillage'", tmp_path)
     tree(tmp_path / "deep" / "a", ("b",))
     fails("deep/a/b has 3 folders of images", tmp_path / "deep")
