@@ -162,10 +162,13 @@ def _wrong(content: Index) -> str:
             beyond = [v for v in numbers[name] if not 0 <= v < limit]
             if beyond:
                 return f"{where} has {beyond[0]} among its {name}, which count from 0 to {limit - 1}"
-        for name, column in entry["columns"].items():
-            kind, limit = (int, 2**63) if column["type"] == "int64" else (str, 0)
-            if any(type(v) is not kind or (limit and not -limit <= v < limit) for v in column["values"]):
-                return f"{where} has values in column {name} that are not {column['type']}"
+        for key, own in entry["columns"].items():
+            if own["type"] == "int64":
+                fits = all(type(v) is int and -(2**63) <= v < 2**63 for v in own["values"])
+            else:
+                fits = all(isinstance(v, str) for v in own["values"])
+            if not fits:
+                return f"{where} has values in column {key} that are not {own['type']}"
     return ""
 
 
