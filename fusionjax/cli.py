@@ -1,6 +1,8 @@
 """How every command runs and ends: one-line messages for user errors, signals, exit codes."""
 
+import codecs
 import errno
+import io
 import logging
 import os
 import re
@@ -8,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import absl.logging
@@ -25,7 +27,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     """Parses the arguments, runs a command and leaves the process.
 
     Exit codes: 0 done, 1 done in part (the command says which), 2 a mistake of the user (one line on stderr, after a
-    traceback with -v), 130 interrupted.
+    traceback with -v), 141 the reader of the output has gone (`| head`), 130 interrupted.
 
     Args:
         command: to run.
@@ -36,7 +38,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     _quiet()
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = command.main(arguments.parse(command, argv)) or 0
+        code = _printed(lambda: command.main(arguments.parse(command, argv)) or 0)
     except UserError as e:
         if verbose:
             traceback.print_exc()
@@ -70,6 +72,35 @@ def _interrupted() -> NoReturn:
     sys.stdout.flush()
     print("fusionjax: interrupted; start the same command again to resume", file=sys.stderr, flush=True)
     os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length
+
+
+def _printed(work: Callable[[], int]) -> int:
+    """The exit code of `work`, whose output is written before the interpreter ends; 141, as of SIGPIPE, if nobody reads it.
+
+    Names of files are printed as the bytes that they are, in any locale; characters that it lacks, as their number.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error("fusionjax", _encoded)
+        sys.stdout.reconfigure(errors="fusionjax")
+    try:
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would be written again at exit, and fail with a message.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A handler of encoding errors: see `_printed`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":  # Python's form of a byte that is not of the file system's encoding
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return character.encode("ascii", "backslashreplace"), error.start + 1
 
 
 def _quiet() -> None:

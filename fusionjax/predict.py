@@ -3,6 +3,7 @@
 With a re-identification model the first image is the query, and the others are ranked by their similarity to it.
 """
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from fusionjax.errors import UserError
 
 if TYPE_CHECKING:
     from fusionjax.experiment.inference import Run
+
+_LONGEST = 200
+"""Bytes of an image's name; file systems allow 255, of which a temporary file needs some."""
 
 
 def add(parser: ArgumentParser) -> None:
@@ -49,7 +53,7 @@ def main(options: Namespace) -> None:
     if "embedding" in run.task.scorer.output_names:
         _rank(run, options)
         return
-    folder = Path(options.out) if options.out else run.folder / "predictions"
+    folder = _folder(options.out) if options.out else run.folder / "predictions"
     for i, found in enumerate(
         run.predict(options.images, texts=options.text, sounds=options.sound, top=options.top)
     ):
@@ -59,7 +63,27 @@ def main(options: Namespace) -> None:
         figure = figures.attention_rows([found.example()])
         if figure is not None and found.rollout is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{Path(found.name).stem[:80]}.png')}")
+            print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{_shortened(found.name)}.png')}")
+
+
+def _folder(out: str) -> Path:
+    """The folder of --out, which may not exist yet; a UserError where it cannot."""
+    folder = Path(out)
+    try:
+        above = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    except OSError as e:
+        raise UserError(f"--out={out} cannot be a folder: {e.strerror}") from None
+    if not above.is_dir():
+        raise UserError(f"--out={out} cannot be a folder: {above} is a file; name another one")
+    return folder
+
+
+def _shortened(name: str) -> str:
+    """The name of an image without folder and suffix, so short that it fits into the name of a file with a prefix."""
+    stem = Path(name).stem[:80]
+    while len(os.fsencode(stem)) > _LONGEST:
+        stem = stem[:-1]
+    return stem
 
 
 def _rank(run: "Run", options: Namespace) -> None:

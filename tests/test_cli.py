@@ -1,5 +1,6 @@
 """Exit codes and one line."""
 
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,13 @@ def twice(rest):
 def bug(rest):
     raise ValueError("ours")
 
+def prints(rest):
+    for i in range(100_000):
+        print("caf\\udce9 \\N{SNOWMAN} \\N{LATIN SMALL LETTER E WITH ACUTE}")
+
+def once(rest):
+    print("caf\\udce9 \\N{SNOWMAN} \\N{LATIN SMALL LETTER E WITH ACUTE}")
+
 cli.run(Command("program", "", lambda parser: None, {name}), [])
 """
 
@@ -85,6 +93,36 @@ def test_one_line_and_an_exit_code(name, code, message):
         [sys.executable, "-c", PROGRAM.replace("{name}", name)], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (code, message)
+
+
+@pytest.mark.parametrize("name", ["prints", "once"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_error(name, unbuffered):
+    """As in `predict … | true`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{name}", name)],
+        stdout=writer, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("utf-8", b"caf\xe9 \xe2\x98\x83 \xc3\xa9\n"),
+        ("iso-8859-1", b"caf\xe9 \\u2603 \xe9\n"),
+        ("ascii", b"caf\xe9 \\u2603 \\xe9\n"),
+    ],
+)
+def test_names_are_printed_in_any_locale(encoding, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{name}", "once")],
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
 
 
 def test_our_own_bugs_keep_their_traceback():
