@@ -27,20 +27,22 @@ Stamp = tuple[int, int] | None
 def contents(source: Source) -> str:
     """A digest of the sampled contents, which does not depend on where the files are nor on their times.
 
+    It begins with how they were sampled, since only digests that were made in the same way can be compared.
+
     A source with the attribute `digest` is represented by that, one with the method `file` (index → path, or None) by its
     files.
     """
     base, rows = _unwrapped(source)
     whole = getattr(base, "digest", None)
     if whole is not None:
-        return disk_cache.digest([whole, len(rows)])
+        return f"digest:{disk_cache.digest([whole, len(rows)])}"
     of_file = _file_of(base)
     rows = np.unique(rows)
     if of_file is not None:
-        return of_files([path for path in map(of_file, rows.tolist()) if path is not None])
+        return "files:" + of_files([path for path in map(of_file, rows.tolist()) if path is not None])
     with ThreadPoolExecutor(_THREADS) as pool:
         read = pool.map(lambda i: _of_loaded(base, i), _spread(rows, LOADED).tolist())
-        return disk_cache.digest(list(read))
+        return f"loaded:{disk_cache.digest(list(read))}"
 
 
 def of_files(paths: Sequence[Path]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from fusionjax.errors import UserError
+from fusionjax.evaluation import significance
 
 SCALARS = (
     "accuracy",
@@ -21,8 +22,6 @@ SCALARS = (
 """Fields of a `Result` that are single numbers."""
 BINS = 15
 """Number of bins of the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
-RESAMPLES = 10_000
-"""Number of bootstrap resamples of the accuracy."""
 SUM_TOLERANCE = 0.02
 """Tolerance of the sum of a row of probabilities: it allows for bfloat16, but not for a sum of two branches."""
 
@@ -101,8 +100,6 @@ def evaluate(
     labels: Integer[np.ndarray, " examples"],
     valid: Shaped[np.ndarray, " examples"] | None = None,
     class_names: Sequence[str] | None = None,
-    *,
-    seed: int = 0,
 ) -> Result:
     """Evaluates the predictions of a whole split. Invalid rows are removed first, so they do not change a single bit.
 
@@ -112,7 +109,6 @@ def evaluate(
         labels: (N,) int, 0 … C − 1 where valid.
         valid: (N,) 1 or True for a real example, 0 for padding; None if all are real.
         class_names: C names; None for "0", "1", ….
-        seed: of the bootstrap.
 
     Returns:
         Result.
@@ -141,7 +137,7 @@ def evaluate(
     return Result(
         n=n,
         accuracy=float(correct.mean()),
-        accuracy_interval=_interval(int(correct.sum()), n, seed),
+        accuracy_interval=significance.mean_interval(correct),
         top5=float((rank < 5).mean()),
         macro_precision=float(np.mean([row.precision for row in present])),
         macro_recall=recall,
@@ -212,13 +208,6 @@ def _per_class(confusion: np.ndarray, names: tuple[str, ...]) -> tuple[ClassRow,
         )
         for i, name in enumerate(names)
     )
-
-
-def _interval(right: int, n: int, seed: int) -> tuple[float, float]:
-    """Draws from Binomial(n, right / n), which is equivalent to resampling n zeros and ones with replacement."""
-    hits = np.random.default_rng(seed).binomial(n, right / n, size=RESAMPLES)
-    low, high = np.quantile(hits, (0.025, 0.975)) / n
-    return float(low), float(high)
 
 
 def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:

@@ -7,10 +7,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fusionjax.distributed import mesh as mesh_lib
+from fusionjax.errors import UserError
 from fusionjax.types import PyTree
 
 CARRIED = ("label", "valid", "index")
 """Batch keys that are returned with the predictions."""
+
+
+class NotFinite(UserError):
+    """The model predicts NaN or Inf: training has diverged, and no score can be computed."""
+
+    def __init__(self, name: str, bad: int, count: int):
+        super().__init__(
+            f"the output {name} of the model is not finite for {bad} of {count} examples: training has diverged. Lower "
+            "config.optim.learning_rate, set config.optim.clip_norm or use --config.precision=float32, with a new --workdir"
+        )
 
 
 def collect(
@@ -32,6 +43,9 @@ def collect(
 
     Returns:
         name → (N, ...) on every process, with the keys of `CARRIED`; rows whose `valid` is 0 are padding.
+
+    Raises:
+        NotFinite: an output of an example that could be read is NaN or Inf.
     """
     parts: dict[str, list[np.ndarray]] = {}
     waiting = None
@@ -48,7 +62,21 @@ def collect(
         waiting = out
     if waiting is not None:
         _append(parts, waiting)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    rows = {name: np.concatenate(values) for name, values in parts.items()}
+    _check_finite(rows)
+    return rows
+
+
+def _check_finite(rows: Mapping[str, np.ndarray]) -> None:
+    if not rows:
+        return
+    good = (rows["valid"] > 0) & (rows["index"] >= 0)
+    for name in rows.keys() - set(CARRIED):
+        array = rows[name][good]
+        finite = np.isfinite(array.astype(np.float32) if array.dtype.itemsize < 4 else array)
+        if not finite.all():
+            bad = len(array) - int(finite.reshape(len(array), -1).all(1).sum())
+            raise NotFinite(name, bad, len(array))
 
 
 def _append(parts: dict[str, list[np.ndarray]], out: dict[str, jax.Array]) -> None:

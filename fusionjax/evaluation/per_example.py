@@ -116,6 +116,7 @@ def read(folder: Path, results: Mapping[str, object]) -> PerExample:
     """
     path = Path(folder) / FILE
     try:
+        files.check_readable(path)
         with path.open("rb") as raw:
             if not zipfile.is_zipfile(raw):
                 raise ValueError("it is not an npz archive")
@@ -125,8 +126,10 @@ def read(folder: Path, results: Mapping[str, object]) -> PerExample:
         raise UserError(
             f"{path} is missing, its run is older than the comparison of runs; {_AGAIN}"
         ) from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path} is damaged ({e}); {_AGAIN}") from None
+    except (
+        Exception
+    ) as e:  # on a damaged archive zipfile, zlib and NumPy raise many types, MemoryError included
+        raise UserError(f"{path} is damaged ({_line(e)}); {_AGAIN}") from None
     for name, values in found.measures.items():
         score = f"{found.split}/{score_of(name)}"
         there = results.get(score)
@@ -150,6 +153,8 @@ def _checked(stored: dict[str, np.ndarray]) -> PerExample:
         if values.shape != (n,):
             raise ValueError(f"{name} {values.shape} is not a value for each of {n} examples")
         if score_of(name):
+            if values.dtype.kind not in "biuf":
+                raise ValueError(f"{name} holds no numbers")
             stored[name] = values = values.astype(np.float64)
             if not ((values >= 0) & (values <= 1)).all() or (
                 is_binary(name) and not np.isin(values, (0, 1)).all()
@@ -158,3 +163,7 @@ def _checked(stored: dict[str, np.ndarray]) -> PerExample:
     if not any(map(score_of, stored)):
         raise ValueError(f"it holds none of {', '.join(MEASURES)}")
     return PerExample(names, split, entered, stored)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -11,6 +11,8 @@ from jaxtyping import Float, Num, Shaped
 from scipy import stats
 
 RESAMPLES = 2_000
+INTERVAL_RESAMPLES = 10_000
+"""Of the interval of one score, which reports show too."""
 LEVEL = 0.95
 _BLOCK = 1 << 22
 """Number of examples drawn at a time, so that memory depends on neither the examples nor the resamples."""
@@ -69,6 +71,34 @@ def interval(draws: Float[np.ndarray, " resamples"], level: float = LEVEL) -> tu
     """
     low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
+
+
+def mean_interval(values: Shaped[np.ndarray, " examples"]) -> tuple[float, float]:
+    """Computes the 95 % percentile bootstrap interval of the mean over test examples.
+
+    Reports, results.json and comparisons all use it, with one seed: equal values have equal intervals. Its width is 0 if all
+    examples have the same value, in which case the bootstrap is not informative.
+
+    Args:
+        values: (N,) numbers or bool, one per example.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: there is no example, or a value is not finite.
+
+    >>> mean_interval(np.array([1, 1, 1]))
+    (1.0, 1.0)
+    """
+    values = np.asarray(values, np.float64)
+    n = len(values)
+    if n and np.isin(values, (0, 1)).all():
+        # Resampling n zeros and ones with replacement is a draw from Binomial(n, mean).
+        draws = np.random.default_rng(0).binomial(n, int(values.sum()) / n, size=INTERVAL_RESAMPLES)
+        low, high = np.quantile(draws, (0.025, 0.975)) / n
+        return float(low), float(high)
+    return interval(bootstrap_means(values[:, None], resamples=INTERVAL_RESAMPLES)[:, 0])
 
 
 def bootstrap_p(differences: Num[np.ndarray, " resamples"]) -> float:

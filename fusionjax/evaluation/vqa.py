@@ -7,9 +7,12 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from fusionjax.data.vqa import answers as answers_lib
 from fusionjax.data.vqa.questions import Question
 from fusionjax.errors import UserError
+from fusionjax.evaluation import significance
 
 AGREE = 3
 """Number of annotators who must have given an answer for it to score 1."""
@@ -59,6 +62,7 @@ class Result:
     Attributes:
         n: number of questions.
         accuracy: mean soft accuracy.
+        accuracy_interval: its 95 % bootstrap interval over the questions.
         exact: share of questions whose most frequent reference was predicted.
         by_question_type, by_answer_type: type → (number of questions, mean soft accuracy), sorted by type.
         answerable: share of questions with a reference in the vocabulary, an upper bound of the accuracy; 1 without a
@@ -67,6 +71,7 @@ class Result:
 
     n: int
     accuracy: float
+    accuracy_interval: tuple[float, float]
     exact: float
     by_question_type: Mapping[str, tuple[int, float]]
     by_answer_type: Mapping[str, tuple[int, float]]
@@ -106,6 +111,7 @@ def evaluate(
     return Result(
         len(questions),
         sum(scores) / len(scores),
+        significance.mean_interval(np.asarray(scores)),
         sum(exact) / len(exact),
         _by([q.question_type for q in questions], scores),
         _by([q.answer_type for q in questions], scores),

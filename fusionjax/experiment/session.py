@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fusionjax import files
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.distributed import mesh as mesh_lib
-from fusionjax.evaluation import per_example
 from fusionjax.evaluation.probe import Baseline
-from fusionjax.experiment import input_pipeline, run_report
+from fusionjax.experiment import input_pipeline, results, run_report
 from fusionjax.experiment.evaluation_hook import (
     Evaluation,
     EvaluationHook,
@@ -192,9 +189,8 @@ def _export(
     )
     if primary:
         rows = task.scorer.per_example(evaluation.results, evaluation.outputs, experiment.eval_sources)
-        per_example.write(experiment.folder, rows)
         task.export(experiment.folder, finished)
-        files.write_text(experiment.folder / "results.json", json.dumps(summary, indent=1))
+        results.write(experiment.folder, summary, rows)
     if not experiment.config.report.enabled:
         return
     fields = run_report.join([section(finished) for section in task.sections])

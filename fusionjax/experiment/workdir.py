@@ -111,10 +111,10 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except FileNotFoundError:
         raise UserError(f"--workdir={folder} holds no run: {path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except ValueError as e:
         raise UserError(f"{path} is damaged ({e}); restore it, or train again in another --workdir") from None
 
 

@@ -1,7 +1,5 @@
 """Comparison of several runs: tables as text, Markdown and CSV, and a page with the figures."""
 
-import csv
-import io
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusionjax import files
 from fusionjax.errors import UserError
 from fusionjax.interpret import comparison_figures, figures, pages
 
@@ -236,11 +235,9 @@ def markdown(comparison: Comparison) -> str:
 
 def comma_separated(comparison: Comparison) -> str:
     """Formats the comparison as CSV, one line per run and measure; fractions in full precision, missing values empty."""
-    made = io.StringIO()
-    out = csv.writer(made, lineterminator="\n")
     heads = ("split", "measure", "examples", "value", "low", "high", "difference", "difference_low", "difference_high", "p",
              "test", "gained", "lost")  # fmt: skip
-    out.writerow(["run", "workdir", *comparison.fields, *heads])
+    rows: list[list[object]] = [["run", "workdir", *comparison.fields, *heads]]
     for measure in comparison.measures:
         for row in comparison.rows:
             s = row.scores[measure]
@@ -248,8 +245,8 @@ def comma_separated(comparison: Comparison) -> str:
             numbers = (s.value, *s.interval, s.difference, low, high, s.p, s.test, s.gained, s.lost)
             fields = (str(row.fields[f]) for f in comparison.fields)
             cells = (row.name, row.folder, *fields, comparison.split, measure, row.examples, *numbers)
-            out.writerow(["" if c is None else plain(c, 10_000) if isinstance(c, str) else c for c in cells])
-    return made.getvalue()
+            rows.append([plain(c, 10_000) if isinstance(c, str) else c for c in cells])
+    return files.csv_text(rows)
 
 
 def write(folder: Path, comparison: Comparison) -> Path:
@@ -282,9 +279,9 @@ def write(folder: Path, comparison: Comparison) -> Path:
                 None if figure is None else figures.save(figure, made / f"comparison_{name}.png").name
             )
         shown_of: dict[str, list[str]] = {}
-        for what, files in comparison.pictures.items():
-            shown_of[what] = [f"comparison_{i:02d}_{file.name}" for i, file in enumerate(files)]
-            for name, file in zip(shown_of[what], files, strict=True):
+        for what, drawings in comparison.pictures.items():
+            shown_of[what] = [f"comparison_{i:02d}_{file.name}" for i, file in enumerate(drawings)]
+            for name, file in zip(shown_of[what], drawings, strict=True):
                 shutil.copyfile(file, made / name)
         page = pages.render(
             "comparison.html",

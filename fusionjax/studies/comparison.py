@@ -122,6 +122,7 @@ def _score(
     scores = []
     for i in range(len(runs)):
         found = _difference(value[i], draws[:, i], value[0], draws[:, 0], first=i == 0)
+        found["interval"] = significance.mean_interval(values[i])  # the one of the run's own report
         if i and paired and per_example.is_binary(name):
             test = significance.mcnemar(values[0], values[i])
             found |= {"p": test.p, "test": "McNemar, exact", "gained": test.gained, "lost": test.lost}
@@ -157,6 +158,11 @@ def _check_pairs(first: RunRecord, other: RunRecord) -> None:
         drawn = first.fields["seed"] != other.fields["seed"]
         hint = " (without official splits, config.seed determines the splits)" if drawn else ""
         raise UserError(f"{first.folder} and {other.folder} were scored on different examples{hint}; {rest}")
+    if not first.has_images_of(other):
+        raise UserError(
+            f"{first.folder} and {other.folder} were scored on different images of the same names: the contents of their "
+            f"files differ; {rest}"
+        )
     if first.per_example.names != other.per_example.names:
         common = len(set(first.per_example.names) & set(other.per_example.names))
         raise UserError(
@@ -292,8 +298,9 @@ def _notes(
 ) -> list[str]:
     """Returns notes on how to read the numbers."""
     said = [
-        f"Intervals are over test examples, not over training seeds: percentile bootstrap, {resamples:,} resamples. They "
-        "cover the sampling of test examples, not the variation between training runs."
+        f"Intervals are over test examples, not over training seeds: percentile bootstrap, "
+        f"{significance.INTERVAL_RESAMPLES:,} resamples for a score as in the run's report, {resamples:,} for a difference. "
+        "They cover the sampling of test examples, not the variation between training runs."
     ]
     if len(runs) > 1 and paired:
         tests = []

@@ -1,7 +1,5 @@
 """Results of a sweep: a table for the terminal, as CSV and as Markdown, two figures, the command of the best run."""
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +40,8 @@ def rows(trials: Sequence[FrozenTrial], direction: str) -> list[dict[str, Any]]:
     for place, trial in enumerate(sorted(trials, key=order)):
         about = trial.user_attrs
         done = trial.state == TrialState.COMPLETE
-        out.append({"rank": place + 1 if done else None, "trial": trial.number, "state": _STATES[trial.state],
+        state = "failed" if about.get("diverged") else _STATES[trial.state]
+        out.append({"rank": place + 1 if done else None, "trial": trial.number, "state": state,
                     "value": trial.value, "step": about.get("step"), "seconds": about.get("seconds"),
                     "parameters": dict(trial.params), "note": about.get("reason", "")})  # fmt: skip
     return out
@@ -78,14 +77,12 @@ def write(folder: Path, found: Sequence[Mapping[str, Any]], names: Sequence[str]
         metric: that the values are of.
     """
     head = ["rank", "trial", "state", metric, "step", "seconds", *names, "note"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    for row in found:
-        values = [row["parameters"].get(name) for name in names]
-        writer.writerow([row["rank"], row["trial"], row["state"], row["value"], row["step"], row["seconds"], *values,
-                         row["note"]])  # fmt: skip
-    files.write_text(folder / "leaderboard.csv", text.getvalue())
+    columns = ("rank", "trial", "state", "value", "step", "seconds")
+    rows = [
+        [*(row[c] for c in columns), *(row["parameters"].get(name) for name in names), row["note"]]
+        for row in found
+    ]
+    files.write_text(folder / "leaderboard.csv", files.csv_text([head, *rows]))
     lines = [head, ["---"] * len(head), *(_cells(row, names) for row in found)]
     escaped = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines]
     files.write_text(folder / "leaderboard.md", "".join(escaped))

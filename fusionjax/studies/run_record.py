@@ -1,6 +1,5 @@
 """Reads the record of a finished run from its workdir."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from flax import traverse_util
 from fusionjax.errors import UserError
 from fusionjax.evaluation import per_example
 from fusionjax.evaluation.per_example import PerExample
-from fusionjax.experiment import workdir
+from fusionjax.experiment import results, workdir
 from fusionjax.train import metrics
 
 # Fields that do not affect results: runs that differ only in these are the same.
@@ -44,6 +43,17 @@ class RunRecord:
         """Digests of the examples of the scored splits."""
         return tuple(self.content.get("examples", {}).get(split) for split in self.per_example.read)
 
+    def has_images_of(self, other: "RunRecord") -> bool:
+        """Whether the images of the scored splits have the contents of another run's, as far as both runs say."""
+        pairs = [
+            [run.content.get("contents", {}).get(split) for run in (self, other)]
+            for split in self.per_example.read
+        ]
+        # Contents that were sampled in different ways, such as of prepared and of plain files, cannot be compared.
+        return all(
+            a == b or a is None or b is None or a.partition(":")[0] != b.partition(":")[0] for a, b in pairs
+        )
+
 
 def load(folder: str | Path) -> RunRecord:
     """Reads the record of a finished run.
@@ -61,17 +71,10 @@ def load(folder: str | Path) -> RunRecord:
         raise UserError(
             f"{folder} is not a workdir: its config.json has no config; give the workdir of a finished run"
         )
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(results, dict):
-            raise ValueError("not a JSON object")
-    except FileNotFoundError:
-        raise UserError(
-            f"the run in {folder} is not finished: results.json is missing; run its training command again to resume"
-        ) from None
-    except ValueError as e:  # includes JSON and Unicode errors
-        raise UserError(f"{path} is damaged ({e}); run the training command of the run again") from None
+    for key in ("examples", "contents", "environment"):
+        if not isinstance(content.get(key, {}), dict):
+            raise UserError(f"{folder / 'config.json'} is damaged: {key} is no JSON object; restore it")
+    scores, found = results.read(folder)
     # Via the schema, so that a field that was added after the run has its default.
     try:
         config = workdir.config_of(content).to_dict()
@@ -82,8 +85,7 @@ def load(folder: str | Path) -> RunRecord:
         for name, value in traverse_util.flatten_dict(config, sep=".").items()
         if not name.startswith(_IDLE)
     }
-    found = per_example.read(folder, results)
-    return RunRecord(folder, fields, content, results, found, metrics.read(folder))
+    return RunRecord(folder, fields, content, scores, found, metrics.read(folder))
 
 
 PICTURES = {

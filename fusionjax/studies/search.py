@@ -26,8 +26,9 @@ from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from fusionjax import files, tasks
+from fusionjax import disk_cache, tasks
 from fusionjax.errors import UserError
+from fusionjax.evaluation.collect import NotFinite
 from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
 from fusionjax.studies import leaderboard, locks, search_space
@@ -150,17 +151,17 @@ class Sweep:
                 name = f"{self.folder.absolute().name}-{secrets.token_hex(4)}"
             self.study = self._study(name, new=not path.exists())
             content = {"study": name, **self._identity}
-            files.write_text(path, json.dumps(content, indent=1))
+            disk_cache.write_json(path, content)
 
     def _same_sweep(self, path: Path) -> str:
         """Name of the study in sweep.json, after a look that the rest of it is this sweep."""
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = disk_cache.read_json(path)
             before = workdir.flattened({k: stored[k] for k in self._identity})
             name = str(stored["study"])
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise UserError(
-                f"{path} is damaged ({e}); restore it, or begin anew in another --workdir"
+                f"{path} is damaged ({_one_line(e)}); restore it, or begin anew in another --workdir"
             ) from None
         now = workdir.flattened(json.loads(json.dumps(self._identity)))
         free = tuple(f"config.{field}" for field in workdir.FREE)
@@ -187,18 +188,21 @@ class Sweep:
             ) from None
 
     def _journal(self) -> optuna.storages.JournalStorage:
-        path, lock = self.folder / "journal.jsonl", locks.JournalLock(self.folder / ".journal.lock")
-        lock.acquire()
+        path = self.folder / "journal.jsonl"
+        lock = locks.JournalLock(path)
         try:
-            locks.drop_half_a_line(path)
-        finally:
-            lock.release()
-        try:
+            lock.acquire()
+            try:
+                lock.check()
+            finally:
+                lock.release()
             backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]  # its base is private
             return optuna.storages.JournalStorage(backend)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+        except OSError:
+            raise  # the disk's, not the journal's
+        except Exception as e:  # of a damaged line Optuna raises whatever its content leads to
             raise UserError(
-                f"{path} is damaged ({e}); restore it, or begin anew in another --workdir"
+                f"{path} is damaged ({_one_line(e)}); restore it, or begin anew in another --workdir"
             ) from None
 
     def _database(self) -> optuna.storages.RDBStorage:
@@ -286,9 +290,11 @@ class Sweep:
         except _Pruned:
             self._tell(trial, TrialState.PRUNED)
         except UserError as e:
-            if not isinstance(e, Diverged) and " is not possible: " not in str(e):
+            diverged = isinstance(e, Diverged | NotFinite)
+            if not diverged and " is not possible: " not in str(e):
                 raise UserError(f"trial {trial.number}: {e}") from None
-            self._tell(trial, TrialState.PRUNED, reason=str(e))
+            # Pruned for the sampler, which then avoids such parameters: it does not look at failed trials.
+            self._tell(trial, TrialState.PRUNED, reason=str(e), diverged=diverged)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e) or "No space left" in str(e):
                 raise
@@ -372,6 +378,12 @@ class _Grid(optuna.samplers.BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         return self._points[trial.number][param_name]
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says; its type where it says nothing, or only the name of what is missing."""
+    text = " ".join(str(error).split())[:200]
+    return text if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}".strip()
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,7 @@
 """Writes and reads the metrics of a run: metrics.jsonl and TensorBoard events; fractions, not per cent."""
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from clu import metrics as clu_metrics
 from tensorboardX import SummaryWriter
 
 from fusionjax import files
+from fusionjax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def merge(parts: Iterable[Mapping[str, clu_metrics.Average]]) -> dict[str, clu_metrics.Average]:
@@ -64,19 +68,40 @@ class Writer:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """Reads the records of metrics.jsonl; an incomplete last line, left by a run that was killed, is skipped.
+    """Reads the records of metrics.jsonl.
+
+    A damaged line is named and left out; an incomplete last line, left by a run that was killed, is left out in silence.
 
     Args:
         workdir: folder of the run.
 
     Returns:
         The records in order, each with "step" and flat keys; empty if there is no file.
+
+    Raises:
+        UserError: it is not a file.
     """
     path = Path(workdir) / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+        *lines, rest = files.read_bytes(path).split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror or e}; move it away and start again") from None
+    records, damaged = [], []
+    for number, line in enumerate((*lines, rest), 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+            records.append(_record(line))
+        except (ValueError, RecursionError):
+            if line.strip() and number <= len(lines):
+                damaged.append(str(number))
+    if damaged:
+        log.warning("%s: damaged lines are left out: %s", path, ", ".join(damaged))
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = json.loads(line.decode("utf-8"))
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        raise ValueError("it has no step")
+    return record

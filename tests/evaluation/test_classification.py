@@ -5,7 +5,8 @@ import pytest
 from sklearn import metrics
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation.classification import RESAMPLES, evaluate
+from fusionjax.evaluation import significance
+from fusionjax.evaluation.classification import evaluate
 
 
 def predictions(n: int, c: int, seed: int = 0, classes: int | None = None):
@@ -56,12 +57,12 @@ def test_calibration_error_by_its_definition():
 
 def test_interval_is_the_bootstrap_of_the_rows():
     p, y = predictions(200, 5)
-    got = evaluate(p, y, seed=3)
+    got = evaluate(p, y)
     right = p.argmax(axis=1) == y
-    draws = np.random.default_rng(0).integers(0, 200, (RESAMPLES, 200))
+    draws = np.random.default_rng(0).integers(0, 200, (significance.INTERVAL_RESAMPLES, 200))
     want = np.quantile(right[draws].mean(axis=1), (0.025, 0.975))
     np.testing.assert_allclose(got.accuracy_interval, want, atol=0.011)  # two steps of 1 / 200
-    assert got.accuracy_interval == evaluate(p, y, seed=3).accuracy_interval
+    assert got.accuracy_interval == evaluate(p, y).accuracy_interval
     assert got.accuracy_interval[0] < got.accuracy < got.accuracy_interval[1]
 
 

@@ -104,7 +104,7 @@ def test_evaluations_are_compared_by_their_number(tmp_path, fake):
 @pytest.mark.parametrize(
     ("raised", "state", "note"),
     [
-        (loop.Diverged(3, "loss"), "pruned", "the loss is not finite at step 3"),
+        (loop.Diverged(3, "loss"), "failed", "the loss is not finite at step 3"),
         (UserError("config.optim.accumulate=3 is not possible: x"), "pruned", "is not possible: x"),
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"),

@@ -13,14 +13,12 @@ find more than 321 of 380 (0.845) by identity at rank 1, in either direction; `c
 groups.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax import disk_cache
-from fusionjax.data import fingerprint
 from fusionjax.data.datasets import openmoji
 from fusionjax.data.multispectral.channels import ChannelMap
 from fusionjax.register import DatasetRecord
@@ -38,7 +36,6 @@ class OpenMojiPair:
         channels: `CHANNELS`.
         image_shape: (S, S, 6).
         dtype: uint8.
-        digest: of the contents of the files and the size of the drawings.
     """
 
     name = "OpenMoji pairs"
@@ -62,9 +59,9 @@ class OpenMojiPair:
     def __len__(self) -> int:
         return len(self.names)
 
-    @functools.cached_property
-    def digest(self) -> str:
-        return disk_cache.digest([self.image_shape, fingerprint.contents(self._both)])
+    def file(self, i: int) -> Path:
+        """The SVG file of both drawings of example `i`."""
+        return self._both.file(2 * i)
 
     def load(self, i: int) -> np.ndarray:
         """uint8 (S, S, 6): red, green and blue of the colour drawing, then of its lines; on white."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from fusionjax import disk_cache
 from fusionjax.data import fingerprint
-from fusionjax.data.source import Source
+from fusionjax.data.source import Source, find_attribute
 from fusionjax.data.unreadable import BadImages, DecodeError
 from fusionjax.errors import UserError
 
@@ -93,6 +93,7 @@ def channel_statistics(
         "version": _VERSION,
         "source": source.name,
         "split": source.split,
+        "shape": list(find_attribute(source, "image_shape") or ()),  # drawings are rendered at a size
         "state": fingerprint.state(source),
     }
     entry = disk_cache.Entry(folder, f"statistics-{source.split}", depends_on)

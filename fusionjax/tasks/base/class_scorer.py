@@ -101,7 +101,6 @@ class ClassScorer(NoBaselines):
                 rows["label"],
                 rows["valid"],
                 self.class_names,
-                seed=self.config.seed,
             )
             for b in self.branches
         }

@@ -12,7 +12,7 @@ from fusionjax.data.image.transforms import picture_of
 from fusionjax.data.loading import pipeline
 from fusionjax.data.source import Source
 from fusionjax.data.unreadable import DecodeError
-from fusionjax.evaluation import retrieval
+from fusionjax.evaluation import retrieval, significance
 from fusionjax.evaluation.cross_modal import COMBINED, PROTOCOLS, Result
 from fusionjax.interpret import embedding_figures, rank_list
 
@@ -40,14 +40,20 @@ def fields(
     result = results[split]
     n = len(result.split.rows)
     headline = [
-        (f"{name}, {s}", r.scores[name], None, f"{len(r.split.rows):,} queries; what looks the same counts")
+        (
+            f"{name}, {s}",
+            r.scores[name],
+            significance.mean_interval(r.hits[name]),
+            f"{len(r.split.rows):,} queries; what looks the same counts",
+        )
         for s, r in results.items()
         for name in r.scores
         if name.startswith("recall@1/")
     ]
     if result.correct is not None:
         note = f"{n:,} images, {min(config.spectral.neighbours, n)} nearest neighbours"
-        headline.append((f"kNN accuracy, {split}", result.scores["accuracy"], None, note))
+        interval = significance.mean_interval(result.correct)
+        headline.append((f"kNN accuracy, {split}", result.scores["accuracy"], interval, note))
     tables = _tables(names, results)
     figures: list[tuple[str, str, Figure | None]] = []
     for a, b in combinations(names, 2):

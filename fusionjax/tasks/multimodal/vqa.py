@@ -270,10 +270,12 @@ class QuestionSection:
         headline, rows = [], []
         for split, by_name in run.results.items():
             model, prior = by_name["model"], by_name.get("prior")
-            headline.append((f"VQA accuracy, {split}", model.accuracy, None, f"{model.n:,} questions"))
+            headline.append(
+                (f"VQA accuracy, {split}", model.accuracy, model.accuracy_interval, f"{model.n:,} questions")
+            )
             if prior:
                 note = "the most frequent training answer to the words of the question, without the image"
-                headline.append((f"question prior, {split}", prior.accuracy, None, note))
+                headline.append((f"question prior, {split}", prior.accuracy, prior.accuracy_interval, note))
             kinds = {"all": (model.n, model.accuracy)} | dict(model.by_question_type)
             blind = {"all": (prior.n, prior.accuracy)} | dict(prior.by_question_type) if prior else {}
             for kind, (n, value) in kinds.items():

@@ -33,7 +33,10 @@ class RetrievalSection:
         for name, result in run.results.items():
             scores = result.ranking.scalars()
             n = int((result.ranking.matches > 0).sum())
-            headline += [(f"{k}, {name}", scores[k], None, f"{n:,} queries") for k in ("mAP", "rank1")]
+            headline += [
+                (f"{k}, {name}", scores[k], interval, f"{n:,} queries")
+                for k, interval in result.intervals().items()
+            ]
             where = f"{name} of {run.sources[result.query].name}"
             rows.append((where, result.ranking.protocol, *(scores[k] for k in SCORES)))
             if result.reranked:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 from fusionjax.evaluation import per_example as per_example_lib
-from fusionjax.evaluation import reid
+from fusionjax.evaluation import reid, significance
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.evaluation.rerank import Rerank
 from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
@@ -23,6 +23,7 @@ from fusionjax.vectors import unit
 PAIR = ("query", "gallery")
 """Splits that are scored together, under the name "test"; any other split is its own gallery."""
 SCORES = ("mAP", "mINP", *(f"rank{k}" for k in reid.RANKS))
+_BOUNDS = ("mAP_low", "mAP_high", "rank1_low", "rank1_high")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +43,25 @@ class Result:
     gallery: str
     query_rows: np.ndarray
     gallery_rows: np.ndarray
+
+    def per_query(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The queries that are scored, in the order of the data set, and their values, whose means are the scores.
+
+        Returns:
+            (Q,) int, rows of the ranking, and "average_precision" (Q,) and "rank1" (Q,), whether the first result is a match.
+        """
+        ranking, matched = self.ranking, self.ranking.matches > 0
+        counted = np.flatnonzero(matched if ranking.ap == "step" else ~ranking.junk)
+        counted = counted[np.argsort(self.query_rows[counted], kind="stable")]
+        return counted, {
+            "average_precision": np.where(matched, ranking.average_precision, 0.0)[counted],
+            "rank1": (ranking.first[counted] == 1).astype(np.uint8),
+        }
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % bootstrap interval over queries of mAP and rank1."""
+        found = {per_example_lib.score_of(name): values for name, values in self.per_query()[1].items()}
+        return {str(name): significance.mean_interval(values) for name, values in found.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +84,7 @@ class ReidScorer(NoBaselines):
     def score_names(self) -> tuple[str, ...]:
         """See `Scorer`."""
         again = tuple(f"{name}_reranked" for name in SCORES) if self.config.evaluation.rerank else ()
-        return (*SCORES, *again)
+        return (*SCORES, *_BOUNDS, *again)
 
     @property
     def rerank(self) -> Rerank:
@@ -106,6 +126,11 @@ class ReidScorer(NoBaselines):
         flat: dict[str, float] = {}
         for name, result in results.items():
             flat |= {f"{name}/{k}": v for k, v in result.ranking.scalars().items()}
+            flat |= {
+                f"{name}/{k}_{bound}": v
+                for k, interval in result.intervals().items()
+                for bound, v in zip(("low", "high"), interval, strict=True)
+            }
             flat |= {f"{name}/{k}_reranked": v for k, v in result.reranked.items()}
         return flat
 
@@ -120,15 +145,12 @@ class ReidScorer(NoBaselines):
         """
         name = "test" if "test" in results else list(results)[-1]
         result = results[name]
-        ranking, matched = result.ranking, result.ranking.matches > 0
-        counted = np.flatnonzero(matched if ranking.ap == "step" else ~ranking.junk)
-        counted = counted[np.argsort(result.query_rows[counted], kind="stable")]
+        counted, values = result.per_query()
         return {
             "name": per_example_lib.names_of(sources[result.query], result.query_rows[counted]),
             "split": np.array(name),
             "read": np.array(list(dict.fromkeys((result.query, result.gallery)))),
-            "average_precision": np.where(matched, ranking.average_precision, 0.0)[counted],
-            "rank1": (ranking.first[counted] == 1).astype(np.uint8),
+            **values,
         }
 
     def probe(self, features: PooledFeatures) -> list[Baseline]:
