@@ -64,6 +64,6 @@ def _scores(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}); {_AGAIN}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (it holds no JSON object); {_AGAIN}")
+    if not isinstance(content, dict) or not isinstance(content.get("seconds", 0.0), int | float):
+        raise UserError(f"{path} is damaged (it does not hold the scores of a run); {_AGAIN}")
     return content

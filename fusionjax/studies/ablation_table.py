@@ -9,7 +9,6 @@ The other rows are compared with the first row.
 """
 
 import gc
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 from fusionjax.config.user_file import UserFile
 from fusionjax.errors import UserError
 from fusionjax.evaluation import per_example, significance
+from fusionjax.experiment import results
 from fusionjax.experiment.trainer import Experiment, workdir
 from fusionjax.studies import run_record
 
@@ -99,16 +99,27 @@ def train(
         run = folder / folders[title] / f"seed{seed}"
         made[title].append(run)
         experiment = Experiment(config, run)
-        if not (run / "results.json").is_file() or workdir.config_of(workdir.read(run)) != experiment.config:
+        if not _is_finished(run, experiment.config, say):
             experiment.train()
-        results = json.loads((run / "results.json").read_text())
-        scored = run_record.load(run).per_example
-        shown = ", ".join(f"{per_example.score_of(k)} {v.mean():.4f}" for k, v in scored.measures.items())
-        say(f"{title}, seed {seed}: {shown}, {results['seconds']:.0f} s")
+        record = run_record.load(run)
+        scored = record.per_example.measures.items()
+        shown = ", ".join(f"{per_example.score_of(k)} {v.mean():.4f}" for k, v in scored)
+        say(f"{title}, seed {seed}: {shown}, {record.results['seconds']:.0f} s")
         del experiment
         jax.clear_caches()  # compiled programs of one row are not reused and hold memory
         gc.collect()
     return made
+
+
+def _is_finished(run: Path, config: ConfigDict, say: Callable[[str], None]) -> bool:
+    """Whether a workdir holds the results of a run of this config; damaged ones are named, and made again."""
+    if not (run / results.FILE).exists():
+        return False
+    try:
+        return workdir.config_of(run_record.load(run).content) == config
+    except UserError as e:
+        say(f"{run} is evaluated again: {e}")
+        return False
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def further_scores(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
         key.removeprefix(prefix): [float(run.results[key]) for run in runs]
         for key in runs[0].results
         if key.startswith(prefix)
-        and key.removeprefix(prefix) not in measured
+        and key.removeprefix(prefix).removesuffix("_low").removesuffix("_high") not in measured
         and all(numeric(run, key) for run in runs)
     }
 

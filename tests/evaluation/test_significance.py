@@ -114,3 +114,17 @@ def test_refuses_what_cannot_be_resampled():
         bootstrap_means(np.zeros(5))
     with pytest.raises(ValueError, match="not finite"):
         bootstrap_means(np.array([[np.nan]]))
+
+
+def test_the_interval_of_a_mean_is_the_bootstrap():
+    """Of zeros and ones by the binomial distribution, else by resampling; whatever the order and the type of the values."""
+    rng = np.random.default_rng(0)
+    for values in ((rng.random(400) < 0.7).astype(float), rng.beta(2, 1, 400)):
+        low, high = significance.mean_interval(values)
+        half = 1.96 * values.std() / 20
+        assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    hits = rng.random(60) < 0.7
+    assert significance.mean_interval(hits) == significance.mean_interval(np.sort(hits).astype(np.uint8))
+    for wrong in ([], [np.nan, 1.0]):
+        with pytest.raises(ValueError, match="at least one example|not finite"):
+            significance.mean_interval(np.asarray(wrong))

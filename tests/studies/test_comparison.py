@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusionjax.errors import UserError
-from fusionjax.evaluation import per_example
+from fusionjax.evaluation import classification, per_example
 from fusionjax.evaluation.significance import mcnemar
 from fusionjax.experiment import trainer, workdir
 from fusionjax.interpret import comparison as page
@@ -144,7 +144,7 @@ def test_average_precision_is_tested_by_the_bootstrap(tmp_path):
 def test_the_text_says_what_the_intervals_are(ablations):
     found = comparison.compare(ablations)
     said = said_of(found)
-    assert "over test examples, not over training seeds" in said and "2,000 resamples" in said
+    assert "over test examples, not over training seeds" in said and "2,000 for a difference" in said
     assert "not corrected for the 3 comparisons" in said and "accuracy, test, 300 examples" in said
     lines = page.text(found).splitlines()
     assert lines[1].split()[:5] == ["run", "ablation", "seed", "accuracy", "%"]
@@ -168,6 +168,44 @@ def test_markdown_and_csv_hold_the_same(ablations, tmp_path):
         assert float(line["value"]) == s.value and float(line["low"]) == s.interval[0]
         assert line["model.ablation"] == row.fields["model.ablation"]
     assert float(rows[2]["p"]) == found.rows[2].scores["accuracy"].p
+
+
+def test_names_are_no_formulas_in_csv(tmp_path):
+    """A spreadsheet program would run them."""
+    names = ("=cmd", "+1+1", "-2+3", "@SUM(A1)", "plain")
+    folders = [hand_made(tmp_path / name, {"correct": right(0.8, seed=i)}) for i, name in enumerate(names)]
+    page.write(tmp_path / "out", comparison.compare(folders))
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["run"] for r in rows] == ["'=cmd", "'+1+1", "'-2+3", "'@SUM(A1)", "plain"]
+    assert all(float(r["difference"] or 0) <= 1 for r in rows), "numbers stay numbers, negative ones too"
+
+
+def test_the_interval_of_a_run_is_that_of_its_report(tmp_path):
+    """Whatever runs it is compared with, at any seed."""
+    values = [right(0.7, n=50, seed=s) for s in range(3)]
+    folders = [
+        hand_made(tmp_path / str(s), {"correct": v}, fields={"seed": s, "optim.momentum": 0.1 * s + 0.1})
+        for s, v in enumerate(values)
+    ]
+    for paired in (True, False):
+        for row, v in zip(comparison.compare(folders, paired=paired).rows, values, strict=True):
+            p = np.stack([1 - v, v], axis=1).astype(np.float32)
+            report = classification.evaluate(p, np.ones(50, int))
+            assert row.scores["accuracy"].interval == report.accuracy_interval
+
+
+def test_images_replaced_under_the_same_names_are_no_pairs(tmp_path):
+    folders = [hand_made(tmp_path / name, {"correct": right(0.8)}) for name in "abc"]
+    for folder, digest in zip(folders, ("files:1", "files:2", "loaded:3"), strict=True):
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, "contents": {"test": digest}}))
+    with pytest.raises(
+        UserError, match="different images of the same names: the contents of their files differ"
+    ):
+        comparison.compare(folders[:2])
+    assert comparison.compare(folders[::2]), "sampled in another way"
+    assert comparison.compare(folders[:2], paired=False)
 
 
 def test_the_page_is_whole(ablations, tmp_path):
@@ -303,7 +341,7 @@ def test_mistakes_are_one_line(tmp_path):
     (running / "results.json").unlink()
     says("running is not finished: .* run its training command again", good, running)
     cut = hand_made(tmp_path / "cut", {"correct": right(0.8)})
-    for content in ('{"test/accur', "3", "[]"):
+    for content in ('{"test/accur', "3", "[]", "[" * 200_000, '{"seconds": "x"}'):
         (cut / "results.json").write_text(content)
         says("results.json is damaged", cut)
     (cut / "results.json").write_text('{"test/accuracy": null}')

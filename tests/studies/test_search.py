@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 import shlex
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusionjax.errors import UserError
+from fusionjax.evaluation.collect import NotFinite
 from fusionjax.studies import leaderboard, search_space
 from fusionjax.train import loop
 from tests.support import sweep_runs
@@ -105,6 +107,11 @@ def test_evaluations_are_compared_by_their_number(tmp_path, fake):
     ("raised", "state", "note"),
     [
         (loop.Diverged(3, "loss"), "failed", "the loss is not finite at step 3"),
+        (
+            NotFinite("probabilities/combined", 2, 9),
+            "failed",
+            "is not finite for 2 of 9 examples: training has diverged",
+        ),
         (UserError("config.optim.accumulate=3 is not possible: x"), "pruned", "is not possible: x"),
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"),
@@ -122,6 +129,73 @@ def test_what_a_trial_is_to_blame_for_does_not_stop_the_sweep(tmp_path, fake, ra
     rows = {r["trial"]: r for r in sweep(tmp_path).rows()}
     assert rows[1]["state"] == state and note in rows[1]["note"] and "\n" not in rows[1]["note"]
     assert sum(r["state"] == "complete" for r in rows.values()) == 5
+
+
+def test_three_starts_end_the_same(tmp_path, fake):
+    def fail(run, step):
+        if run.folder.name == "trial_00001":
+            raise NotFinite("embedding", 1, 2)
+
+    fake.at = staticmethod(fail)
+    first, *others = (sweep(tmp_path).rows() for _ in range(3))
+    assert all(rows == first for rows in others) and [r["state"] for r in first].count("failed") == 1
+
+
+def folder_instead(path):
+    path.unlink()
+    path.mkdir()
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "one bit": flip,
+    "cut": lambda p: os.truncate(p, p.stat().st_size // 2),
+    "empty": lambda p: os.truncate(p, 0),
+    "nested": lambda p: p.write_text("[" * 200_000 + "\n" + p.read_text()),
+    "no text": lambda p: p.write_bytes(b"\xff\xfe\n" + p.read_bytes()),
+    "other": lambda p: p.write_text("[1, 2]\n"),
+    "folder": folder_instead,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["journal.jsonl", "sweep.json"])
+def test_a_damaged_sweep_is_one_line(tmp_path, fake, name, damage):
+    sweep(tmp_path)
+    DAMAGE[damage](tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is damaged .*restore it, or begin anew in another") as e:
+        sweep(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("damage", ["cut", "nested", "other", "folder"])
+def test_a_journal_of_an_earlier_version_has_no_checksum(tmp_path, fake, damage):
+    """It is read as it is: a cut one lacks its last trials, which run again; any other damage is one line."""
+    sweep(tmp_path)
+    (tmp_path / ".journal.sum").unlink()
+    assert len(sweep(tmp_path).rows()) == 6
+    (tmp_path / ".journal.sum").unlink()
+    DAMAGE[damage](tmp_path / "journal.jsonl")
+    if damage == "cut":
+        assert {r["state"] for r in sweep(tmp_path).rows()} == {"complete"}
+        return
+    with pytest.raises(UserError, match="journal.jsonl is damaged"):
+        sweep(tmp_path)
+
+
+def test_what_a_killed_worker_wrote_after_the_checksum_is_read(tmp_path, fake):
+    sweep(tmp_path, trials=3)
+    kept = (tmp_path / ".journal.sum").read_bytes()
+    done = sweep(tmp_path).rows()
+    (tmp_path / ".journal.sum").write_bytes(kept)
+    with (tmp_path / "journal.jsonl").open("a") as journal:
+        journal.write('{"op_code": 4, "wor')  # half a line
+    assert sweep(tmp_path).rows() == done
 
 
 @pytest.mark.parametrize(
