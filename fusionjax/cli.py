@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
@@ -15,19 +14,17 @@ from typing import NoReturn
 
 import absl.logging
 
-from fusionjax import arguments
+from fusionjax import arguments, interruption
 from fusionjax.arguments import Command
 from fusionjax.errors import UserError
-
-_PATIENCE = 20.0
-"""Seconds that an interrupted command may take to close what is open."""
 
 
 def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     """Parses the arguments, runs a command and leaves the process.
 
     Exit codes: 0 done, 1 done in part (the command says which), 2 a mistake of the user (one line on stderr, after a
-    traceback with -v), 141 the reader of the output has gone (`| head`), 130 interrupted.
+    traceback with -v), 141 the reader of the output has gone (`| head`), 130 interrupted, 75
+    terminated by the system and to be started again.
 
     Args:
         command: to run.
@@ -35,16 +32,17 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     """
     argv = sys.argv[1:] if argv is None else argv
     verbose = not {"-v", "--verbose"}.isdisjoint(argv)
+    interruption.install()
     _quiet()
-    signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = _printed(lambda: command.main(arguments.parse(command, argv)) or 0)
+        with interruption.raising():
+            code = _printed(lambda: command.main(arguments.parse(command, argv)) or 0)
     except UserError as e:
         if verbose:
             traceback.print_exc()
         fail(str(e))
     except KeyboardInterrupt:
-        _interrupted()
+        interruption.leave()
     except Exception as e:
         told = _disk(e) or _memory(e)
         if told is None:
@@ -54,24 +52,6 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
         print(f"fusionjax: error: {told}", file=sys.stderr, flush=True)
         os._exit(2)  # what the libraries would still try to write at exit fails too, at length
     sys.exit(code)
-
-
-def _interrupt(*_: object) -> None:
-    """Handles Ctrl-C: open files are closed as after any error. A second Ctrl-C, or a timeout, ends the process at once.
-
-    The timeout is needed because an interrupt inside a library's callback may be swallowed, and training would continue.
-    """
-    signal.signal(signal.SIGINT, lambda *_: _interrupted())
-    watch = threading.Timer(_PATIENCE, _interrupted)
-    watch.daemon = True
-    watch.start()
-    raise KeyboardInterrupt
-
-
-def _interrupted() -> NoReturn:
-    sys.stdout.flush()
-    print("fusionjax: interrupted; start the same command again to resume", file=sys.stderr, flush=True)
-    os._exit(130)  # a writer whose event loop the interrupt has closed would fail at exit, at length
 
 
 def _printed(work: Callable[[], int]) -> int:

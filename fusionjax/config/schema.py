@@ -252,6 +252,8 @@ def _train() -> ConfigDict:
     c.steps = 0  # > 0 overrides epochs
     c.log_every = 50
     c.checkpoint_every = 1000  # steps
+    c.checkpoint_minutes = 5.0  # a checkpoint too where the last is older; 0 for none
+    c.skip_nonfinite = 0  # batches with a loss or gradient of NaN or Inf to pass over before the run stops
     c.eval_every_epochs = 1.0  # 0: at the end only
     c.best_metric = ""  # e.g. val/accuracy: that checkpoint is reported; "" for the last one
     return c

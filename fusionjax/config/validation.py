@@ -241,6 +241,7 @@ def _train(config: ConfigDict) -> None:
     c = config.train
     _each_within(config, ("train.batch_size", "train.log_every", "train.checkpoint_every"), 1)
     _each_within(config, ("train.epochs", "train.steps", "train.eval_every_epochs"), 0, 2**31 - 1)
+    _each_within(config, ("train.checkpoint_minutes", "train.skip_nonfinite"), 0, 2**31 - 1)
     if c.epochs == 0 and c.steps == 0 and not register.tasks.get(config.task).training_free:
         raise impossible(config, "train.epochs", "set train.epochs or train.steps")
     if c.batch_size % config.optim.accumulate:

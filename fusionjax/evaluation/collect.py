@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fusionjax import interruption
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.types import PyTree
@@ -46,10 +47,12 @@ def collect(
 
     Raises:
         NotFinite: an output of an example that could be read is NaN or Inf.
+        Interrupted: a signal arrived; see `fusionjax.interruption`.
     """
     parts: dict[str, list[np.ndarray]] = {}
     waiting = None
     for batch in batches:
+        interruption.check()
         placed = mesh_lib.put_batch(batch, mesh)
         predicted = predict(variables, placed)
         out = {k: v for k, v in predicted.items() if k.startswith(output_names)} | {

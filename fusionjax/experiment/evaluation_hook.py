@@ -79,33 +79,53 @@ class Evaluator:
 
 
 class Saver:
-    """Saves the state and the position in the data together.
+    """Saves the state together with the position in the data and what else a restart continues from.
 
     Args:
         keeper: takes the checkpoints.
-        batches: the training batches, whose position is saved.
+        batches: the training batches.
+        meter: of the log.
         seconds_before: spent by earlier starts of the run.
     """
 
-    def __init__(self, keeper: checkpoint.Checkpointer, batches: TrainStream, seconds_before: float):
-        self._keeper, self._batches, self._before = keeper, batches, seconds_before
-        self._began = time.perf_counter()
+    def __init__(
+        self, keeper: checkpoint.Checkpointer, batches: TrainStream, meter: loop.Meter, seconds_before: float
+    ):
+        self._keeper, self._batches, self._meter, self._before = keeper, batches, meter, seconds_before
+        self._began = self._saved_at = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         """Since this start of the run."""
         return time.perf_counter() - self._began
 
-    def save(self, current: state.TrainState, best: float | None = None) -> None:
-        """Writes a checkpoint; `best` is its score where the best one is kept."""
-        step = int(current.step)
-        data = {"iterator": self._batches.get_state(), "step": step, "seconds": self._before + self.seconds}
-        self._keeper.save(step, current, data, best)
+    @property
+    def minutes_since(self) -> float:
+        """Since the last checkpoint, or the start."""
+        return (time.perf_counter() - self._saved_at) / 60
 
-    def save_good(self, current: state.TrainState) -> None:
-        """Saves the state before a step with NaN or Inf, unless it is saved already."""
-        if int(current.step) not in self._keeper.steps():
-            self.save(current)
+    def has(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step."""
+        return step in self._keeper.steps()
+
+    def save(self, current: state.TrainState, best: float | None = None, *, pending: bool = False) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            current: the state. The loop may have taken further batches; the position is that of the state.
+            best: its score, where the best one is kept.
+            pending: whether its evaluation is due and has not taken place.
+        """
+        step = int(current.step)
+        data = {
+            "iterator": self._batches.get_state(step),
+            "step": step,
+            "seconds": self._before + self.seconds,
+            "meter": self._meter.record(),
+            "pending": pending,
+        }
+        self._keeper.save(step, current, data, best)
+        self._saved_at = time.perf_counter()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +136,14 @@ class Schedule:
         steps: of the run.
         evaluate_every: in steps, not a whole number in general; infinity for no evaluation during training.
         save_every: in steps.
+        minutes: after which the state is saved in any case; infinity for never.
         at_end: whether the last step is evaluated here; the reported weights are evaluated after the run anyway.
     """
 
     steps: int
     evaluate_every: float
     save_every: int
+    minutes: float
     at_end: bool
 
     @classmethod
@@ -129,7 +151,8 @@ class Schedule:
         """The schedule of `config.train`."""
         c = config.train
         every = max(1.0, c.eval_every_epochs * steps_per_epoch) if c.eval_every_epochs else math.inf
-        return cls(steps, every, c.checkpoint_every, bool(c.best_metric))
+        minutes = c.checkpoint_minutes or math.inf
+        return cls(steps, every, c.checkpoint_every, minutes, bool(c.best_metric))
 
     def evaluates(self, step: int) -> bool:
         """Whether the weights after `step` steps are evaluated."""
@@ -146,7 +169,8 @@ class Schedule:
 
 
 class EvaluationHook:
-    """Evaluates every `train.eval_every_epochs`, saves every `train.checkpoint_every` steps and at the end.
+    """Evaluates every `train.eval_every_epochs`; saves every `train.checkpoint_every` steps, after
+    `train.checkpoint_minutes` without a checkpoint, and at the end.
 
     Args:
         config: of the run.
@@ -176,10 +200,21 @@ class EvaluationHook:
         self._config, self._scorer, self._schedule = config, scorer, schedule
         self._evaluate, self._saver, self._writer, self._meter = evaluate, saver, writer, meter
         self._steps_per_epoch, self._on_scores = steps_per_epoch, on_scores
+        self._evaluated = -1
 
     def due(self, step: int) -> bool:
         """See `loop.Hook`."""
-        return self._schedule.evaluates(step) or self._schedule.saves(step)
+        return self._schedule.evaluates(step) or self._saves(step)
+
+    def _saves(self, step: int) -> bool:
+        return self._schedule.saves(step) or self._saver.minutes_since >= self._schedule.minutes
+
+    def save(self, current: state.TrainState) -> None:
+        """Saves the state with which a run ends early, unless it is saved already."""
+        step = int(current.step)
+        if not self._saver.has(step):
+            pending = self._schedule.evaluates(step) and self._evaluated != step
+            self._saver.save(current, pending=pending)
 
     def run(self, step: int, current: state.TrainState) -> None:
         """See `loop.Hook`."""
@@ -190,7 +225,8 @@ class EvaluationHook:
             if self._writer is not None:
                 self._writer.write(step, scalars)
             self._show(step, scalars)
-        if self._schedule.saves(step) or best is not None:
+            self._evaluated = step
+        if self._saves(step) or best is not None:
             self._saver.save(current, best)
         if scalars and self._on_scores is not None:
             self._on_scores(step, scalars)

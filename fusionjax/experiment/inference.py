@@ -100,7 +100,7 @@ def load(folder: str | Path) -> "Run":
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"--workdir={folder} holds no checkpoint yet: start its training again to resume it")
-    keeper = checkpoint.Checkpointer(folder / "checkpoints", read_only=True)
+    keeper = checkpoint.Checkpointer(folder / "checkpoints", run=content.get("run", ""), read_only=True)
     best = keeper.best_step() if config.train.best_metric else None
     restored = keeper.restore(target, best)
     keeper.close()

@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from fusionjax import interruption
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.probe import Baseline
-from fusionjax.experiment import input_pipeline, results, run_report
+from fusionjax.experiment import input_pipeline, results, run_report, workdir
 from fusionjax.experiment.evaluation_hook import (
     Evaluation,
     EvaluationHook,
@@ -45,6 +47,7 @@ class Session:
         first_step: number of updates of earlier starts.
         seconds_before: duration of earlier starts.
         fresh: whether there was no earlier start.
+        resumed: what its checkpoint says beside the state; see `evaluation_hook.Saver`.
         began: `time.perf_counter` when it was opened.
     """
 
@@ -57,6 +60,7 @@ class Session:
     first_step: int
     seconds_before: float
     fresh: bool
+    resumed: Mapping[str, Any]
     began: float
 
 
@@ -71,7 +75,9 @@ def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimize
     began = time.perf_counter()
     variables = experiment.initial_variables()
     feed = experiment.open_feed(mesh, variables)
-    keeper = checkpoint.Checkpointer(experiment.folder / "checkpoints")
+    keeper = checkpoint.Checkpointer(
+        experiment.folder / "checkpoints", run=workdir.read(experiment.folder)["run"]
+    )
     fresh = not keeper.steps()
     if fresh:
         variables = experiment.task.model.start(
@@ -82,7 +88,7 @@ def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimize
         functools.partial(experiment.create_state, optimizer), out_shardings=mesh_lib.replicated(mesh)
     )
     current = make(mesh_lib.put_replicated(variables, mesh))
-    first, before = 0, 0.0
+    first, before, data = 0, 0.0, dict[str, Any]()
     restored = keeper.restore(_abstract(current))
     if restored is not None:
         at, current, data = restored
@@ -90,7 +96,7 @@ def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimize
         batches.set_state(data["iterator"])
         first, before = data["step"], data["seconds"]
         experiment.say(f"resuming from step {at} of {experiment.steps}")
-    return Session(mesh, feed, keeper, batches, variables, current, first, before, fresh, began)
+    return Session(mesh, feed, keeper, batches, variables, current, first, before, fresh, data, began)
 
 
 def run(
@@ -98,32 +104,35 @@ def run(
 ) -> dict[str, float]:
     """Trains from the state of the session, evaluates the reported weights, and writes results and report."""
     primary = jax.process_index() == 0
+    train = experiment.config.train
     writer = metrics.Writer(experiment.folder, start=session.first_step) if primary else None
     meter = loop.Meter(
-        writer,
-        start=session.first_step,
-        steps=experiment.steps,
-        log_every=experiment.config.train.log_every,
-        batch_size=experiment.config.train.batch_size,
-        show=primary,
-    )
+        writer, start=session.first_step, steps=experiment.steps, log_every=train.log_every,
+        batch_size=train.batch_size, show=primary, allowed=train.skip_nonfinite,
+        record=session.resumed.get("meter", {}),
+    )  # fmt: skip
     predict = jax.jit(experiment.task.scorer.predict)
     evaluate = Evaluator(experiment.task.scorer, predict, session.feed, experiment.eval_sources, session.mesh)
-    saver = Saver(session.keeper, session.batches, session.seconds_before)
+    saver = Saver(session.keeper, session.batches, meter, session.seconds_before)
     schedule = Schedule.of(experiment.config, experiment.steps, experiment.steps_per_epoch)
     hook = EvaluationHook(
         experiment.config, experiment.task.scorer, schedule, evaluate, saver, writer=writer, meter=meter,
         steps_per_epoch=experiment.steps_per_epoch, on_scores=on_scores,
     )  # fmt: skip
     try:
-        current = _fit(experiment, session, optimizer, hook, meter, saver)
-        session.keeper.wait()
+        current = _fit(experiment, session, optimizer, hook, meter)
+        with interruption.deferred():
+            session.keeper.wait()
         final, chosen = _chosen(experiment, session.keeper, current)
         evaluation = evaluate(final)
-        trained = session.first_step < experiment.steps or session.fresh
-        # With a best metric these scores were written at their step already.
-        if writer is not None and not experiment.config.train.best_metric and trained:
-            writer.write(experiment.steps, evaluation.scalars)
+        # With a best metric these scores were written at their step already; else an earlier start may have done so.
+        if writer is not None and not train.best_metric:
+            writer.write_once(experiment.steps, evaluation.scalars)
+    except interruption.Interrupted:
+        session.keeper.wait()
+        if session.keeper.steps():
+            interruption.saved(f"step {session.keeper.steps()[-1]}")
+        raise
     finally:
         meter.close()
         session.batches.close()
@@ -144,27 +153,29 @@ def _fit(
     optimizer: optim.Optimizer,
     hook: EvaluationHook,
     meter: loop.Meter,
-    saver: Saver,
 ) -> state.TrainState:
     """The last state."""
     where = mesh_lib.replicated(session.mesh)
     seed = mesh_lib.put_replicated(np.uint32(experiment.config.seed), session.mesh)
+    left = np.float32(experiment.config.train.skip_nonfinite - len(meter.skipped))
     compiled = jax.jit(
         experiment.train_step(optimizer, session.mesh.size), donate_argnums=0, out_shardings=(where, where)
     )
-    if session.fresh and not experiment.steps:  # nothing trains: the start is the result
-        hook.run(0, session.current)
+    # Nothing trains: the start is the result. Or an earlier start was interrupted in the evaluation of its last step.
+    if (session.fresh and not experiment.steps) or session.resumed.get("pending"):
+        hook.run(session.first_step, session.current)
     return loop.fit(
         session.current,
         # The seed goes in as a number: runs that differ in it alone share a compiled program.
-        lambda current, batch: compiled(current, batch, seed),
+        lambda current, batch, skips: compiled(current, batch, seed, skips),
         session.batches,
         place=lambda batch: mesh_lib.put_batch(batch, session.mesh),
         start=session.first_step,
         steps=experiment.steps,
         hooks=[hook],
         meter=meter,
-        on_divergence=saver.save_good,
+        skips=mesh_lib.put_replicated(left, session.mesh),
+        save=hook.save,
     )
 
 

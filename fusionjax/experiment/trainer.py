@@ -213,8 +213,6 @@ class Experiment:
             if primary:
                 held.enter_context(workdir.open_for_training(self.folder, c, facts))
             opened = session.open_session(self, mesh, optimizer)
-            if primary:
-                workdir.write(self.folder, c, facts)
             return session.run(self, opened, optimizer, on_scores)
 
     # -- parts of it ----------------------------------------------------------------------------------------------------

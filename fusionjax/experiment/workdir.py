@@ -1,6 +1,8 @@
 """The workdir of a run: its config.json and its lock; a folder of another run is refused."""
 
+import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -8,7 +10,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,7 +21,8 @@ from fusionjax.errors import UserError
 
 # Fields that may change when a run resumes: they do not affect its scores.
 FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
-        "train.log_every", "train.checkpoint_every", "report.", "evaluation.")  # fmt: skip
+        "train.log_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.skip_nonfinite", "report.",
+        "evaluation.")  # fmt: skip
 _OF_A_START = {"command", "data_set", "steps"}
 """Facts that may differ when a run resumes: a folder that was moved has another name, and the config determines the steps."""
 _PACKAGES = (
@@ -35,8 +38,8 @@ _PACKAGES = (
 )
 
 
-def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> IO[bytes]:
-    """Creates the folder, or checks that it holds this run; locks it against other processes.
+def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> contextlib.ExitStack:
+    """Creates the folder, or checks that it holds this run; locks it against other processes and writes its config.json.
 
     Args:
         folder: the workdir.
@@ -44,33 +47,80 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
         facts: what `write` will store: class names, numbers and a digest of the examples.
 
     Returns:
-        The locked file; the lock lasts until it is closed or the process ends, however it ends.
+        The lock; it lasts until it is closed or the process ends, however it ends.
 
     Raises:
-        UserError: a file in the way, no permission, a training that is running there, or the first field in which the
-            stored config, or the data set, differs.
+        UserError: a file in the way, no permission, a training that is running there, files that are no run's, or the first
+            field in which the stored config, or the data set, differs.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("ab")
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--workdir={folder} is a file; name a folder") from None
     except OSError as e:
         raise UserError(f"--workdir={folder} cannot be written: {e.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise UserError(
-            f"--workdir={folder} is in use: another process trains there; wait, or name another folder"
-        ) from None
-    if (folder / "config.json").exists():
-        try:
+    with contextlib.ExitStack() as held:
+        _refuse_others(folder)
+        _lock(folder, held)
+        if _has_results(folder):
             _same_run(folder, config, facts)
-        except UserError:
-            lock.close()
-            raise
-    return lock
+        for left in folder.glob(".*.part"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+        write(folder, config, facts)
+        return held.pop_all()
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuses a folder without config.json that holds anything but logs: a run would overwrite and remove files in it."""
+    if (folder / "config.json").exists():
+        return
+    found = sorted(p.name for p in folder.iterdir() if p.name != ".lock" and not _is_log(p))
+    found = [name for name in found if not (name.startswith(".config.json.") and name.endswith(".part"))]
+    if "checkpoints" in found:
+        raise UserError(
+            f"--workdir={folder} holds checkpoints, but its config.json is missing: restore it, or use another --workdir"
+        )
+    if found:
+        raise UserError(
+            f"--workdir={folder} is not empty and not the folder of a run ({found[0]} is there, config.json is not); name a "
+            "new or an empty folder"
+        )
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is what this process prints to, or a log by its name."""
+    if path.suffix in (".log", ".out", ".err"):
+        return path.is_file()
+    with contextlib.suppress(OSError):
+        return any(os.path.samestat(path.stat(), os.fstat(stream)) for stream in (1, 2))
+    return False
+
+
+def _lock(folder: Path, held: contextlib.ExitStack) -> None:
+    """Locks the folder itself, which nobody replaces, and .lock in it, for file systems that lock no folder (NFS)."""
+    try:
+        file = held.enter_context((folder / ".lock").open("ab"))
+        handle = os.open(folder, os.O_RDONLY)
+        held.callback(os.close, handle)
+    except OSError as e:
+        raise UserError(f"--workdir={folder} cannot be written: {e.strerror}") from None
+    for descriptor in (handle, file.fileno()):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--workdir={folder} is in use: another process trains there; wait, or name another folder"
+            ) from None
+        except OSError as e:
+            if descriptor != handle:
+                raise UserError(f"--workdir={folder} cannot be locked: {e.strerror}") from None
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether something was trained there: a run that ended before its first checkpoint leaves nothing to protect."""
+    checkpoints = folder / "checkpoints"
+    held = checkpoints.is_dir() and any(checkpoints.iterdir())
+    return (folder / "config.json").exists() and (held or (folder / "results.json").exists())
 
 
 def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
@@ -97,25 +147,55 @@ def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> Non
 
 
 def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
-    """Writes config.json: the resolved config, the environment, and `facts` (class names, counts …)."""
-    content = {"config": json.loads(config.to_json_best_effort()), "environment": environment(), **facts}
+    """Writes config.json: the resolved config, the environment, `facts` (class names, counts …), and the run's identity."""
+    stored = json.loads(config.to_json_best_effort())
+    run = _identity(stored, facts)
+    if _has_results(folder):
+        run = read(folder).get("run", run)  # a field that is newer than the run does not make it another
+    content = {"run": run, "config": stored, "environment": environment(), **facts}
     # ASCII: a file name may be invalid Unicode, which JSON escapes can represent.
     files.write_text(folder / "config.json", json.dumps(content, indent=1))
+
+
+def _identity(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Digest of what the weights of a run follow from: config, data and version. Each of its checkpoints carries it."""
+    fields = {key: value for key, value in flattened(config).items() if not key.startswith(FREE)}
+    known = {key: value for key, value in facts.items() if key not in _OF_A_START}
+    text = json.dumps([fields, known, __version__.split(".")[:2]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of config.json.
 
     Raises:
-        UserError: no such folder, no config.json, or one that is no JSON.
+        UserError: no such folder, no config.json, or one that is no JSON or of the wrong types.
     """
     path = Path(folder) / "config.json"
     try:
-        return files.read_json(path)
-    except FileNotFoundError:
+        content = files.read_json(path)
+        _check_types(content)
+        return content
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"--workdir={folder} holds no run: {path} is missing") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror or e}") from None
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}); restore it, or train again in another --workdir") from None
+
+
+def _check_types(content: Any) -> None:
+    """Raises ValueError where the content of a config.json is not of the types that are written."""
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise ValueError("it holds no config")
+    names = content.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names is no list of names")
+    kinds: dict[str, type] = {"environment": dict, "images": dict, "examples": dict, "steps": int}
+    kinds |= dict.fromkeys(("run", "tokenizer", "data_set", "command"), str)
+    for key, kind in kinds.items():
+        if not isinstance(content.get(key, kind()), kind):
+            raise ValueError(f"{key} is no {kind.__name__}")
 
 
 def config_of(content: Mapping[str, Any]) -> ConfigDict:

@@ -270,9 +270,7 @@ def write(folder: Path, comparison: Comparison) -> Path:
     if other or (folder / "config.json").exists():
         what = "a page that is no comparison" if other else "a run"
         raise UserError(f"--out={folder} holds {what}; name another folder")
-    with pages.replacing(
-        folder, "comparison", pictures=("comparison_*.png",), beside=("comparison.csv", "comparison.md")
-    ) as made:
+    with pages.replacing(folder, "comparison") as made:
         drawn: dict[str, str | None] = {}
         for name, figure in comparison_figures.all_of(comparison).items():
             drawn[name] = (

@@ -92,7 +92,7 @@ def write(folder: Path, found: Inspection) -> Path:
         more=max(0, len(found.classes) - _CLASSES),
         largest=max((sum(c.values()) for c in found.classes.values()), default=1),
     )
-    with pages.replacing(folder, "inspection", pictures=()) as made:
+    with pages.replacing(folder, "inspection") as made:
         (made / pages.PAGE).write_text(page, encoding="utf-8")
     return folder / pages.PAGE
 

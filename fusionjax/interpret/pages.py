@@ -1,13 +1,16 @@
 """HTML pages with their pictures: rendered from a template, and replaced as a whole."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
+
+from fusionjax import files
 
 PAGE = "index.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -42,22 +45,18 @@ def render(template: str, **values: object) -> str:
 
 
 @contextlib.contextmanager
-def replacing(
-    folder: Path, kind: str, *, pictures: Sequence[str], beside: Sequence[str] = ()
-) -> Iterator[Path]:
+def replacing(folder: Path, kind: str) -> Iterator[Path]:
     """A temporary folder whose files take their places in `folder` when the block ends, index.html last.
 
-    A page is whole or absent whenever the process is killed. Pictures of an earlier page that this one lacks are removed;
-    other files in the folder are left alone.
+    A page is whole or absent whenever the process is killed. Files of an earlier page that this one lacks are removed: those
+    that its list names, which is kept beside it. All others in the folder are left alone.
 
     Args:
         folder: of the page; made if absent.
-        kind: of the page: names the temporary folder, so that what a killed process left is found and removed.
-        pictures: patterns of the pictures that such a page may have.
-        beside: further files that the block writes, besides index.html and its pictures.
+        kind: of the page: names its list and the temporary folder, so that what a killed process left is found and removed.
 
     Yields:
-        The temporary folder.
+        The temporary folder, in which the block writes index.html and the files beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f".{kind}-*"):
@@ -65,10 +64,23 @@ def replacing(
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{kind}-") as name:
         made = Path(name)
         yield made
+        new = sorted(path.name for path in made.iterdir() if path.name != PAGE)
+        written = folder / f".{kind}.json"
+        old = _listed(written)
+        files.write_text(written, json.dumps(sorted({*old, *new})))  # before the first of them is there
         (folder / PAGE).unlink(missing_ok=True)  # the old page does not show new pictures
-        new = sorted(path.name for path in made.glob("*.png"))
-        for old in {path for pattern in pictures for path in folder.glob(pattern)}:
-            if old.name not in new:
-                old.unlink()
-        for file in (*new, *beside, PAGE):
+        for file in set(old) - set(new):
+            if (folder / file).is_file():
+                (folder / file).unlink()
+        for file in (*new, PAGE):
             os.replace(made / file, folder / file)
+        files.write_text(written, json.dumps(new))
+
+
+def _listed(path: Path) -> list[str]:
+    """The names in a list of written files; none where it is missing or damaged. A name leads to no other folder."""
+    try:
+        names = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [n for n in names if isinstance(n, str) and n == Path(n).name] if isinstance(names, list) else []

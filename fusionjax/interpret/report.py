@@ -82,8 +82,8 @@ def write(workdir_report: Path, content: ReportContent) -> Path:
     """Writes the report.
 
     Everything is written to a temporary folder first; then the pictures are moved into place, and index.html last, so that the
-    page is either complete or missing if the process is killed. Pictures of an earlier report that this one does not have are
-    removed; other files in the folder are left alone.
+    page is either complete or missing if the process is killed. Pictures that an earlier report wrote and this one does not
+    have are removed; other files in the folder are left alone.
 
     Args:
         workdir_report: folder, created if missing.
@@ -96,7 +96,7 @@ def write(workdir_report: Path, content: ReportContent) -> Path:
         OSError: the folder cannot be written.
     """
     folder = Path(workdir_report)
-    with pages.replacing(folder, "report", pictures=("figure_*.png", "right_*.png", "wrong_*.png")) as made:
+    with pages.replacing(folder, "report") as made:
         page = _page(content, made)
         (made / pages.PAGE).write_bytes(page.encode("utf-8", "replace"))  # a file name may not be text
     return folder / pages.PAGE

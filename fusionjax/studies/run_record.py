@@ -15,7 +15,7 @@ from fusionjax.train import metrics
 
 # Fields that do not affect results: runs that differ only in these are the same.
 _IDLE = ("data.root", "data.threads", "data.prefetch", "data.max_bad_fraction", "train.log_every", "train.checkpoint_every",
-         "evaluation.batch_size", "evaluation.probe", "report.")  # fmt: skip
+         "train.checkpoint_minutes", "evaluation.batch_size", "evaluation.probe", "report.")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

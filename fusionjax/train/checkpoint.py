@@ -1,14 +1,16 @@
 """Checkpoints that are verified before use: Orbax, with a checksum manifest that is committed together with the data.
 
 Orbax writes no checksums, so that a flipped byte in an array would be loaded silently. A sha256 manifest is therefore
-written after all files of a checkpoint are final and before its folder is renamed, and is verified before a restore.
+written after all files of a checkpoint are final and before its folder is renamed, and is verified before anything of it is
+read. It guards against damage, not against someone who computes the sums anew.
 """
 
+import hashlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from fusionjax import files
+from fusionjax._version import __version__
 from fusionjax.errors import UserError
 from fusionjax.types import PyTree
 
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "MANIFEST.sha256.json"
 _FINAL = re.compile(r"^\d+$")
+_RECORD = "data/"
+"""The item of what belongs to the state: position in the data, shapes, score."""
 
 
 class DamagedCheckpoint(Exception):
@@ -36,29 +41,39 @@ class Checkpointer:
 
     Args:
         folder: of the checkpoints, created if missing.
+        run: identity of the run, which every manifest carries; "" to ask for none.
         keep_last: number of newest checkpoints to keep; 2, so that a damaged one has a predecessor.
         read_only: for evaluation: nothing is written or removed.
+
+    Raises:
+        UserError: `folder` is a file, or a link that leads nowhere.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int = 2, read_only: bool = False) -> None:
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: Path, *, run: str = "", keep_last: int = 2, read_only: bool = False) -> None:
+        self.folder, self._run, self._read_only = Path(folder).absolute(), run, read_only
+        self._retention = _Retention(keep_last)
         if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._drop_leftovers()
-        best = keep.BestN(get_metric_fn=lambda m: m["best"], n=1, keep_checkpoints_without_metrics=False)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._drop_leftovers()
+            except OSError as e:
+                raise UserError(
+                    f"{self.folder} is to be the folder of the checkpoints and cannot be used ({e.strerror}): remove what is "
+                    "there, or use another --workdir"
+                ) from None
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
-                best_fn=lambda m: m[
-                    "best"
-                ],  # without it Orbax writes no metrics, and a resumed run loses its best checkpoint
-                preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
+                lightweight_initialize=True,  # else Orbax parses files that nobody has verified
+                preservation_policy=self._retention,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifests),
             ),
         )
+        if not read_only:
+            self._read_scores()
 
     def save(self, step: int, state: PyTree, data: Mapping[str, Any], best: float | None = None) -> None:
         """Starts to write a checkpoint; returns once the arrays are copied, the files are written in the background.
@@ -82,24 +97,39 @@ class Checkpointer:
                 state=ocp.args.StandardSave(state),
                 data=ocp.args.JsonSave({"data": dict(data), "shapes": _shapes(state), "best": best}),
             ),
-            metrics=None if best is None else {"best": float(best)},
             force=True,
         )
+        self._retention.scores[step] = best
 
     def wait(self) -> None:
         """Waits until everything is on disk; raises the errors of the background writer, such as a full disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and releases the threads."""
-        self._manager.close()
+        """Waits, removes what a process that was killed did not come to remove, and releases the threads."""
+        try:
+            self.wait()
+            if not self._read_only:
+                for step in set(self.steps()) - self._retention.kept(self.steps()):
+                    self._manager.delete(step)
+        finally:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints on disk in ascending order, damaged ones included."""
-        return sorted(self._manager.all_steps())
+        return sorted(step for step in self._manager.all_steps() if (self.folder / str(step)).is_dir())
+
+    def _read_scores(self) -> None:
+        """Reads the scores of the checkpoints on disk; a damaged one has none."""
+        for step in self.steps():
+            try:
+                self.verify(step, only=_RECORD)
+                self._retention.scores[step] = self._record(step)["best"]
+            except Exception as e:  # named when it is restored
+                log.debug("checkpoint %s: %s", step, _short(e))
 
     def best_step(self) -> int | None:
-        """Returns the step of the undamaged checkpoint with the highest `best`; None if no checkpoint has a score."""
+        """Returns the step of the undamaged checkpoint with the highest `best`, the last of equals; None without scores."""
         found = []
         for step in self.steps():
             try:
@@ -109,8 +139,8 @@ class Checkpointer:
                 log.warning("checkpoint %s is damaged (%s)", self.folder / str(step), _short(e))
                 continue
             if best is not None:
-                found.append((best, -step))
-        return -max(found)[1] if found else None
+                found.append((best, step))
+        return max(found)[1] if found else None
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
         """Restores the newest undamaged checkpoint.
@@ -169,23 +199,37 @@ class Checkpointer:
             (self.folder / str(newer)).rename(aside)
         self._manager.reload()
 
-    def verify(self, step: int) -> None:
-        """Compares every file of a checkpoint with the manifest.
+    def verify(self, step: int, *, only: str = "") -> None:
+        """Compares the files of a checkpoint with its manifest.
+
+        Args:
+            step: name of the checkpoint.
+            only: prefix of the files whose sums are compared; "" for all.
 
         Raises:
-            DamagedCheckpoint: a file is missing or has changed; the message names the first one.
+            DamagedCheckpoint: a file is missing, was added or has changed, or the manifest is not that of this step; the
+                message names the first one.
+            UserError: the checkpoint is whole, and of another run.
         """
         folder = self.folder / str(step)
-        manifest = folder / MANIFEST
-        if not manifest.is_file():
-            raise DamagedCheckpoint(f"{MANIFEST} is missing")
-        want = json.loads(manifest.read_text())
+        manifest = _read_manifest(folder / MANIFEST)
+        want = manifest["files"]
         have = {p.relative_to(folder).as_posix() for p in _files(folder)}
+        for name in sorted(have - set(want)):
+            if not Path(name).name.startswith("."):  # those of a file system or a desktop
+                raise DamagedCheckpoint(f"{name} is not in {MANIFEST}")
         for name, digest in want.items():
             if name not in have:
                 raise DamagedCheckpoint(f"{name} is missing")
-            if files.sha256(folder / name) != digest:
+            if name.startswith(only) and files.sha256(folder / name) != digest:
                 raise DamagedCheckpoint(f"{name} has changed")
+        if manifest["step"] not in (None, step):
+            raise DamagedCheckpoint(f"it is the checkpoint of step {manifest['step']} under another name")
+        if self._run and manifest["run"] not in (None, self._run):
+            raise UserError(
+                f"checkpoint {folder} belongs to another run than the config.json beside it (another config, data set or "
+                "version): remove it, or use another --workdir"
+            )
 
     def _record(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
@@ -203,8 +247,11 @@ class Checkpointer:
         """Called by Orbax on the primary process when all files are final and before the folder is renamed."""
         for folder in self.folder.iterdir():
             if folder.is_dir() and "orbax-checkpoint-tmp" in folder.name:
-                digests = {p.relative_to(folder).as_posix(): files.sha256(p) for p in sorted(_files(folder))}
-                (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
+                sums = {p.relative_to(folder).as_posix(): files.sha256(p) for p in sorted(_files(folder))}
+                step = int(folder.name.partition(".")[0])
+                content = {"fusionjax": __version__, "run": self._run or None, "step": step, "files": sums}
+                content["sum"] = _sum(content)
+                (folder / MANIFEST).write_text(json.dumps(content, indent=1))
 
     def _drop_leftovers(self) -> None:
         """Removes empty numeric folders, which would count as steps."""
@@ -213,10 +260,58 @@ class Checkpointer:
                 folder.rmdir()
 
 
+class _Retention(keep.PreservationPolicy):
+    """Keeps the newest checkpoints, and the last of those with the highest score.
+
+    Args:
+        newest: number of the newest to keep.
+
+    Attributes:
+        scores: step → score, or None.
+    """
+
+    def __init__(self, newest: int):
+        self._newest, self.scores = newest, dict[int, float | None]()
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Those of some steps to keep."""
+        scored = [(score, step) for step in steps if (score := self.scores.get(step)) is not None]
+        best = {max(scored)[1]} if scored else set()
+        return {*sorted(steps)[-self._newest :], *best}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """See Orbax's protocol: called before each save."""
+        kept = self.kept([c.step for c in checkpoints])
+        return [c.step in kept for c in checkpoints]
+
+
 def _files(folder: Path) -> list[Path]:
     """Lists all files but the manifest and the top-level metadata, to which Orbax later adds the commit time."""
-    apart = {folder / MANIFEST, folder / "_CHECKPOINT_METADATA"}
+    apart = {folder / name for name in (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")}
     return [p for p in folder.rglob("*") if p.is_file() and p not in apart]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The content of a manifest: "run", "step", both None where 0.1 wrote it, and "files", their sums by name.
+
+    Raises:
+        DamagedCheckpoint: it is missing, not one, or not as it was written.
+    """
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{MANIFEST} is missing")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise DamagedCheckpoint(f"{MANIFEST} is not JSON") from None
+    if isinstance(content, dict) and content and all(isinstance(v, str) for v in content.values()):
+        return {"run": None, "step": None, "files": content}
+    if not isinstance(content, dict) or content.pop("sum", None) != _sum(content):
+        raise DamagedCheckpoint(f"{MANIFEST} has changed")
+    return content
+
+
+def _sum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _shapes(state: PyTree) -> dict[str, str]:

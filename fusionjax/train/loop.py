@@ -1,15 +1,19 @@
 """The training loop that all tasks share. A task differs in its step and its hooks, never in the loop."""
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from clu import metrics as clu_metrics
 from tqdm import tqdm
 
+from fusionjax import interruption
 from fusionjax.errors import UserError
 from fusionjax.train import metrics as metrics_lib
 from fusionjax.train.state import TrainState
@@ -30,12 +34,13 @@ class Hook(Protocol):
 
 
 class Diverged(UserError):
-    """The loss or the gradient is NaN or Inf. The state is the last finite one."""
+    """The loss, the gradient or the new parameters are NaN or Inf. The state is the last finite one."""
 
     def __init__(self, step: int, what: str):
         super().__init__(
-            f"the {what} is not finite at step {step}; the last finite state is kept. Lower config.optim.learning_rate, set "
-            "config.optim.clip_norm or use --config.precision=float32, with a new --workdir"
+            f"{what} not finite at step {step}; the state before it is kept, and a restart meets the same batch again. Lower "
+            "config.optim.learning_rate, set config.optim.clip_norm or use --config.precision=float32, with a new --workdir; "
+            "or let --config.train.skip_nonfinite=N pass over up to N such batches"
         )
         self.step = step
 
@@ -50,43 +55,52 @@ def fit(
     steps: int,
     hooks: Sequence[Hook],
     meter: "Meter",
-    on_divergence: Callable[[TrainState], None],
+    skips: jax.Array,
+    save: Callable[[TrainState], None],
 ) -> TrainState:
     """Runs `train_step` from `start` to `steps`.
 
     Args:
         state: the initial state, whose buffers are donated.
-        train_step: compiled, (state, batch) → (state, metrics).
+        train_step: compiled, (state, batch, skips) → (state, metrics).
         batches: host batches; a hook saves the position of the iterator.
         place: puts a batch on the devices.
         start, steps: number of updates done, and in all.
         hooks: called after every step at which they are due, in order.
         meter: records the metrics with a delay of one step: those of step n are fetched while step n + 1 runs.
-        on_divergence: saves the last finite state before `Diverged` is raised.
+        skips: float32 scalar on the devices, how many steps that are not finite may be passed over.
+        save: saves the last finite state before `Diverged` or `Interrupted` is raised.
 
     Returns:
         The state after the last step.
 
     Raises:
-        Diverged: the loss or the gradient is NaN or Inf.
+        Diverged: the loss, the gradient or the new parameters are NaN or Inf.
+        Interrupted: a signal arrived; see `fusionjax.interruption`.
     """
-    for step in range(start, steps):
-        batch = place(next(batches))
-        # An implicit copy between host and device in the hot path is an error.
-        with jax.transfer_guard("disallow"):
-            state, metrics = train_step(state, batch)
-        due = [hook for hook in hooks if hook.due(step + 1)]
-        try:
-            meter.push(step + 1, metrics)
-            if due or step + 1 == steps:
-                meter.flush()
-        except Diverged:
-            on_divergence(state)
-            raise
-        for hook in due:
-            began = time.perf_counter()
-            hook.run(step + 1, state)
-            meter.skip(time.perf_counter() - began)
+    with contextlib.ExitStack() as compiled:
+        for step in range(start, steps):
+            batch = place(next(batches))
+            # An implicit copy between host and device in the hot path is an error.
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, batch, skips)
+                skips = skips - metrics["nonfinite"].total
+            if step == start:  # from here on a signal is answered within a step
+                compiled.enter_context(interruption.deferred())
+            due, stop = [hook for hook in hooks if hook.due(step + 1)], interruption.requested()
+            try:
+                meter.push(step + 1, metrics)
+                if due or stop or step + 1 == steps:
+                    meter.flush()
+                for hook in due:
+                    began = time.perf_counter()
+                    hook.run(step + 1, state)
+                    meter.skip(time.perf_counter() - began)
+                if stop:
+                    raise interruption.Interrupted
+            except (Diverged, interruption.Interrupted):
+                save(state)
+                raise
     return state
 
 
@@ -99,6 +113,12 @@ class Meter:
         log_every: steps between two log lines.
         batch_size: images per step, over all devices.
         show: show progress on stderr: a bar on a terminal, lines elsewhere.
+        allowed: number of steps that are not finite to pass over before `Diverged` is raised.
+        record: of an earlier start, from `record`.
+
+    Attributes:
+        last: the last log line.
+        skipped: steps that were passed over, in all starts of the run.
     """
 
     def __init__(
@@ -110,10 +130,14 @@ class Meter:
         log_every: int,
         batch_size: int,
         show: bool,
+        allowed: int = 0,
+        record: Mapping[str, Any] = MappingProxyType({}),
     ):
         self._writer, self._log_every, self._batch_size = writer, log_every, batch_size
         self._pending: tuple[int, Metrics] | None = None
-        self._window: list[Metrics] = []
+        window = {name: _average(*pair) for name, pair in record.get("window", {}).items()}
+        self._window: list[Metrics] = [window] if window else []
+        self._allowed, self.skipped = allowed, list[int](record.get("skipped", ()))
         self._since = (start, time.perf_counter())
         self.last: dict[str, float] = {}
         self._show = show
@@ -158,23 +182,40 @@ class Meter:
         elif self._show:
             print(text, file=sys.stderr, flush=True)
 
+    def record(self) -> dict[str, Any]:
+        """What a later start needs to log the same numbers; JSON-serialisable, without the step that is in computation."""
+        merged = metrics_lib.merge(self._window)
+        window = {name: [float(value.total), float(value.count)] for name, value in merged.items()}
+        return {"window": window, "skipped": self.skipped}
+
     def close(self) -> None:
         """Closes the progress bar."""
         self._bar.close()
 
     def _take(self, step: int, metrics: Metrics) -> None:
         metrics = jax.device_get(metrics)
-        if float(metrics["nonfinite"].total):
-            what = "gradient" if math.isfinite(float(metrics["loss"].total)) else "loss"
-            raise Diverged(step, what)
-        self._window.append(metrics)
         self._bar.update(1)
+        if float(metrics["nonfinite"].total):
+            self._pass_over(step, metrics)
+        else:
+            self._window.append(metrics)
         if step % self._log_every == 0:
             self._log(step)
 
+    def _pass_over(self, step: int, metrics: Metrics) -> None:
+        found = [float(metrics[name].total) for name in ("loss", "grad_norm")]
+        words = ("the loss is", "the gradient is", "the parameters after the update are")
+        what = next((w for w, x in zip(words, found, strict=False) if not math.isfinite(x)), words[-1])
+        if len(self.skipped) >= self._allowed:
+            raise Diverged(step, what)
+        self.skipped.append(step)
+        self.note(f"{what} not finite at step {step}: its batch is passed over, no. {len(self.skipped)}")
+
     def _log(self, step: int) -> None:
         values = metrics_lib.compute(metrics_lib.merge(self._window))
-        values.pop("nonfinite")
+        values.pop("nonfinite", None)
+        if self.skipped:
+            values["skipped"] = float(len(self.skipped))
         self._window.clear()
         now = time.perf_counter()
         before, then = self._since
@@ -185,4 +226,10 @@ class Meter:
         }
         if self._writer is not None:
             self._writer.write(step, self.last)
-        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} images/s", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {values.get('loss', math.nan):.4f}, {rate:.0f} images/s", refresh=False
+        )
+
+
+def _average(total: float, count: float) -> clu_metrics.Average:
+    return clu_metrics.Average(total=np.float32(total), count=np.float32(count))

@@ -49,6 +49,7 @@ class Writer:
         self._path = Path(workdir) / "metrics.jsonl"
         kept = [r for r in read(workdir) if r["step"] <= start]
         files.write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
+        self._written = {(r["step"], name) for r in kept for name in r}
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1, flush_secs=10)
 
@@ -60,6 +61,11 @@ class Writer:
         self._file.flush()
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
+
+    def write_once(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes one record, unless an earlier start wrote these scores at this step."""
+        if not all((step, name) in self._written for name in scalars):
+            self.write(step, scalars)
 
     def close(self) -> None:
         """Flushes and closes both files."""

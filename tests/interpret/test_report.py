@@ -77,7 +77,7 @@ def test_full_report(tmp_path):
     with Image.open(index.parent / "right_01_selected.png") as picture:
         assert max(picture.size) == report.SIDE
     left = {path.name for path in index.parent.iterdir()} - set(page.sources)
-    assert left == {"index.html", "figure_attention_right.png", "figure_attention_wrong.png"}
+    assert left == {".report.json", "index.html", "figure_attention_right.png", "figure_attention_wrong.png"}
 
 
 def test_the_sentence_says_what_a_trivial_predictor_reaches(tmp_path):
@@ -137,7 +137,7 @@ def test_rewriting_replaces_and_keeps_other_files(tmp_path):
     (tmp_path / ".report-killed").mkdir()
     write(tmp_path, full())
     write(tmp_path, ReportContent("second"))
-    assert sorted(os.listdir(tmp_path)) == ["index.html", "mine.png", "notes.txt"]
+    assert sorted(os.listdir(tmp_path)) == [".report.json", "index.html", "mine.png", "notes.txt"]
 
 
 def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):

@@ -220,7 +220,7 @@ def test_the_page_is_whole(ablations, tmp_path):
     (out / "mine.txt").write_text("mine")
     alone = hand_made(tmp_path / "alone", {"correct": right(0.5)})
     page.write(out, comparison.compare([alone]))
-    assert sorted(os.listdir(out)) == [
+    assert sorted(os.listdir(out)) == [".comparison.json",
         "comparison.csv", "comparison.md", "comparison_intervals.png", "index.html", "mine.txt",
     ]  # fmt: skip
     for folder, what in ((alone, "a run"), (tmp_path / "page", "a page that is no comparison")):

@@ -111,14 +111,17 @@ class TrainStream:
         self._batches += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
+    def get_state(self, batches: int | None = None) -> dict[str, int]:
         """The position in the stream, for a checkpoint.
+
+        Args:
+            batches: number of batches before the position; None for those returned so far.
 
         Returns:
             JSON-serialisable, equal in all processes, and valid for any number of processes. Only returned batches count:
             examples that were read ahead are read again after resuming.
         """
-        return {"batches": self._batches, **self._identity}
+        return {"batches": self._batches if batches is None else batches, **self._identity}
 
     def set_state(self, state: dict[str, int]) -> None:
         """Continues from a position.
