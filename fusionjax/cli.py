@@ -23,8 +23,8 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     """Parses the arguments, runs a command and leaves the process.
 
     Exit codes: 0 done, 1 done in part (the command says which), 2 a mistake of the user (one line on stderr, after a
-    traceback with -v), 141 the reader of the output has gone (`| head`), 130 interrupted, 75
-    terminated by the system and to be started again.
+    traceback with -v), 141 the reader of the output has gone (`| head`), 130 interrupted, 75 terminated by the
+    system and to be started again.
 
     Args:
         command: to run.
