@@ -1,6 +1,7 @@
 """Lists the folders and files of a data set: hidden entries are left out, links are followed, loops are refused."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from fusionjax.errors import UserError
 
 _IGNORED = ("__MACOSX",)
 """Folders that programs leave beside the data."""
+_FILE = re.compile(r"\.\w{1,5}$")
+"""The name of a file rather than a folder."""
 
 
 def folders(path: Path) -> list[Path]:
@@ -67,6 +70,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             entries = [e for e in found if not e.name.startswith(".") and e.name not in _IGNORED]
     except OSError as e:
         raise UserError(f"the folder {folder} cannot be listed: {e.strerror or e}") from None
+    for e in entries:
+        # Its pictures would vanish without a word. A link to a file is named when the file is read.
+        if e.is_symlink() and not _FILE.search(e.name) and not os.path.exists(e.path):
+            raise UserError(
+                f"{e.path} links to {os.readlink(e.path)}, which is not there: restore that folder, or remove the link"
+            )
     return sorted(entries, key=lambda e: e.name)
 
 

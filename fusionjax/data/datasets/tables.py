@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import decimal
 import io
+import json
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ class Known:
 
     Attributes:
         names: their names, in lower case.
-        lists: those whose cells may hold several values, separated by "|"; in Parquet, a list of values is one too.
+        lists: those whose cells may hold several values, separated by "|", or as a list (in CSV a JSON list).
         prose: those with any text, in which brackets are text.
     """
 
@@ -52,7 +53,7 @@ class Known:
 
 
 def read(path: Path, known: Known) -> Table:
-    """Reads a table: .csv and .tsv (comma, semicolon, tab or | between the fields, with or without byte order mark), .parquet.
+    """Reads .csv and .tsv (comma, semicolon, tab or | between the fields, with or without byte order mark) and .parquet.
 
     Column names are compared without case and surrounding spaces; columns that are not known are left out.
 
@@ -107,15 +108,15 @@ def _records(path: Path, file: io.TextIOBase, known: Known) -> Table:
 
 
 def _delimiter(file: io.TextIOBase, known: Known) -> str:
-    """The delimiter that gives the header most known columns; the comma where none gives any."""
-    best, most = ",", 0
+    """The delimiter that gives the header most known columns, and of several the one that gives most columns."""
+    best, most = ",", (0, 1)
     for delimiter in _DELIMITERS:
         file.seek(0)
         try:
             header = _first(csv.reader(file, strict=True, delimiter=delimiter))
         except csv.Error:  # quotes that end in the middle of a field
             continue
-        found = sum(_folded(name) in known.names for name in header)
+        found = sum(_folded(name) in known.names for name in header), len(header)
         if found > most:
             best, most = delimiter, found
     return best
@@ -127,15 +128,24 @@ def _first(reader: Iterable[list[str]]) -> list[str]:
 
 
 def _csv_cell(text: str, name: str, where: str, known: Known) -> str:
-    """Refuses the printed form of a Python or JSON list or dictionary, which a table of lists becomes when it is saved."""
-    if name not in known.prose and text[:1] in ("[", "{") and text[-1:] in ("]", "}"):
+    """A field. A JSON list is read where the column may hold one; other printed lists and dictionaries are refused.
+
+    A table of lists that is saved as CSV holds their printed form, which would become a class or a file name.
+    """
+    if name in known.prose or not (text[:1] in ("[", "{") and text[-1:] in ("]", "}")):
+        return text
+    if name in known.lists:
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            return text
-        if isinstance(value, list | dict | set):
-            several = "; separate several values by |" if name in known.lists else ""
-            raise UserError(f"{where}: {name!r} holds {_shown(text)}, not one value{several}")
+            return _cell(json.loads(text), name, where, known)
+        except ValueError:  # e.g. with single quotes, where Python would join 'a' 'b' to one text
+            pass
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return text
+    if isinstance(value, list | dict | set):
+        several = "; separate several values by |, or write a JSON list" if name in known.lists else ""
+        raise UserError(f"{where}: {name!r} holds {_shown(text)}, not one value{several}")
     return text
 
 
@@ -161,7 +171,7 @@ def _parquet(path: Path, known: Known) -> Table:
 
 
 def _cell(value: object, name: str, where: str, known: Known) -> str:
-    """A Parquet value as text; a list of values is joined by "|" where the column may hold one."""
+    """A value as text; a list of values is joined by "|" where the column may hold one."""
     if isinstance(value, list) and name in known.lists:
         parts = [_plain(v, name, where) for v in value if v is not None]
         if any("|" in part for part in parts):

@@ -126,6 +126,16 @@ def test_links_to_folders_are_followed(tmp_path):
     assert len(source) == 3 * (2 + 5) and "ash/more/4.jpg" in source.names
 
 
+def test_a_link_to_a_folder_that_is_gone(tmp_path):
+    tree(tmp_path, (".",))
+    (tmp_path / "ash" / "gone.jpg").symlink_to(tmp_path / "no.jpg")  # of a file: named when it is read
+    assert len(open_split(tmp_path, fractions=(1.0, 0.0, 0.0))) == 7
+    (tmp_path / "ash" / "more").symlink_to(tmp_path / "no")
+    fails("ash/more links to .*no, which is not there: restore that folder, or remove the link", tmp_path)
+    (tmp_path / "ash" / "more").rename(tmp_path / "St. Bernard")
+    fails("St. Bernard links to .*no, which is not there", tmp_path)
+
+
 def test_links_in_a_circle_are_refused(tmp_path):
     tree(tmp_path, (".",))
     (tmp_path / "ash" / "again").symlink_to(tmp_path / "ash")
