@@ -70,11 +70,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             entries = [e for e in found if not e.name.startswith(".") and e.name not in _IGNORED]
     except OSError as e:
         raise UserError(f"the folder {folder} cannot be listed: {e.strerror or e}") from None
-    for e in entries:
+    for entry in entries:
         # Its pictures would vanish without a word. A link to a file is named when the file is read.
-        if e.is_symlink() and not _FILE.search(e.name) and not os.path.exists(e.path):
+        if entry.is_symlink() and not _FILE.search(entry.name) and not os.path.exists(entry.path):
             raise UserError(
-                f"{e.path} links to {os.readlink(e.path)}, which is not there: restore that folder, or remove the link"
+                f"{entry.path} links to {os.readlink(entry.path)}, which is not there: restore that folder, or remove the link"
             )
     return sorted(entries, key=lambda e: e.name)
 
