@@ -148,6 +148,22 @@ def needed(value: Any, message: str) -> Any:
     return value
 
 
+def output_folder(out: str) -> Path:
+    """The folder of --out, which may not exist yet.
+
+    Raises:
+        UserError: it cannot be a folder.
+    """
+    folder = Path(out)
+    try:
+        above = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    except OSError as e:
+        raise UserError(f"--out={out} cannot be a folder: {e.strerror}") from None
+    if not above.is_dir():
+        raise UserError(f"--out={out} cannot be a folder: {above} is a file; name another one")
+    return folder
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns "; did you mean …?" for a word that resembles a known one, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fusionjax import cli
-from fusionjax.arguments import Command, at_least, needed
+from fusionjax.arguments import Command, at_least, needed, output_folder
 
 
 def add(parser: ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def main(options: Namespace) -> int:
     else:
         print(inspection_page.text(found))
     if options.out:
-        page = inspection_page.write(Path(options.out), found)
+        page = inspection_page.write(output_folder(options.out), found)
         print(f"page: {page}", file=sys.stderr if options.json else sys.stdout)
     return 1 if found.errors else 0
 

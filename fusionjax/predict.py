@@ -1,31 +1,43 @@
-"""Predictions of a trained model for some images: python -m fusionjax.predict --workdir=runs/cub photo1.jpg photo2.jpg
+"""Predictions of a trained model for some images: python -m fusionjax.predict --workdir=runs/cub photo.jpg folder/
 
 With a re-identification model the first image is the query, and the others are ranked by their similarity to it.
 """
 
-import os
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fusionjax import cli
-from fusionjax.arguments import Command, at_least, needed
+from fusionjax.arguments import Command, at_least, needed, output_folder
 from fusionjax.errors import UserError
 
 if TYPE_CHECKING:
     from fusionjax.experiment.inference import Run
+    from fusionjax.experiment.prediction import Prediction
 
-_LONGEST = 200
-"""Bytes of an image's name; file systems allow 255, of which a temporary file needs some."""
+_MAPS = 16
+"""Images up to which maps are drawn unasked."""
 
 
 def add(parser: ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="files, folders, patterns; - reads a list from standard input",
+    )
     parser.add_argument("--workdir", metavar="DIR", help="folder of a run")
     parser.add_argument(
         "--top", type=at_least(1), default=5, metavar="N", help="classes, or images of a gallery, to name (5)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: a list with an object per image")
+    parser.add_argument("--csv", action="store_true", help="print CSV: a row per image")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of the attention maps; without it, of up to 16 images: <workdir>/predictions",
     )
     parser.add_argument(
         "--text", action="append", help="text of an image, once per image, for a model that reads it"
@@ -34,17 +46,23 @@ def add(parser: ArgumentParser) -> None:
         "--sound", action="append", help='sound file of an image, once per image, "" for none'
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="folder of the attention maps; <workdir>/predictions by default"
+        "--batch", type=at_least(1), default=16, metavar="N", help="images computed together (16)"
     )
 
 
-def main(options: Namespace) -> None:
-    """Prints the top classes of every image, and writes a PNG with its maps."""
+def main(options: Namespace) -> int:
+    """Prints the top classes of every image, and draws its maps; exit code 1 where some cannot be read."""
     needed(options.workdir, "--workdir is missing: name the folder of a run")
     needed(options.images, "no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
+    if options.json and options.csv:
+        raise UserError("--json and --csv are two forms of one answer: choose one")
+    from fusionjax.experiment import answers, user_images
     from fusionjax.experiment.inference import load
-    from fusionjax.interpret import figures
 
+    names = [line for name in options.images for line in ([name] if name != "-" else _listed())]
+    options.images = [
+        image.content for image in user_images.named(needed(names, "standard input lists no image"))
+    ]
     run = load(options.workdir)
     if run.task.inputs.reads_text and len(options.text or ()) != len(options.images):
         raise UserError(
@@ -52,43 +70,43 @@ def main(options: Namespace) -> None:
         )
     if "embedding" in run.task.scorer.output_names:
         _rank(run, options)
-        return
-    folder = _folder(options.out) if options.out else run.folder / "predictions"
-    for i, found in enumerate(
-        run.predict(options.images, texts=options.text, sounds=options.sound, top=options.top)
-    ):
-        print(found.name)
-        for name, p in zip(found.classes, found.probabilities, strict=True):
-            print(f"  {100 * p:5.1f} %  {name}")
-        figure = figures.attention_rows([found.example()])
-        if figure is not None and found.rollout is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            print(f"  maps: {figures.save(figure, folder / f'{i + 1:03d}_{_shortened(found.name)}.png')}")
+        return 0
+    found = _with_progress(
+        run.predictions(
+            options.images,
+            texts=options.text,
+            sounds=options.sound,
+            top=options.top,
+            batch=options.batch,
+            skip_bad=True,
+        ),
+        len(options.images),
+    )
+    folder = output_folder(options.out) if options.out else run.folder / "predictions"
+    draws = bool(options.out) or len(options.images) <= _MAPS
+    form = "json" if options.json else "csv" if options.csv else "text"
+    bad = answers.write(found, form, top=options.top, maps=folder if draws else None)
+    if bad:
+        print(f"fusionjax: {bad} of {len(options.images)} images cannot be read", file=sys.stderr)
+    return 1 if bad else 0
 
 
-def _folder(out: str) -> Path:
-    """The folder of --out, which may not exist yet; a UserError where it cannot."""
-    folder = Path(out)
-    try:
-        above = next(part for part in (folder, *folder.absolute().parents) if part.exists())
-    except OSError as e:
-        raise UserError(f"--out={out} cannot be a folder: {e.strerror}") from None
-    if not above.is_dir():
-        raise UserError(f"--out={out} cannot be a folder: {above} is a file; name another one")
-    return folder
+def _listed() -> list[str]:
+    return [line for line in sys.stdin.read().splitlines() if line.strip()]
 
 
-def _shortened(name: str) -> str:
-    """The name of an image without folder and suffix, so short that it fits into the name of a file with a prefix."""
-    stem = Path(name).stem[:80]
-    while len(os.fsencode(stem)) > _LONGEST:
-        stem = stem[:-1]
-    return stem
+def _with_progress(found: "Iterator[Prediction]", count: int) -> "Iterator[Prediction]":
+    import tqdm
+
+    # Not for a few images, whose answers are lines of their own.
+    return iter(
+        tqdm.tqdm(found, total=count, unit=" images", disable=True if count <= _MAPS else None, leave=False)
+    )
 
 
 def _rank(run: "Run", options: Namespace) -> None:
     """Prints the other images by falling similarity to the first."""
-    names: Sequence[str] = options.images
+    names: list[str] = options.images
     if options.out:
         raise UserError("--out is for attention maps; a re-identification run prints similarities")
     if len(names) < 2:
@@ -107,6 +125,7 @@ COMMAND = Command(
     main,
     (
         "fusionjax predict --workdir=runs/quickstart photo.jpg",
+        "fusionjax predict --workdir=runs/quickstart photos/ --csv > answers.csv",
         "fusionjax predict --workdir=runs/fusion --text='red apple' apple.png",
     ),
 )

@@ -1,10 +1,11 @@
 """A trained run, opened from its workdir: `run = fusionjax.load("runs/cub"); run.predict(["bird.jpg"])`."""
 
-import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,57 +16,23 @@ from fusionjax import tasks
 from fusionjax._version import __version__
 from fusionjax.data import datasets
 from fusionjax.data.image import transforms
-from fusionjax.data.image.decode import decode
 from fusionjax.data.loading import pipeline
 from fusionjax.data.loading.auxiliary import Auxiliary
 from fusionjax.data.source import Source
-from fusionjax.data.unreadable import BadImages, why_unreadable
+from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
-from fusionjax.experiment import workdir
-from fusionjax.interpret.maps import Example
+from fusionjax.experiment import user_images, workdir
+from fusionjax.experiment.prediction import Prediction
+from fusionjax.experiment.user_images import NamedImage
 from fusionjax.models import parameters
 from fusionjax.tasks.base.protocol import Facts, Results, Task, Variables
 from fusionjax.train import checkpoint, optim, state
 
 log = logging.getLogger(__name__)
 
-Image = str | Path | bytes | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The prediction of one image.
-
-    Attributes:
-        name: the file's, or "image <n>" for an array.
-        image: uint8 (S, S, 3), as the model saw it.
-        classes: the k most probable class names, the most probable first.
-        probabilities: float32 (k,), of these classes.
-        rollout: float32 (h, w), the contribution of each patch to CLS, or None.
-        selected: int32 (n,), the patches that GLCA selected, by descending weight, or None.
-    """
-
-    name: str
-    image: np.ndarray
-    classes: tuple[str, ...]
-    probabilities: np.ndarray
-    rollout: np.ndarray | None
-    selected: np.ndarray | None
-
-    def example(self) -> Example:
-        """For the figures of `fusionjax.interpret`."""
-        return Example(
-            name=self.name,
-            image=self.image,
-            true="",
-            predicted=self.classes[0],
-            probability=float(self.probabilities[0]),
-            rollout=self.rollout,
-            selected=self.selected,
-            grid=None if self.rollout is None else self.rollout.shape,
-        )
+_BATCH = 16
 
 
 def load(folder: str | Path) -> "Run":
@@ -149,11 +116,11 @@ class Run:
         self.compiled = jax.jit(task.scorer.predict)
         self.bad = BadImages()
 
-    def embed(self, images: Sequence[Image], *, cameras: Sequence[int] | None = None) -> np.ndarray:
+    def embed(self, images: Any, *, cameras: Sequence[int] | None = None) -> np.ndarray:
         """Embeddings of some images by a re-identification model: unit vectors, whose products are cosine similarities.
 
         Args:
-            images: as for `predict`.
+            images: one or many, as for `predict`.
             cameras: for a model with a camera embedding, one per image; None uses camera 0 and warns.
 
         Returns:
@@ -164,106 +131,163 @@ class Run:
         """
         if "embedding" not in self.task.scorer.output_names:
             raise UserError(f"{self.folder} is a run of {self.config.task}: embed() is for re-identification")
-        _, _, out = self._apply(images, output_names=("embedding",), cameras=cameras)
-        return out["embedding"][: len(images)] if len(images) else np.zeros((0, 0), np.float32)
+        wanted = user_images.named(images)
+        n = self.config.model.cameras
+        if n and cameras is None and wanted:
+            log.warning("the model has an embedding of %d cameras and none is given: camera 0 is used", n)
+        cameras = [0] * len(wanted) if cameras is None else list(cameras)
+        if len(cameras) != len(wanted) or any(not 0 <= c < max(n, 1) for c in cameras):
+            raise UserError(f"cameras={cameras}: one for each of {len(wanted)} images, 0 … {max(n, 1) - 1}")
+        found = [np.zeros((0, 0), np.float32)] if not wanted else []
+        for start in range(0, len(wanted), _BATCH):
+            part = slice(start, start + _BATCH)
+            pixels, errors = self._read(wanted[part])
+            for image, error in zip(wanted[part], errors, strict=True):
+                if error:
+                    raise UserError(f"{image.name} cannot be read: {error}")
+            out = self._outputs_of(pixels, ("embedding",), _BATCH, cameras=cameras[part])
+            found.append(out["embedding"][: len(pixels)])
+        return np.concatenate(found)
 
     def predict(
         self,
-        images: Sequence[Image],
+        images: Any,
         *,
         texts: Sequence[str] | None = None,
         sounds: Sequence[str | Path | None] | None = None,
         top: int = 5,
+        batch: int = _BATCH,
+        skip_bad: bool = False,
     ) -> list[Prediction]:
         """Classes and maps of some images.
 
         Args:
-            images: file names, encoded bytes, or uint8 RGB arrays (h, w, 3) of any size.
+            images: one or many: names of files, of folders (all images below them) or patterns such as "photos/*.jpg"; encoded
+                bytes; PIL pictures; uint8 RGB arrays (h, w, 3) of any size.
             texts: one per image, for a model with text input; None for any other.
             sounds: one file per image, for a model with audio input, None or "" for no sound; None for no sound at all.
             top: classes to name.
+            batch: images that are computed together.
+            skip_bad: an image that cannot be read gives a `Prediction` with `error` set, instead of an exception.
+
+        Returns:
+            One prediction per image, in their order.
 
         Raises:
             UserError: an image or a sound that is missing or does not decode, texts that are missing or too many, a run of
                 re-identification.
         """
+        return list(
+            self.predictions(images, texts=texts, sounds=sounds, top=top, batch=batch, skip_bad=skip_bad)
+        )
+
+    def predictions(
+        self,
+        images: Any,
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+        top: int = 5,
+        batch: int = _BATCH,
+        skip_bad: bool = False,
+    ) -> Iterator[Prediction]:
+        """As `predict`, one after another: a batch of images is in memory at a time."""
+        wanted = user_images.named(images)
+        self._check_predicts(len(wanted), texts, sounds)
+        if sounds is None and self.task.inputs.reads_sound and wanted:
+            log.warning("the model has audio input and no sound is given: it predicts without sound")
+        size = min(batch, max(1, len(wanted)))
+        for start in range(0, len(wanted), size):
+            part = slice(start, start + size)
+            auxiliary = self.task.inputs.from_user(
+                self.variables, texts=texts and texts[part], sounds=sounds and sounds[part]
+            )
+            yield from self._predict(wanted[part], auxiliary, top, size, skip_bad)
+
+    def _check_predicts(
+        self, count: int, texts: Sequence[str] | None, sounds: Sequence[str | Path | None] | None
+    ) -> None:
         if "embedding" in self.task.scorer.output_names:
             raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
         if "embedding/" in self.task.scorer.output_names:
             raise UserError(
                 f"{self.folder} has no classes to predict; its embeddings are in embeddings/, its encoders in towers/"
             )
-        if self.task.inputs.reads_text and (texts is None or len(texts) != len(images)):
-            raise UserError(
-                f"{self.folder} reads a text of each image: give {len(images)} texts, one per image"
-            )
+        if self.task.inputs.reads_text and (texts is None or len(texts) != count):
+            raise UserError(f"{self.folder} reads a text of each image: give {count} texts, one per image")
         if texts is not None and not self.task.inputs.reads_text:
             raise UserError(f"{self.folder} reads no text of an image: leave texts out")
         if sounds is not None and not self.task.inputs.reads_sound:
             raise UserError(f"{self.folder} is a model without audio input: leave sounds out")
-        if sounds is not None and len(sounds) != len(images):
-            raise UserError(f"{self.folder}: give {len(images)} sounds, one per image, an empty one for none")
-        if sounds is None and self.task.inputs.reads_sound and images:
-            log.warning("the model has audio input and no sound is given: it predicts without sound")
-        auxiliary = self.task.inputs.from_user(self.variables, texts=texts, sounds=sounds) if images else None
-        names, pixels, out = self._apply(
-            images, output_names=("probabilities/combined", "rollout", "selected"), auxiliary=auxiliary
-        )
-        found = []
-        for i, name in enumerate(names):
+        if sounds is not None and len(sounds) != count:
+            raise UserError(f"{self.folder}: give {count} sounds, one per image, an empty one for none")
+
+    def _predict(
+        self, images: Sequence[NamedImage], auxiliary: Auxiliary | None, top: int, size: int, skip_bad: bool
+    ) -> Iterator[Prediction]:
+        pixels, errors = self._read(images)
+        if not skip_bad:
+            for image, error in zip(images, errors, strict=True):
+                if error:
+                    raise UserError(f"{image.name} cannot be read: {error}")
+        names = ("probabilities/combined", "rollout", "selected")
+        out = {} if all(errors) else self._outputs_of(pixels, names, size, auxiliary=auxiliary)
+        for i, (image, error) in enumerate(zip(images, errors, strict=True)):
+            if error:
+                yield Prediction(image.name, None, (), np.zeros(0, np.float32), None, None, error)
+                continue
             p = out["probabilities/combined"][i]
             order = np.argsort(-p, kind="stable")[:top]
-            found.append(
-                Prediction(
-                    name=name,
-                    image=pixels[i],
-                    classes=tuple(self.task.class_names[k] for k in order),
-                    probabilities=p[order],
-                    rollout=out["rollout"][i].reshape(self.task.model.grid) if "rollout" in out else None,
-                    selected=out["selected"][i] if "selected" in out else None,
-                )
+            yield Prediction(
+                name=image.name,
+                image=pixels[i],
+                classes=tuple(self.task.class_names[k] for k in order),
+                probabilities=p[order],
+                rollout=out["rollout"][i].reshape(self.task.model.grid) if "rollout" in out else None,
+                selected=out["selected"][i] if "selected" in out else None,
             )
-        return found
 
-    def _apply(
+    def _read(self, images: Sequence[NamedImage]) -> tuple[list[np.ndarray], list[str]]:
+        """The images as the model sees them, a blank one for each that cannot be read; and why it cannot."""
+        data = self.config.data
+        view = transforms.eval_transform(data)
+
+        def one(image: NamedImage) -> tuple[np.ndarray | None, str]:
+            pixels, error = image.read(data.max_pixels, data.value_range)
+            return (None if pixels is None else view(pixels)), error
+
+        with ThreadPoolExecutor(min(data.threads, max(1, len(images)))) as pool:
+            read = list(pool.map(one, images))
+        blank = next(
+            (np.zeros_like(pixels) for pixels, _ in read if pixels is not None), np.zeros((1, 1, 3), np.uint8)
+        )
+        return [blank if pixels is None else pixels for pixels, _ in read], [error for _, error in read]
+
+    def _outputs_of(
         self,
-        images: Sequence[Image],
-        *,
+        pixels: list[np.ndarray],
         output_names: tuple[str, ...],
-        cameras: Sequence[int] | None = None,
+        size: int,
+        *,
+        cameras: Sequence[int] = (),
         auxiliary: Auxiliary | None = None,
-    ) -> tuple[list[str], list[np.ndarray], dict[str, np.ndarray]]:
-        """Names, the input images as the model sees them, and the outputs that `output_names` names."""
-        n = self.config.model.cameras
-        if n and cameras is None:
-            log.warning("the model has an embedding of %d cameras and none is given: camera 0 is used", n)
-        cameras = [0] * len(images) if cameras is None else list(cameras)
-        if len(cameras) != len(images) or any(not 0 <= c < max(n, 1) for c in cameras):
-            raise UserError(f"cameras={cameras}: one for each of {len(images)} images, 0 … {max(n, 1) - 1}")
-        names, pixels = [], []
-        view = transforms.eval_transform(self.config.data)
-        for i, image in enumerate(images):
-            names.append(str(image) if isinstance(image, str | Path) else f"image {i + 1}")
-            pixels.append(view(_read(image, names[-1], self.config.data)))
-        if not pixels:
-            return names, pixels, {}
+    ) -> dict[str, np.ndarray]:
+        """The outputs that `output_names` names, for images as the model sees them."""
+        carried = {
+            name: cameras if name == "camera" and cameras else [0] * len(pixels)
+            for name in self.config.data.carry
+        }
         batches = pipeline.array_batches(
             pixels,
-            mesh_lib.round_up(min(len(pixels), 16), self.mesh),
+            mesh_lib.round_up(size, self.mesh),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            carried={
-                name: cameras if name == "camera" else [0] * len(pixels) for name in self.config.data.carry
-            },
+            carried=carried,
             auxiliary=auxiliary,
         )
-        return (
-            names,
-            pixels,
-            collect(self.compiled, self.variables, batches, self.mesh, output_names=output_names),
-        )
+        return collect(self.compiled, self.variables, batches, self.mesh, output_names=output_names)
 
-    def attention(self, image: Image) -> Prediction:
+    def attention(self, image: Any) -> Prediction:
         """The maps of one image: `.rollout`, `.selected`."""
         return self.predict([image])[0]
 
@@ -328,10 +352,3 @@ def _first_difference(run: Run, source: Source) -> str:
         if a != b:
             return f"{b!r} where the run has {a!r}"
     return f"{len(source.class_names)} where the run has {len(run.task.class_names)}"
-
-
-def _read(image: Image, name: str, data: ConfigDict) -> np.ndarray:
-    try:
-        return decode(image, data.max_pixels, data.value_range)
-    except Exception as e:
-        raise UserError(f"{name} cannot be read: {why_unreadable(e, name)}") from None

@@ -69,7 +69,12 @@ def test_train_evaluate_predict(data, tmp_path):
         "fusionjax.predict", workdir, "--top=2", data / "red" / "000.png", data / "blue" / "001.png"
     ).stdout
     assert said.count(" %  ") == 4 and len(list((tmp_path / "predictions").glob("*.png"))) == 2
-    assert "nothing.png" in run("fusionjax.predict", workdir, "nothing.png", expect=2).stderr
+    said = run("fusionjax.predict", workdir, "--json", "nothing.png", data / "red", expect=1)
+    answers = json.loads(said.stdout)
+    assert answers[0]["error"] and not answers[0]["classes"] and "1 of " in said.stderr
+    assert len(answers) == 1 + len(list((data / "red").iterdir()))
+    assert all(len(a["classes"]) == 3 and not a["error"] for a in answers[1:])
+    assert "no file matches" in run("fusionjax.predict", workdir, tmp_path / "no*.png", expect=2).stderr
 
 
 def test_check_computes_nothing(data, tmp_path):

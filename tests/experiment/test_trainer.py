@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import fusionjax
 from fusionjax.errors import UserError
@@ -99,6 +100,12 @@ def test_predictions_from_files_arrays_and_bytes(trained, data):
     assert run.predict([]) == []
     with pytest.raises(UserError, match="nothing.png"):
         run.predict(["nothing.png"])
+    one = run.predict(str(path))
+    assert len(one) == 1 and one[0].name == str(path), "a string is one image, never its letters"
+    mixed = run.predict(["nothing.png", data / "red"], skip_bad=True, batch=4)
+    assert mixed[0].error and [p.name for p in mixed[1:]] == sorted(map(str, (data / "red").iterdir()))
+    np.testing.assert_allclose(mixed[4].probabilities, found[0].probabilities, atol=1e-6)
+    assert run.predict(Image.open(path))[0].probabilities == pytest.approx(found[0].probabilities)
 
 
 def final_state(folder, c):

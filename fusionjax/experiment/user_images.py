@@ -1,0 +1,97 @@
+"""Images as a user names them: files, folders, patterns, bytes, arrays, PIL pictures, one or many."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusionjax.data.datasets import checks, listing
+from fusionjax.data.image.decode import decode
+from fusionjax.data.unreadable import why_unreadable
+from fusionjax.errors import UserError
+
+Image = str | Path | bytes | np.ndarray
+"""A file, encoded bytes, or uint8 RGB (h, w, 3); wherever images are taken, a PIL picture too."""
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image that is not read yet.
+
+    Attributes:
+        name: the file's, or "image <n>" for one in memory.
+        content: what `decode` takes.
+    """
+
+    name: str
+    content: Image
+
+    def read(self, max_pixels: int, value_range: tuple[float, ...]) -> tuple[np.ndarray | None, str]:
+        """RGB uint8 (h, w, 3) and "", or None and why it cannot be read."""
+        try:
+            return decode(self.content, max_pixels, value_range), ""
+        except Exception as e:
+            return None, why_unreadable(e, self.name)
+
+
+def named(images: Any) -> list[NamedImage]:
+    """The images that an argument stands for, in its order.
+
+    Args:
+        images: one of, or a sequence of: the name of a file (a string is never taken apart into letters), of a folder (all
+            images below it, sorted), a pattern such as "photos/*.jpg" where no such file exists; encoded bytes; a PIL
+            picture; an array (h, w, 3) or (h, w), uint8. An array with four axes is several images.
+
+    Raises:
+        UserError: a folder without images, a pattern without matches, or something that is no image.
+    """
+    one = isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "convert")
+    if isinstance(images, np.ndarray):
+        images, one = (list(images), False) if images.ndim == 4 else (images, True)
+    if not one and not isinstance(images, Iterable):
+        raise UserError(
+            f"{type(images).__name__} is no image: give a file, a folder, bytes, an array or a PIL picture"
+        )
+    found: list[NamedImage] = []
+    for image in [images] if one else images:
+        found.extend(_expanded(image, len(found) + 1))
+    return found
+
+
+def _expanded(image: Any, number: int) -> Sequence[NamedImage]:
+    if isinstance(image, str | os.PathLike):
+        return [NamedImage(name, name) for name in _files(os.fspath(image))]
+    if hasattr(image, "convert"):  # PIL's class, without importing it
+        image = _pixels(image)
+    if isinstance(image, bytes | bytearray | np.ndarray):
+        return [NamedImage(f"image {number}", image if isinstance(image, np.ndarray) else bytes(image))]
+    raise UserError(
+        f"image {number} is {type(image).__name__}: give a file, a folder, bytes, an array or a PIL picture"
+    )
+
+
+def _pixels(picture: Any) -> np.ndarray:
+    """A PIL picture as the same picture in a file would be read."""
+    keeps = picture.mode in ("L", "RGB", "RGBA", "I;16")
+    return np.asarray(
+        picture if keeps else picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    )
+
+
+def _files(name: str) -> list[str]:
+    path = Path(name)
+    if path.is_dir():
+        inside = listing.files_below(path, "", checks.IMAGE_SUFFIXES)
+        if not inside:
+            raise UserError(f"the folder {name} has no images ({', '.join(checks.IMAGE_SUFFIXES)})")
+        return [str(path / file) for file in inside]
+    if path.exists() or path.is_symlink() or not glob.has_magic(name):
+        return [name]
+    matches = sorted(m for m in glob.glob(name, recursive=True) if not os.path.isdir(m))
+    if not matches:
+        raise UserError(f"no file matches {name!r}")
+    return matches
