@@ -10,7 +10,7 @@ from fusionjax.data.audio import augment as audio_augment
 from fusionjax.data.audio import waveform as audio_lib
 from fusionjax.data.loading.stream import Example
 from fusionjax.data.source import Source, find_attribute
-from fusionjax.data.unreadable import BadImages, DecodeError
+from fusionjax.data.unreadable import BadImages, DecodeError, why_unreadable
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
 
@@ -86,8 +86,8 @@ class AudioClips:
         except audio_lib.SilentError as error:
             self.silent.record(str(path), str(error))
             return dict(self.padding_example)
-        except DecodeError as error:
-            self.bad.record(str(path), str(error))
+        except (DecodeError, MemoryError, OSError) as error:
+            self.bad.record(str(path), why_unreadable(error, str(path)))
             self.bad.check(self.total, self._most_bad)
             return dict(self.padding_example)
         if rng is not None and self._augment is not None:

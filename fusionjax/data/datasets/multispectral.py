@@ -22,7 +22,7 @@ from fusionjax.data.multispectral import files
 from fusionjax.data.multispectral.channels import ChannelMap, channel_map
 from fusionjax.data.sampling import splits
 from fusionjax.data.source import FileSource
-from fusionjax.data.unreadable import DecodeError
+from fusionjax.data.unreadable import DecodeError, why_unreadable
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
 
@@ -169,8 +169,8 @@ def _header(path: Path, channels: ChannelMap) -> files.Format | str:
     """The format of a file, or the reason why it cannot be read; such a file counts as an unreadable image."""
     try:
         return files.header(path, channels.count)
-    except (DecodeError, OSError) as e:
-        return " ".join(str(e).split())
+    except (DecodeError, MemoryError, OSError) as e:
+        return why_unreadable(e, str(path))
 
 
 def _check(where: Path, given: files.Format, channels: ChannelMap, max_pixels: int) -> None:

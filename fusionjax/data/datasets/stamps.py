@@ -30,6 +30,7 @@ from fusionjax.data.image.decode import decode, decode_png
 from fusionjax.data.sampling import splits
 from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
+from fusionjax.files import check_readable
 from fusionjax.register import DatasetRecord
 
 ROOT = "/usr/share/tuxpaint/stamps"
@@ -193,6 +194,7 @@ def draw(picture: Path, size: int, max_pixels: int) -> np.ndarray:
     """
     source: bytes | Path = picture
     if picture.suffix.lower() == ".svg":
+        check_readable(picture)
         try:
             source = _resvg().svg_to_bytes(
                 svg_path=str(picture), height=size, dpi=_DPI, background="white", skip_system_fonts=True

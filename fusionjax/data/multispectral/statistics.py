@@ -13,7 +13,7 @@ import numpy as np
 from fusionjax import disk_cache
 from fusionjax.data import fingerprint
 from fusionjax.data.source import Source, find_attribute
-from fusionjax.data.unreadable import BadImages, DecodeError
+from fusionjax.data.unreadable import BadImages, DecodeError, why_unreadable
 from fusionjax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def channel_statistics(
 
     def compute() -> dict[str, np.ndarray]:
         found, errors = _compute(source, threads)
-        reasons = {source.names[i]: _reason(e) for i, e in errors.items()}
+        reasons = {source.names[i]: why_unreadable(e, source.names[i]) for i, e in errors.items()}
         if found is None:
             _record(reasons, bad)
             bad.check(len(source), max_bad_fraction)
@@ -166,7 +166,7 @@ def _moments(source: Source, threads: int) -> Iterator[_Moments | Exception]:
     def one(i: int) -> _Moments | Exception:
         try:
             loaded = source.load(i)
-        except (DecodeError, OSError) as e:
+        except (DecodeError, MemoryError, OSError) as e:
             return e
         image = np.asarray(loaded)
         if image.ndim != 3:
@@ -188,11 +188,6 @@ def _moments(source: Source, threads: int) -> Iterator[_Moments | Exception]:
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(one, range(len(source)))
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) if isinstance(error, DecodeError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
 
 
 def _record(reasons: Mapping[str, str], bad: BadImages) -> None:

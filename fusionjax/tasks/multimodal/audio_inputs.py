@@ -16,7 +16,7 @@ from fusionjax.data.audio import clips
 from fusionjax.data.audio import waveform as audio_lib
 from fusionjax.data.audio.augment import Augment
 from fusionjax.data.source import Source
-from fusionjax.data.unreadable import DecodeError
+from fusionjax.data.unreadable import DecodeError, why_unreadable
 from fusionjax.errors import UserError
 from fusionjax.models import log_mel as mel_lib
 from fusionjax.models.backbones import audio as audio_models
@@ -102,8 +102,10 @@ class AudioInputs:
                 audio_lib.read(path, longest=self.samples)
             except audio_lib.SilentError:
                 pass
-            except DecodeError as error:
-                raise UserError(f"the sound {path} cannot be read: {error}") from None
+            except (DecodeError, MemoryError, OSError) as error:
+                raise UserError(
+                    f"the sound {path} cannot be read: {why_unreadable(error, str(path))}"
+                ) from None
         return self._sounds(paths)
 
     def padding_example(self) -> dict[str, np.ndarray]:
