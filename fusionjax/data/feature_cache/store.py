@@ -23,7 +23,7 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from fusionjax.types import Array, PyTree
 
-_VERSION = 3
+_VERSION = 4
 """Of what is computed from an image besides what the config says; raised when that changes, such as the resize filter."""
 _FEATURES, _VALID, _REASONS = "features.npy", "valid.npy", "unreadable.json"
 

@@ -74,12 +74,12 @@ def _decode_bytes(data: bytes, max_pixels: int, value_range: tuple[float, ...]) 
         image = _decode_jpeg(data, max_pixels)
         if image is not None:
             return image
+    _set_up_libraries()
     with Image.open(io.BytesIO(data)) as picture:  # reads the header only
         _check_size(picture.height, picture.width, max_pixels)
         if picture.mode in grey.DEEP:
             return _to_rgb(grey.read(picture, value_range), max_pixels)
         if _opencv_reads(picture):
-            _silence_opencv()
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if image is not None and image.dtype in (np.uint8, np.uint16):
                 if image.shape[:2] != (picture.height, picture.width):
@@ -164,6 +164,7 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 
 
 @functools.cache
-def _silence_opencv() -> None:
-    """OpenCV prints several lines on stderr for a damaged image; the exception reports it once."""
+def _set_up_libraries() -> None:
+    """Keeps OpenCV from printing on stderr what an exception reports, and Pillow from having a limit beside `max_pixels`."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    Image.MAX_IMAGE_PIXELS = None

@@ -13,6 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from fusionjax.data.image import decode as decoding
 from fusionjax.data.image.decode import decode
 from fusionjax.data.unreadable import DecodeError
 from tests.support import trees
@@ -114,6 +115,13 @@ def test_truncated(kind, share, capfd):
 def test_larger_than_the_limit(kind):
     with pytest.raises(DecodeError, match=r"40 × 48 pixels are more than data.max_pixels=1000"):
         decode(encode(rgb(), kind), 1000)
+
+
+def test_no_limit_but_max_pixels(monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    decoding._set_up_libraries.cache_clear()
+    np.testing.assert_array_equal(decode(encode(rgb(), "PNG"), LIMIT), PICTURE)
+    assert not recwarn.list
 
 
 def test_bomb_is_refused_from_its_header():
