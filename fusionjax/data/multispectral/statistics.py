@@ -94,6 +94,7 @@ def channel_statistics(
         "source": source.name,
         "split": source.split,
         "shape": list(find_attribute(source, "image_shape") or ()),  # drawings are rendered at a size
+        "fill": find_attribute(source, "fill"),  # may decide which images are readable
         "state": fingerprint.state(source),
     }
     entry = disk_cache.Entry(folder, f"statistics-{source.split}", depends_on)
