@@ -181,6 +181,26 @@ def test_cub(tmp_path):
     fails("allowed are train, test", "cub", top, "val")
 
 
+def test_lists_with_a_byte_order_mark(tmp_path):
+    """As editors on Windows save text; the names of classes and of files are as without it."""
+    plain = open_split("cub", trees.cub(tmp_path / "plain"), "train")
+    top = trees.cub(tmp_path / "marked")
+    for path in top.glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    marked = open_split("cub", top, "train")
+    assert marked.class_names == plain.class_names and marked.names == plain.names
+    data = trees.aircraft(tmp_path)
+    for path in data.glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert open_split("aircraft", data, "test").class_names == ("707-320", "A300B4", "Cessna 172")
+
+
+def test_only_a_line_break_ends_a_line(tmp_path):
+    top = trees.cub(tmp_path)
+    trees.edit(top / "classes.txt", 2, "2 002.Some\u2028Bird\x85")
+    assert open_split("cub", top, "train").class_names[1] == "Some\u2028Bird"
+
+
 CUB_DAMAGE = {
     "train_test_split.txt is missing": lambda t: (t / "train_test_split.txt").unlink(),
     r"images.txt line 2: expected '<image id> <path>', found '2'": lambda t: trees.edit(

@@ -249,6 +249,57 @@ def test_mistakes_end_in_one_line(data, tmp_path, fields, message):
     assert "\n" not in str(e.value)
 
 
+def test_what_the_reader_decided_is_said_at_once_and_by_check(data, tmp_path, capsys, monkeypatch):
+    for split in ("Training", "Testing"):
+        shutil.copytree(data, tmp_path / "root" / split)
+    run = trainer.Experiment(config(tmp_path / "root", data__eval_splits=("test",)), tmp_path / "run")
+    lines = [f"split {s!r} is the folder {tmp_path / 'root' / name}" for s, name in
+             (("test", "Testing"), ("train", "Training"))]  # fmt: skip
+    assert set(lines) < set(run.notes) and "in training and in evaluation (60)" in run.notes[-1]
+    assert all(line in run.describe().splitlines() for line in run.notes)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "fingerprint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert capsys.readouterr().err.splitlines()[: len(run.notes)] == list(run.notes)
+
+
+@pytest.mark.parametrize("place", ["root", "root/run", "link/run"])
+def test_a_workdir_within_the_data_is_refused(data, tmp_path, place):
+    """After one run its folders would be classes."""
+    shutil.copytree(data, tmp_path / "root")
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    with pytest.raises(UserError, match="--workdir=.* lies within config.data.root=.*; name another folder"):
+        trainer.Experiment(config(tmp_path / "root"), tmp_path / place).train()
+    assert sorted(p.name for p in (tmp_path / "root").iterdir()) == sorted(tiny.CLASSES)
+
+
+def test_one_class_is_refused_whatever_names_it(data, tmp_path):
+    def fails(match, **fields):
+        with pytest.raises(UserError, match=match) as e:
+            trainer.Experiment(config(data, **fields), tmp_path)
+        assert "\n" not in str(e.value)
+
+    fails("two or more classes of .* must be selected, 1 listed", data__selected_classes=("red",))
+    rows = [
+        (f"{data}/{name}/{i:03d}.png", name, "test" if i > 14 else "train")
+        for name in tiny.CLASSES
+        for i in range(20)
+    ]
+    for labels in ("one", "training"):
+        path = tmp_path / f"{labels}.csv"
+        own = [(p, "red" if labels == "one" or s == "train" else name, s) for p, name, s in rows]
+        path.write_text("path,label,split\n" + "".join(f"{','.join(row)}\n" for row in own))
+        match = {
+            "one": "one has one class, 'red', and two or more are needed",
+            "training": "every example of split 'train' of training is of class 'red', and training needs two",
+        }[labels]
+        fails(match, data__source="manifest", data__root=str(path), data__eval_splits=("test",))
+
+
 def test_gradient_accumulation_and_bfloat16_run(data, tmp_path):
     c = config(data, train__steps=4, optim__accumulate=2, precision="bfloat16", report__enabled=False)
     assert np.isfinite(trainer.Experiment(c, tmp_path).train()["test/nll"])

@@ -232,6 +232,17 @@ def test_the_range_of_floating_point_images_is_read(tmp_path):
     assert set(np.unique(batch["image"])) == {51}
 
 
+@pytest.mark.parametrize("value", [2**40 + 1, 2**31, -(2**31) - 1])
+def test_a_carried_column_beyond_32_bits_is_refused(source, value):
+    columns = {"camera": np.arange(N, dtype=np.int64)}
+    columns["camera"][3] = value
+    wide = FileSource("wide", "train", source.class_names, source.labels, source.names, source.root, columns)
+    with pytest.raises(
+        UserError, match=f"names 'camera', and .* has {value} there: a batch carries integers of 32 bits"
+    ):
+        pipeline.train_dataset(wide, settings(carry=("camera",)), seed=0, batch_size=4)
+
+
 def test_no_examples(source):
     empty = FileSource("none", "train", ("a",), np.zeros(0, np.int32), [], source.root)
     with pytest.raises(UserError, match="without examples"):
