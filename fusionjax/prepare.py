@@ -79,12 +79,13 @@ def main(options: Namespace) -> None:
     if not options.root:
         raise UserError(f"--root is missing: name the folder of {source}")
     try:
-        work = writer.Preparation(
-            _data(options), seed=options.seed, wanted=options.splits, allow_outside=options.allow_outside
-        )
-        for line in work.notes:
+        work = writer.Preparation(_data(options), seed=options.seed, wanted=options.splits)
+        for line in work.notes():
             print(line)
-        rows = work.check() if out is None else work.write(out, shards=options.shards)
+        if out is None:
+            rows = work.check()
+        else:
+            rows = work.write(out, shards=options.shards, allow_outside=options.allow_outside)
     except UserError as e:  # the readers name fields of the config, which are flags here
         raise UserError(str(e).replace("config.data.", "--")) from None
     print(writer.table(rows))

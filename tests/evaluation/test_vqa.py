@@ -121,6 +121,14 @@ def test_files_are_read_as_they_were_written(tmp_path):
     assert json_files.image_name("val2014", 42) == "COCO_val2014_000000000042.jpg"
 
 
+def test_files_with_a_byte_order_mark(tmp_path):
+    paths = files(tmp_path)
+    json_files.write(QUESTIONS, *paths)
+    for path in paths:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert json_files.read(*paths) == QUESTIONS
+
+
 def test_a_file_of_the_official_layout(tmp_path):
     """Fields beyond those that are needed, and the annotations in another order."""
     paths = files(tmp_path)

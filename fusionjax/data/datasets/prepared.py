@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from fusionjax.data.datasets import checks
 from fusionjax.data.image.decode import decode
 from fusionjax.data.prepared import records
+from fusionjax.data.sampling import splits
 from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 from fusionjax.register import DatasetRecord
@@ -85,8 +86,10 @@ def create(data: ConfigDict, split: str, *, seed: int) -> PreparedSource:
     """
     folder = checks.root_folder(data.root, "the prepared data set", _GET)
     content = records.read_index(folder, f"config.data.root={data.root!r}")
-    checks.split_is_one_of(f"the data set prepared in {folder}", split, content["splits"])
-    return PreparedSource(folder, content, split, max_pixels=data.max_pixels)
+    where = f"the data set prepared in {folder}"
+    stored = splits.spelt(split, content["splits"], {data.train_split, *data.eval_splits, split}, where)
+    checks.split_is_one_of(where, stored or split, content["splits"])
+    return PreparedSource(folder, content, stored or split, max_pixels=data.max_pixels)
 
 
 def _store(folder: Path, content: records.Index) -> "ArrayRecordDataSource":

@@ -25,7 +25,6 @@ from fusionjax.register import DatasetRecord
 IMAGES = {"caltech_birds2011": cub.IMAGES, "cars196": cars_layout.IMAGES}
 """Published numbers of images, by builder and split."""
 _INSTALL = 'pip install "fusionjax[prepare]"'
-_VALIDATION = {"val": "validation"}
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -106,7 +105,7 @@ class TfdsSource:
 def create(data: ConfigDict, split: str, *, seed: int) -> Source:
     """One split of a TFDS data set, which is downloaded and prepared if necessary.
 
-    A data set with a single split is split by `data.fractions`, stratified by class; "val" is also found as "validation"; a
+    A data set with a single split is split by `data.fractions`, stratified by class; "val" is also found as "validation", a
     TFDS slice such as "train[:10%]" is passed on.
 
     Args:
@@ -208,8 +207,9 @@ def _stored(builder: "DatasetBuilder", name: str, split: str) -> tuple[str, bool
     if len(available) == 1:
         checks.split_is_one_of(name, split, splits.SPLITS)
         return available[0], True
-    if _VALIDATION.get(split) in available:
-        return _VALIDATION[split], False
+    spelt = splits.spelt(split, available, (split,), name)
+    if spelt is not None:
+        return spelt, False
     raise UserError(f"{name} has no split {split!r}; it has {', '.join(available)}")
 
 

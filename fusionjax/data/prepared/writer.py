@@ -67,18 +67,12 @@ class Preparation:
             read, and the fields of the data set.
         seed: seed of the splits where there are no official ones.
         wanted: names of the splits; () for all.
-        allow_outside: copy images that lie outside of the root, by an absolute path, by ".." or by a link.
 
     Raises:
-        UserError: the data set cannot be prepared, or its reader raises; an image outside of the root.
-
-    Attributes:
-        notes: what the readers decided, and what was found: files with the same content under different labels.
+        UserError: the data set cannot be prepared, or its reader raises; a data set of one class.
     """
 
-    def __init__(
-        self, data: ConfigDict, *, seed: int, wanted: Sequence[str] = (), allow_outside: bool = False
-    ):
+    def __init__(self, data: ConfigDict, *, seed: int, wanted: Sequence[str] = ()):
         if data.source not in SPLITS:
             raise UserError(f"data set {data.source!r} cannot be prepared; allowed are {', '.join(SPLITS)}")
         chosen = tuple(wanted) or SPLITS[data.source] or _found(data)
@@ -91,13 +85,7 @@ class Preparation:
             assert isinstance(source, FileSource)  # of all data sets in SPLITS
             if not {"identity", "question"} & source.columns.keys():
                 checks.two_classes(source)
-            if not allow_outside:
-                _stays_inside(source)
             self.sources[split] = source
-        self.notes = (
-            *datasets.notes(self.sources.values()),
-            *duplicates.notes(self.sources, "train", most=None),
-        )
         self.made: records.Made = {
             "root": str(Path(data.root).expanduser().resolve()),
             "source": data.source,
@@ -113,6 +101,13 @@ class Preparation:
         """name → reason of the images that cannot be decoded, in the order in which they were read."""
         return self._bad.reasons
 
+    def notes(self) -> tuple[str, ...]:
+        """What the readers decided, and files with the same content under different labels, or in training and evaluation."""
+        return (
+            *datasets.notes(self.sources.values()),
+            *duplicates.notes(self.sources, self.data.train_split, most=None),
+        )
+
     def check(self) -> list[Row]:
         """Decodes every image once; images that cannot be decoded are logged and added to `unreadable`.
 
@@ -125,7 +120,7 @@ class Preparation:
         """
         return self._pass(None, 1)
 
-    def write(self, folder: Path, *, shards: int = 1) -> list[Row]:
+    def write(self, folder: Path, *, shards: int = 1, allow_outside: bool = False) -> list[Row]:
         """Checks the data set as `check` does, and writes it; files are stored unchanged, an image of several splits once.
 
         Of an image that cannot be decoded, the name and the reason are stored, not the content.
@@ -133,14 +128,18 @@ class Preparation:
         Args:
             folder: see `records.writing`; its data set is replaced atomically, or kept if this fails.
             shards: number of files per split.
+            allow_outside: copy images that lie outside of the root too, by an absolute path, by ".." or by a link.
 
         Returns:
             One row per split.
 
         Raises:
-            UserError: as `check` and `records.writing`.
+            UserError: as `check` and `records.writing`; an image outside of the root, unless allowed.
         """
         datasets.outside_root(folder, self.data, "--out")
+        if not allow_outside:
+            for source in self.sources.values():
+                _stays_inside(source)
         with records.writing(folder):
             return self._pass(folder, shards)
 

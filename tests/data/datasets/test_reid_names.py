@@ -171,6 +171,9 @@ def test_market_like_damaged(name, tmp_path):
         trees.jpeg(top / "query" / wrong)
         fails(f"'query/{wrong}' has no identity and camera; expected a name like", name, top, "query")
         (top / "query" / wrong).unlink()
+    trees.jpeg(top / "query" / f"{'1' * 20}_c1s1_000000_01.jpg")  # more than an integer of 64 bits holds
+    fails("has a number of more than 18 digits", name, top, "query")
+    (top / "query" / f"{'1' * 20}_c1s1_000000_01.jpg").unlink()
     trees.jpeg(top / "query" / "._0001_c1s1_000000_01.jpg")  # what macOS leaves
     assert len(open_split(name, top, "query")) == 2
     shutil.rmtree(top / "query")

@@ -236,3 +236,8 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     stamps_lib._resvg.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "resvg_py", None)
     fails("needs the package resvg_py for SVG: pip install resvg-py", tmp_path)
+
+
+def test_a_caption_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "crow.txt").write_bytes(b"\xef\xbb\xbfA crow.\nde.utf8=Eine Kr\xc3\xa4he.\n")
+    assert stamp_files._captions(tmp_path / "crow.txt") == {"en": "A crow.", "de": "Eine Krähe."}

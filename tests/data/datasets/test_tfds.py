@@ -89,8 +89,8 @@ def test_official_splits(root):
     data.image_size = data.resize = 32
     batches = list(pipeline.eval_batches(val, data, batch_size=8))
     assert np.concatenate([b["valid"] for b in batches]).sum() == 20
-    with pytest.raises(UserError, match="no split 'dev'; it has"):
-        datasets.create(data, "dev", seed=0)
+    with pytest.raises(UserError, match="no split 'extra'; it has"):
+        datasets.create(data, "extra", seed=0)
 
 
 def test_no_tensorflow_was_imported(root):

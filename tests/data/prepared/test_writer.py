@@ -93,7 +93,7 @@ def test_what_is_read_back_is_what_was_there(name, tmp_path):
             assert type(a) is type(b) and np.array_equal(
                 np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
             )
-    fails("has no split 'dev'; allowed are " + ", ".join(splits), reopened, out, "dev")
+    fails("has no split 'extra'; allowed are " + ", ".join(splits), reopened, out, "extra")
 
 
 def test_the_rows_of_the_summary(tmp_path):
@@ -448,12 +448,12 @@ def test_only_what_lies_below_the_root_is_copied(tmp_path):
         fails(
             "outside of .*, and would be copied; --allow_outside", prepare, "manifest", path, tmp_path / "out"
         )
-    work = writer.Preparation(settings("manifest", path, max_bad_fraction=0.5), seed=0, allow_outside=True)
-    work.write(tmp_path / "out")
+    work = writer.Preparation(settings("manifest", path, max_bad_fraction=0.5), seed=0)
+    work.write(tmp_path / "out", allow_outside=True)
     stored = b"".join(p.read_bytes() for p in (tmp_path / "out").glob("*.arrayrecord"))
     assert b"not for others" not in stored  # it is no image
     path.write_text(f"path,label,split\n{outside[0]},x,train\nash/00.jpg,y,train\n")
-    writer.Preparation(settings("manifest", path), seed=0, allow_outside=True).write(tmp_path / "out2")
+    writer.Preparation(settings("manifest", path), seed=0).write(tmp_path / "out2", allow_outside=True)
     assert reopened(tmp_path / "out2", "train").load(0) == (tmp_path / "elsewhere" / "a.jpg").read_bytes()
     # A root that is itself a link, and paths inside of it, are not outside.
     (tmp_path / "alias").symlink_to(tmp_path / "root")
@@ -466,7 +466,7 @@ def test_splits_of_any_spelling_are_prepared_by_their_usual_names(tmp_path):
         trees.folder(tmp_path / "d" / name, ("ash", "beech"), images=2)
     work = writer.Preparation(settings("folder", tmp_path / "d"), seed=0)
     assert list(work.sources) == ["train", "test"]
-    assert work.notes[0] == f"split 'train' is the folder {tmp_path / 'd' / 'Training'}"
+    assert work.notes()[0] == f"split 'train' is the folder {tmp_path / 'd' / 'Training'}"
 
 
 def test_one_class_is_not_prepared(tmp_path):
