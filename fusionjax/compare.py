@@ -4,10 +4,9 @@ Every run is compared with the first.
 """
 
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from pathlib import Path
 
 from fusionjax import cli
-from fusionjax.arguments import Command
+from fusionjax.arguments import Command, output_folder
 
 
 def add(parser: ArgumentParser) -> None:
@@ -32,10 +31,11 @@ def main(options: Namespace) -> None:
     from fusionjax.interpret import comparison
     from fusionjax.studies.comparison import compare
 
+    folder = output_folder(options.out) if options.out else None
     found = compare(options.runs, paired=not options.unpaired, group=options.group)
     print(comparison.text(found), end="")
-    if options.out:
-        print(f"\npage: {comparison.write(Path(options.out), found)}")
+    if folder is not None:
+        print(f"\npage: {comparison.write(folder, found)}")
 
 
 COMMAND = Command(

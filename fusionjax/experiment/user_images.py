@@ -83,13 +83,13 @@ def _pixels(picture: Any) -> np.ndarray:
 
 
 def _files(name: str) -> list[str]:
-    path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # of os.path, for which a name that is too long is no folder
+        path = Path(name)
         inside = listing.files_below(path, "", checks.IMAGE_SUFFIXES)
         if not inside:
             raise UserError(f"the folder {name} has no images ({', '.join(checks.IMAGE_SUFFIXES)})")
         return [str(path / file) for file in inside]
-    if path.exists() or path.is_symlink() or not glob.has_magic(name):
+    if os.path.lexists(name) or not glob.has_magic(name):
         return [name]
     matches = sorted(m for m in glob.glob(name, recursive=True) if not os.path.isdir(m))
     if not matches:

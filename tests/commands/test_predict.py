@@ -10,6 +10,7 @@ import pytest
 from fusionjax import arguments, predict
 from fusionjax.errors import UserError
 from fusionjax.experiment import inference
+from fusionjax.experiment.prediction import Prediction
 
 
 class Run:
@@ -21,9 +22,9 @@ class Run:
             inputs=SimpleNamespace(reads_text=False), scorer=SimpleNamespace(output_names=())
         )
 
-    def predict(self, images, **_):
+    def predictions(self, images, **_):
         return [
-            inference.Prediction(
+            Prediction(
                 name, np.zeros((8, 8, 3), np.uint8), ("a", "b"), np.float32([0.7, 0.3]), np.ones((2, 2)), None
             )
             for name in images

@@ -72,6 +72,9 @@ def test_an_empty_folder_and_a_missing_file(tmp_path):
         named(tmp_path)
     (image,) = named(str(tmp_path / "nothing.png"))
     assert image.read(10**6, ()) == (None, "there is no such file")
+    for name in ("x" * 300 + ".png", "a\0b.png"):
+        (image,) = named(name)
+        assert image.read(10**6, ())[0] is None and image.read(10**6, ())[1]
 
 
 FOUND = [
