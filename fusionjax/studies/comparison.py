@@ -299,7 +299,8 @@ def _notes(
     """Returns notes on how to read the numbers."""
     said = [
         f"Intervals are over test examples, not over training seeds: percentile bootstrap, "
-        f"{significance.INTERVAL_RESAMPLES:,} resamples for a score as in the run's report, {resamples:,} for a difference. "
+        f"{significance.INTERVAL_RESAMPLES:,} resamples for a score as in the run's report"
+        f"{f', {resamples:,} for a difference' if len(runs) > 1 else ''}. "
         "They cover the sampling of test examples, not the variation between training runs."
     ]
     if len(runs) > 1 and paired:

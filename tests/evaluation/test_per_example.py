@@ -5,7 +5,7 @@ import pytest
 
 from fusionjax.data.source import FileSource
 from fusionjax.errors import UserError
-from fusionjax.evaluation import per_example, reid
+from fusionjax.evaluation import per_example, reid, significance
 from fusionjax.tasks.reid.scorer import ReidScorer, Result
 
 
@@ -69,6 +69,12 @@ def test_results_of_queries_are_the_scores(tmp_path, ap):
     counted = (ranking.matches > 0) if ap == "step" else ids != -1
     assert list(found.names) == sorted(f"{r:02d}" for r in rows[counted]) and 0 < len(found.names) < 60
     assert found.split == "test" and found.read == ("test_all",)
+    values = {"mAP": found.values["average_precision"], "rank1": found.values["rank1"]}
+    assert result.intervals() == {name: significance.mean_interval(v) for name, v in values.items()}
+    scalars = ReidScorer.scalars(None, {"test": result})
+    assert (
+        scalars["test/mAP_low"] < scalars["test/mAP"] == ranking.scalars()["mAP"] < scalars["test/mAP_high"]
+    )
     one = int(np.flatnonzero(counted)[3])
     at = found.names.index(f"{rows[one]:02d}")
     want = np.nan_to_num(ranking.average_precision[one])

@@ -212,6 +212,20 @@ def test_divergence_stops_with_the_last_good_state(data, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_divergence_at_an_evaluation_is_one_line_at_every_start(data, tmp_path):
+    """The one step is finite, and the weights after it are; what they predict is not."""
+    fields = dict(
+        optim__learning_rate=1e30, optim__schedule="constant", optim__clip_norm=0.0, optim__name="sgd"
+    )
+    c = config(data, train__steps=1, data__eval_splits=("test",), **fields)
+    said = set()
+    for _ in range(3):
+        with pytest.raises(UserError, match="is not finite") as e:
+            trainer.Experiment(c, tmp_path).train()
+        said.add(str(e.value))
+    assert len(said) == 1 and "\n" not in said.pop() and not (tmp_path / "results.json").exists()
+
+
 def test_unreadable_images_are_named_counted_and_limited(tmp_path, caplog):
     root = tiny.pictures(tmp_path / "data")
     c = config(root, train__steps=6, data__max_bad_fraction=0.1, report__enabled=True)

@@ -38,7 +38,7 @@ class AudioClips:
         most_bad: the run stops when more than this fraction of the audio files is damaged.
 
     Attributes:
-        total: number of audio files, including damaged ones.
+        paths, total: the audio files, each once, and their number, including damaged ones.
         formats: path → (rate in Hz, channels) of every file that was read; all are converted to 16 kHz and one channel.
         bad: record of the damaged files.
         silent: record of the silent files, which never stop the run.
@@ -62,7 +62,8 @@ class AudioClips:
         self._files, self._samples, self._frames, self._bands = files, samples, frames, bands
         self._seed, self._augment, self._most_bad = seed, augment, most_bad
         self._hide, self._span = (hide_frames, hide_bands), span
-        self.total = len({path for own in files for path in own})
+        self.paths = sorted({path for own in files for path in own})
+        self.total = len(self.paths)
         self._kept: dict[Path, np.ndarray] = {}
         self.formats: dict[Path, tuple[int, int]] = {}
         self._room, self._lock = memory, threading.Lock()

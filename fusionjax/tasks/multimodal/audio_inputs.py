@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import models, pretrained
 from fusionjax.config import impossible
+from fusionjax.data import fingerprint
 from fusionjax.data.audio import clips
 from fusionjax.data.audio import waveform as audio_lib
 from fusionjax.data.audio.augment import Augment
@@ -86,6 +87,14 @@ class AudioInputs:
             bands=mel_lib.BANDS if self.log_mel else 0, seed=c.seed, hide_frames=c.audio.hide_frames,
             hide_bands=c.audio.hide_bands, memory=c.audio.memory * 2**20, most_bad=c.data.max_bad_fraction,
         )  # fmt: skip
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digest of a sample of the audio files of all splits."""
+        return {
+            "audio": fingerprint.of_files(
+                [path for _, rows in sorted(self.made.items()) for path in rows.paths]
+            )
+        }
 
     def from_user(self, files: Sequence[str | Path | None]) -> clips.AudioClips:
         """The auxiliary inputs of a user's images.

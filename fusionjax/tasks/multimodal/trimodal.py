@@ -201,8 +201,9 @@ class MultimodalInputs:
         return found
 
     def fingerprint(self) -> dict[str, Any]:
-        """Digests of the tokenizer's files and of every text."""
-        return {} if self.text is None else self.text.fingerprint()
+        """Digests of the tokenizer's files, of every text and of the sounds."""
+        texts = {} if self.text is None else self.text.fingerprint()
+        return texts | ({} if self.audio is None else self.audio.fingerprint())
 
     def warnings(self) -> list[str]:
         """Warnings about damaged and silent sounds, and about the texts."""

@@ -97,6 +97,10 @@ def test_a_run_scores_query_against_gallery_and_reports_it(trained):
     }  # fmt: skip
     records = (folder / "metrics.jsonl").read_text()
     assert "train/triplet_glca" in records and "train/identity_pwca" in records and "test/mAP" in records
+    for name in ("mAP", "rank1"):
+        assert (
+            0 <= summary[f"test/{name}_low"] <= summary[f"test/{name}"] <= summary[f"test/{name}_high"] <= 1
+        )
 
 
 def test_the_loaded_run_gives_the_same_scores_and_embeds_images(trained, people):
