@@ -17,7 +17,7 @@ import xxhash
 
 log = logging.getLogger(__name__)
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 """First characters of text that spreadsheet programs evaluate as a formula (OWASP, CSV injection)."""
 
 LARGEST = 4 * 2**30
@@ -144,13 +144,13 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for row in rows:
-        writer.writerow(
-            [
-                f"'{c}" if isinstance(c, str) and c.startswith(_FORMULA) and not _is_number(c) else c
-                for c in row
-            ]
-        )
+        writer.writerow([_as_text(cell) if isinstance(cell, str) else cell for cell in row])
     return out.getvalue()
+
+
+def _as_text(cell: str) -> str:
+    cell = cell.replace("\r", " ")  # the writer does not quote it, and readers end a row there
+    return f"'{cell}" if cell.startswith(_FORMULA) and not _is_number(cell) else cell
 
 
 def _is_number(text: str) -> bool:

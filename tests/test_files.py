@@ -1,6 +1,8 @@
 """Files are replaced whole, whatever happens in between."""
 
+import csv
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -91,3 +93,30 @@ def test_user_cache_honours_xdg(monkeypatch, tmp_path):
     for unset in ("", None):
         monkeypatch.setenv("XDG_CACHE_HOME", "") if unset == "" else monkeypatch.delenv("XDG_CACHE_HOME")
         assert files.user_cache("xla") == Path.home() / ".cache" / "fusionjax" / "xla"
+
+
+def test_csv_holds_no_formulas():
+    rows = [
+        ["=1+1", "+a", "-a", "@a", "\ta", "a\rb", "a=1", ""],
+        ["-1.5", "+2", -1.5, None, True, "1e-3", "-inf", "'"],
+    ]
+    found = list(csv.reader(io.StringIO(files.csv_text(rows), newline="")))
+    assert found == [
+        ["'=1+1", "'+a", "'-a", "'@a", "'\ta", "a b", "a=1", ""],
+        ["-1.5", "+2", "-1.5", "", "True", "1e-3", "-inf", "'"],
+    ]
+
+
+def test_json_that_cannot_be_read_is_a_value_error(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(FileNotFoundError):
+        files.read_json(path)
+    for content in (b"", b"{", b"\xff", b"[" * 200_000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError) as e:
+            files.read_json(path)
+        assert "\n" not in str(e.value)
+    path.write_text('{"a": [1]}')
+    assert files.read_json(path) == {"a": [1]}
+    with pytest.raises(ValueError, match="it is a folder"):
+        files.read_json(tmp_path)
