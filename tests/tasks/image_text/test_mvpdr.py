@@ -119,8 +119,8 @@ def unit(x):
 
 def cached(folder, split):
     """Features of a split without their grid, (passes, N, C) float64."""
-    (path,) = [p for p in (folder / "features").glob(f"{split}-*.npy") if "valid" not in p.name]
-    maps = np.load(path).astype(np.float64)
+    (entry,) = (folder / "features").glob(f"{split}-*")
+    maps = np.load(entry / "features.npy").astype(np.float64)
     return maps.mean((2, 3)) if maps.ndim == 5 else maps
 
 
