@@ -2,22 +2,17 @@ r"""DCAL on FGVC-Aircraft: 100 variants, 6,667 training (trainval) and 3,333 tes
 
     python -m fusionjax.main --config=configs/aircraft.py:root=/data/fgvc-aircraft-2013b --workdir=runs/aircraft
 
-Needs the official folder of the data set as `root`, since it is not in TFDS. Arguments: as for configs/cub.py.
+Needs the official folder of the data set as `root`, since it is not in TFDS. Arguments and weights: as for configs/cub.py.
 
-Top-1 in the paper, baseline → full, with pretrained weights:
-DeiT-T 84.7 → 87.4, DeiT-S 88.1 → 90.0, DeiT-B 90.3 → 92.6, ViT-B 90.0 → 91.5, R50-ViT-B 92.4 → 93.3.
+Top-1 in the paper, baseline → full (docs/reproduce.md): DeiT-T 84.7 → 87.4, DeiT-S 88.1 → 90.0, DeiT-B 90.3 → 92.6, ViT-B
+90.0 → 91.5, R50-ViT-B 92.4 → 93.3.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from fusionjax import config as base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
-    options = base.parse_arg(arg, **common.fine_grained_arg())
-    c = common.fine_grained(base.default(), options)
-    c.data.source, c.data.root = "aircraft", options.root
-    c.data.train_split = "trainval"
-    return common.run_local(c) if options.runlocal else c
+    return common.fine_grained(arg, source="aircraft", train_split="trainval")

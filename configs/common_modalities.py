@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax.config import ArgDefault
+from fusionjax.models import registry
 
 MODALITIES = ("all", "image", "audio", "text", "image_audio", "image_text", "audio_text")
 
@@ -43,7 +44,7 @@ def trimodal(config: ConfigDict, arg: ConfigDict, *, task: str = "trimodal") -> 
     c.trimodal.pairings = {"default": c.trimodal.pairings, "all": everyone, "none": ()}[arg.pairings]
     c.trimodal.modality_dropout = arg.dropout if len(c.trimodal.modalities) > 1 else 0.0
     if task == "trimodal":
-        c.text.encoder, c.text.max_tokens, c.text.allow_empty = "package:all-minilm-l6-v2", 32, True
+        c.text.encoder, c.text.max_tokens, c.text.allow_empty = common.MINILM, 32, True
     c.optim.clip_norm = 1.0
     return c
 
@@ -83,7 +84,7 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
         c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "head"
         c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
         c.data.cache.passes, c.data.cache.folder = 4, arg.cache
-        c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
+        c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
     else:  # images are read in any case, so that all runs have the same examples
         c.data.resize = c.data.image_size = 32
     c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
@@ -101,11 +102,11 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 def own_encoders(image: str, encoder: str = "") -> dict[str, ArgDefault]:
     """Defaults of the arguments for encoders of your own data: image and text encoder, and whether encoders are trained."""
     text = {"encoder": encoder} if encoder else {}
-    return dict(image=image, weights="", **text, train_encoders=False, cache="")
+    return dict(image=image, weights=common.PUBLISHED, **text, train_encoders=False, cache="")
 
 
 HEARING: dict[str, ArgDefault] = dict(
-    hearing=("wav2vec2_base", "mel"), hearing_weights="", seconds=5.0, partial=False
+    hearing=("wav2vec2_base", "mel"), hearing_weights=common.PUBLISHED, seconds=5.0, partial=False
 )
 """Defaults of the arguments for audio of your own data."""
 
@@ -121,7 +122,7 @@ def hearing(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.audio.seconds = arg.seconds
     if "audio" in c.trimodal.modalities and arg.hearing != "mel":
         c.audio.encoder, c.audio.freeze = arg.hearing, not arg.train_encoders
-        c.audio.source = arg.hearing_weights or "hub:facebook/wav2vec2-base"
+        c.audio.source = common.source_of(arg.hearing_weights, arg.hearing)
     if arg.partial:
         c.data.carry = ("has_image",)
     c.train.best_metric = "val/accuracy"
@@ -139,12 +140,11 @@ def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     c.data.source, c.data.fractions, c.data.eval_splits = "manifest", (0.7, 0.15, 0.15), ("val", "test")
     c.data.resize, c.data.image_size = 256, 224
     c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
-    common.preprocess(c, arg.image)
     if c.task == "vqa" or "image" in c.trimodal.modalities:
         c.model.trunk, c.model.freeze_trunk = arg.image, not arg.train_encoders
         c.data.cache.enabled, c.data.cache.folder = not arg.train_encoders, arg.cache
-        if arg.weights:
-            c.pretrained.source, c.pretrained.into = arg.weights, "trunk"
+        common.start_from(c, arg, arg.image, into="trunk")
+    common.preprocess(c, arg.image, crop=True)
     if "encoder" in arg:
         c.text.encoder, c.text.freeze, c.text.max_tokens = arg.encoder, not arg.train_encoders, 64
     c.model.dropout = 0.1
@@ -160,10 +160,10 @@ def own_data(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 
 def run_local_manifest(c: ConfigDict) -> ConfigDict:
-    """Shortens a run on a manifest to two steps with small encoders."""
+    """Shortens a run on a manifest to two steps with small encoders that pip installs; that of sounds starts from scratch."""
     c.data.cache.enabled, c.data.cache.folder, c.data.threads = False, "", 2
-    c.data.resize, c.data.image_size, c.pretrained.source, c.pretrained.into = 72, 64, "", ""
-    c.model.trunk = "tf_efficientnet_lite0" if c.model.trunk else ""
+    common.packaged_encoders(c)
+    c.data.resize, c.data.image_size = 72, 64
     c.model.width, c.model.heads = 32, 4
     if c.task != "vqa":
         c.trimodal.hidden = 32

@@ -4,21 +4,18 @@ r"""DCAL on Market-1501: 12,936 training images of 751 persons, 3,368 queries, 1
     python -m fusionjax.main --config=configs/market1501.py:root=/data/Market-1501 --workdir=runs/market1501
 
 Needs the data set in the folder layout of its authors. Arguments: root=<folder>, ablation=full|sa_only|sa_glca|sa_pwca,
-backbone=vit_base|deit_tiny|deit_small|deit_base, weights=<file or hub:owner/name>, sie (camera embedding), stride=<pixels;
-patches overlap if less than 16>, rerank, flip (mirror averaging), runlocal.
+backbone=vit_base|deit_tiny|deit_small|deit_base, weights=published|none|<file, package: or hub:>, sie (camera embedding),
+stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging), runlocal. Starts from timm's weights on the
+Hugging Face hub: ViT from ImageNet-21k, DeiT from ImageNet-1k.
 
-mAP / rank-1 in the paper, with pretrained weights: DeiT-T 79.8 / 91.8,
-DeiT-S 85.3 / 94.0, DeiT-B 87.2 / 94.5, ViT-B 87.5 / 94.7.
+mAP / rank-1 in the paper (docs/reproduce.md): DeiT-T 79.8 / 91.8, DeiT-S 85.3 / 94.0, DeiT-B 87.2 / 94.5, ViT-B 87.5 / 94.7.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from fusionjax import config as base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
-    options = base.parse_arg(arg, **common.re_identification_arg())
-    c = common.re_identification(base.default(), options, source="market1501", cameras=6)
-    return common.run_local(c) if options.runlocal else c
+    return common.re_identification(arg, source="market1501", cameras=6)

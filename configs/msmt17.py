@@ -4,24 +4,18 @@ r"""DCAL on MSMT17: 30,248 training images (32,621 with val) of 1,041 persons, 1
     python -m fusionjax.main --config=configs/msmt17.py:root=/data/MSMT17_V1 --workdir=runs/msmt17
 
 Needs the data set in the folder layout of its authors. V1 and V2 are distinguished by their folders; scores on V2 are lower.
-Arguments: root=<folder>,
-ablation=full|sa_only|sa_glca|sa_pwca, backbone=vit_base|deit_tiny|deit_small|deit_base, weights=<file or hub:owner/name>, sie
-(camera embedding), stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging), train=train|trainval,
-runlocal.
+Arguments: root=<folder>, ablation=full|sa_only|sa_glca|sa_pwca, backbone=vit_base|deit_tiny|deit_small|deit_base,
+weights=published|none|<file, package: or hub:>, sie (camera embedding), stride=<pixels; patches overlap if less than 16>,
+rerank, flip (mirror averaging), train=train|trainval, runlocal. Weights as in configs/market1501.py.
 
-mAP / rank-1 in the paper, with pretrained weights: DeiT-T 44.9 / 68.2, DeiT-S 55.1 / 77.3, DeiT-B 62.3 / 83.1, ViT-B 64.0 /
-83.1.
+mAP / rank-1 in the paper (docs/reproduce.md): DeiT-T 44.9 / 68.2, DeiT-S 55.1 / 77.3, DeiT-B 62.3 / 83.1, ViT-B 64.0 / 83.1.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from fusionjax import config as base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
-    options = base.parse_arg(arg, **common.re_identification_arg(train=("train", "trainval")))
-    c = common.re_identification(base.default(), options, source="msmt17", cameras=15)
-    c.data.train_split = options.train
-    return common.run_local(c) if options.runlocal else c
+    return common.re_identification(arg, source="msmt17", cameras=15, train_splits=("train", "trainval"))

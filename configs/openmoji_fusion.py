@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax import config as base
+from fusionjax.models import registry
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
-    options = base.parse_arg(arg, **common.fusion_arg(encoder="package:all-minilm-l6-v2"), cache="")
+    options = base.parse_arg(arg, **common.fusion_arg(encoder=common.MINILM), cache="")
     c = common.image_text(base.default(), options, descriptions="openmoji")
     c.data.source, c.data.fractions = "openmoji", (0.7, 0.1, 0.2)
     # One drawing per identity: with all skin tones, three of five training images would show people.
@@ -32,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.preprocess(c, c.model.trunk)
     c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio, c.model.dropout = 128, 1, 4, 2.0, 0.2
-    c.pretrained.source, c.pretrained.into = "package:efficientnet_lite0", "trunk"
+    c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
     c.text.max_tokens = 32
     c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
     c.optim.warmup_epochs = 1.0

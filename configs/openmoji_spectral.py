@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from fusionjax import config as base
+from fusionjax.models import registry
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -33,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.augment.crop, c.data.augment.flip = "none", 0.0
     c.model.name, c.model.train_trunk_from = "tf_efficientnet_lite0", "stride16"
     common.preprocess(c, c.model.name)
-    c.pretrained.source = "package:efficientnet_lite0"
+    c.pretrained.source = registry.weights(c.model.name)
     s = c.spectral
     s.fusion, s.fixed_statistics, s.reference_split = options.fusion, True, "train_base"
     s.train_on = () if options.modalities == "both" else (options.modalities,)

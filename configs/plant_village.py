@@ -7,10 +7,12 @@ r"""Plant disease classification from photographs of leaves and descriptions of 
 Needs PlantVillage in TFDS, a folder of class folders, or a manifest. PlantVillage has no captions: the text is a bank, the
 descriptions of all 38 classes, the same for every image. A manifest with a column caption supports text=instance. The recipe:
 d 768, 4 layers, 12 heads, dropout 0.1, AdamW 1e-4, decay 1e-2, cosine to 1e-6, clip 1.0, label smoothing 0.1, splits
-70/15/15. Arguments: data=tfds|folder|manifest, root=, image=<trunk>, weights=<file of the trunk>, encoder=<text encoder>,
-descriptions=, text=bank|instance|class, head=, loss=ce|focal, balanced, train_encoders, seed=, cache=<folder shared by runs>,
-runlocal, baseline=none|image|text|concat|mvpdr|mvpdr_free; with the last two also clip=<folder or hub:owner/name> and
-prompts=descriptions|captions.
+70/15/15. ResNet-50 and BERT, with published weights from the Hugging Face hub, are frozen.
+
+Arguments: data=tfds|folder|manifest, root=, image=<trunk>, weights=published|none|<file, package: or hub:, of the trunk>,
+encoder=<text encoder>, descriptions=, text=bank|instance|class, head=, loss=ce|focal, balanced, train_encoders, seed=,
+cache=<folder shared by runs>, runlocal, baseline=none|image|text|concat|mvpdr|mvpdr_free; with the last two also clip=<folder
+or hub:owner/name> and prompts=descriptions|captions.
 """
 
 from typing import Any
@@ -25,11 +27,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
     options = base.parse_arg(
         arg,
-        **common.fusion_arg(text="bank", encoder="hub:google-bert/bert-base-uncased"),
+        **common.fusion_arg(text="bank", encoder=common.BERT),
         data=("tfds", "folder", "manifest"),
         root="",
         image="resnet50",
-        weights="",
+        weights=common.PUBLISHED,
         descriptions="plant_village",
         loss=("ce", "focal"),
         balanced=False,
@@ -42,9 +44,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.data.builder = "plant_village"
     c.data.fractions = (0.7, 0.15, 0.15)
     c.data.train_split, c.data.eval_splits = "train", ("val", "test")
-    c.data.resize, c.data.image_size = 256, 224
+    c.data.image_size = 224
     c.data.augment.crop, c.data.augment.scale = "random_resized", (0.7, 1.0)
-    common.preprocess(c, options.image)
+    common.start_from(c, options, options.image, into="trunk")
+    common.preprocess(c, options.image, crop=True)
     c.data.cache.enabled, c.data.cache.folder = not options.train_encoders, options.cache
     c.model.trunk, c.model.freeze_trunk, c.text.freeze = (
         options.image,
@@ -52,8 +55,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         not options.train_encoders,
     )
     c.model.width, c.model.depth, c.model.heads, c.model.dropout = 768, 4, 12, 0.1
-    if options.weights:
-        c.pretrained.source, c.pretrained.into = options.weights, "trunk"
     c.text.max_tokens = 128
     c.optim.learning_rate, c.optim.final_lr, c.optim.weight_decay = 1e-4, 1e-6, 1e-2
     c.train.batch_size, c.train.epochs, c.train.best_metric = 32, 30.0, "val/accuracy"
@@ -71,8 +72,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     else:
         c.data.cache = base.default().data.cache
     if not options.clip:
-        c.data.resize, c.data.image_size, c.model.trunk = 72, 64, "tf_efficientnet_lite0"
-        c.pretrained.source = c.pretrained.into = ""
+        common.packaged_encoders(c)
+        c.data.resize, c.data.image_size = 72, 64
     if c.task == "fusion":
         c.model.width, c.model.depth, c.model.heads = 32, 1, 4
     c.train.steps = 2 if c.train.epochs else 0

@@ -19,7 +19,7 @@ from fusionjax import config as base
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
-    fusion = common.fusion_arg(encoder="package:all-minilm-l6-v2")
+    fusion = common.fusion_arg(encoder=common.MINILM)
     fusion.pop("text")
     options = base.parse_arg(arg, **fusion, root="", cache="")
     c = shared.vqa(base.default(), options)

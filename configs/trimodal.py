@@ -4,23 +4,24 @@ r"""Classification of image, audio and text files of your own; any modality may 
 
 Needs a manifest, CSV or Parquet, with the columns path, label, caption and audio (paths relative to its folder; several audio
 files are separated by "|", and training draws one of them), and optionally split. An empty caption or audio entry means that
-the modality is missing; add `partial` if images may be missing too. The encoders are ViT, BERT and Wav2Vec2, frozen by
-default; image regions and audio tokens attend to each other, and words attend to regions. Arguments:
-modalities=all|image|audio|text|image_audio|image_text|audio_text, pairings=default|all|none, dropout=<probability of dropping
-a modality in training>, image=<trunk>, weights=<file of the trunk>, encoder=<text encoder>, hearing=wav2vec2_base|mel,
-hearing_weights=<file or hub:…>, seconds=<length of a clip>, train_encoders, partial, cache=<folder shared by runs>, seed=<n>,
-runlocal.
+the modality is missing; add `partial` if images may be missing too. The encoders are ViT, BERT and Wav2Vec2 with published
+weights from the Hugging Face hub, frozen by default; image regions and audio tokens attend to each other, and words attend to
+regions. Arguments: modalities=all|image|audio|text|image_audio|image_text|audio_text, pairings=default|all|none,
+dropout=<probability of dropping a modality in training>, image=<trunk>, weights=published|none|<file, package: or hub:, of
+the trunk>, encoder=<text encoder>, hearing=wav2vec2_base|mel, hearing_weights=published|none|<file or hub:…>, seconds=<length
+of a clip>, train_encoders, partial, cache=<folder shared by runs>, seed=<n>, runlocal.
 """
 
 from ml_collections import ConfigDict
 
+from configs import common
 from configs import common_modalities as shared
 from fusionjax import config as base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config of a run; the module's docstring lists what `arg` may hold."""
-    encoders = shared.own_encoders("vit_base_patch16_224", "hub:google-bert/bert-base-uncased")
+    encoders = shared.own_encoders("vit_base_patch16_224", common.BERT)
     options = base.parse_arg(arg, **shared.trimodal_arg(**encoders, **shared.HEARING))
     c = shared.own_data(shared.trimodal(base.default(), options), options)
     c = shared.hearing(c, options)

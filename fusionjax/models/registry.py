@@ -60,13 +60,32 @@ def renamed(name: str, version: str) -> str:
     return found.former.get(version, {}).get(name, name) if found else name
 
 
-def preprocessing(name: str) -> Preprocessing:
-    """Returns the image preprocessing of the published weights of a model.
+def weights(name: str) -> str:
+    """Returns the source of the published weights of a model, as for `config.pretrained.source`.
+
+    Raises:
+        UserError: the name is unknown, or the model has no published weights.
+    """
+    found = family(name).weights.get(name)
+    if found is None:
+        raise UserError(
+            f"model {name!r} has no published weights: name a file of them, or start from scratch with weights=none"
+        )
+    return found
+
+
+def preprocessing(name: str, source: str = "") -> Preprocessing:
+    """Returns the image preprocessing of published weights of a model.
+
+    Args:
+        name: name of the model.
+        source: source of the weights; a source that the record does not know has the preprocessing of the name.
 
     Raises:
         UserError: the name is unknown, or the model has no published weights for images.
     """
-    found = family(name).preprocessing.get(name)
+    record = family(name)
+    found = record.deviating.get(source.split("@")[0], record.preprocessing.get(name))
     if found is None:
         raise UserError(f"model {name!r} has no published preprocessing: set data.mean and data.std")
     return found

@@ -173,7 +173,9 @@ class Family:
         undecayed: patterns of full parameter paths without weight decay, besides biases and the scales of norms.
         heads: patterns of the names of its classifiers, at the top level of the parameters.
         preprocessing: name → preprocessing of its published weights.
-        weights: name → source of published weights, as for `config.pretrained.source`.
+        weights: name → source of its published weights, as for `config.pretrained.source`: what configs start from.
+        deviating: source → preprocessing, for other published weights of these names that were trained with another one.
+        transformer: whether it needs published weights or very many images: without either, the run and its report say so.
         reference: (name, tensors of the reference implementation) → `Reference`.
         unpublished: patterns of parameters that published weights do not have.
         optional: names of reference tensors that published weights may lack; their parameters then stay initialised.
@@ -204,6 +206,8 @@ class Family:
     heads: tuple[str, ...] = ()
     preprocessing: Mapping[str, Preprocessing] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    deviating: Mapping[str, Preprocessing] = dataclasses.field(default_factory=dict)
+    transformer: bool = False
     reference: Callable[[str, Mapping[str, np.ndarray]], Reference] | None = None
     unpublished: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()

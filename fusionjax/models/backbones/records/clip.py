@@ -124,5 +124,6 @@ FAMILY = Family(
         for name in NAMES
     },
     weights={name: f"hub:openai/{name.replace('_', '-').replace('patch-', 'patch')}" for name in NAMES},
+    transformer=True,
     reference=reference,
 )

@@ -150,6 +150,7 @@ FAMILY = Family(
         for name in NAMES
     },
     weights=hub_timm(dict.fromkeys(NAMES, "in1k")),
+    transformer=True,
     reference=reference,
     reads=("drop_path", "dropout", "remat", "crossvit"),
     configure=configure,

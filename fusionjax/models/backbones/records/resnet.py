@@ -103,6 +103,10 @@ FAMILY = Family(
     },
     # The trunk of the hybrid is published only as part of vit_base_r50_s16_224.
     weights=hub_timm({"resnet50": "a1_in1k", "resnet101": "a1h_in1k"}),
+    deviating={
+        f"hub:timm/{name}.tv_in1k": Preprocessing((224, 224), interpolation="bilinear", crop=0.875)
+        for name in ("resnet50", "resnet101")
+    },
     reference=reference,
     reads=("drop_path", "dropout", "remat"),
     configure=configure,

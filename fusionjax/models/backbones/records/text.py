@@ -149,6 +149,7 @@ FAMILY = Family(
         "distilbert_base_uncased": "hub:distilbert/distilbert-base-uncased",
         "all_minilm_l6_v2": "package:all-minilm-l6-v2",
     },
+    transformer=True,
     reference=reference,
     capture=("attention",),
 )

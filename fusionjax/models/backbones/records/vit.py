@@ -290,7 +290,7 @@ def tokens(
 _AUGREG = "augreg_in21k_ft_in1k"
 TAGS = {
     **{name: _AUGREG for name in CONFIGS if name.startswith("vit_") and "patch" in name},
-    "vit_base_patch16_224": "augreg2_in21k_ft_in1k",
+    "vit_base_patch16_224": "augreg_in21k",  # as the paper of DCAL starts: ImageNet-21k, not fine-tuned
     "vit_base_r50_s16_224": "orig_in21k",
     "vit_base_r50_s16_384": "orig_in21k_ft_in1k",
     **{f"deit_{size}_patch16_224": "fb_in1k" for size in _SIZES},
@@ -312,6 +312,14 @@ def _tokens(module: ViT, images: jax.Array, train: bool) -> jax.Array:
     return module.norm(x)
 
 
+# Trained without labels, on images normalised with the values of ImageNet.
+_SELF_SUPERVISED = {
+    "hub:timm/vit_small_patch16_224.dino": Preprocessing((224, 224), crop=0.9),
+    "hub:timm/vit_base_patch16_224.dino": Preprocessing((224, 224), crop=0.9),
+    "hub:timm/vit_base_patch16_224.mae": Preprocessing((224, 224), crop=0.9),
+}
+
+
 FAMILY = Family(
     name="vit",
     names=tuple(CONFIGS),
@@ -325,6 +333,8 @@ FAMILY = Family(
     # Published at 224 pixels only; the position embeddings are resampled.
     weights=hub_timm(TAGS)
     | {f"deit_{size}_patch16_384": f"hub:timm/deit_{size}_patch16_224.fb_in1k" for size in ("tiny", "small")},
+    deviating=_SELF_SUPERVISED,
+    transformer=True,
     reference=reference,
     unpublished=("camera_embed",),
     reads=("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",

@@ -103,6 +103,7 @@ FAMILY = Family(
     kind="audio",
     undecayed=("masked_embedding", "pos_conv/g"),
     weights={"wav2vec2_base": "hub:facebook/wav2vec2-base"},
+    transformer=True,
     reference=reference,
     # Trained by masked pretraining; checkpoints for speech recognition lack it.
     unpublished=("masked_embedding",),
