@@ -32,8 +32,9 @@ def source_of(weights: str, name: str) -> str:
         raise UserError(
             f"config argument weights='': allowed are {PUBLISHED}, {NONE}, a file, package:… and hub:…"
         )
-    named = {PUBLISHED: lambda: registry.weights(name), NONE: str}
-    return named[weights]() if weights in named else weights
+    if weights == PUBLISHED:
+        return registry.weights(name)
+    return "" if weights == NONE else weights
 
 
 def start_from(config: ConfigDict, arg: ConfigDict, name: str, *, into: str = "") -> ConfigDict:

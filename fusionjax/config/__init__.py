@@ -8,9 +8,9 @@ overrides a field. A field that does not exist is an error, and so is one that t
 """
 
 from fusionjax.config.parsing import ArgDefault, check_key, from_json, parse_arg
-from fusionjax.config.rules import impossible, require_one_of, require_within
+from fusionjax.config.rules import impossible, naming_field, require_one_of, require_within
 from fusionjax.config.schema import default
 from fusionjax.config.validation import ABLATIONS, apply_switches, reported_splits, validate
 
-__all__ = ["ABLATIONS", "ArgDefault", "apply_switches", "check_key", "default", "from_json", "impossible", "parse_arg",
-           "reported_splits", "require_one_of", "require_within", "validate"]  # fmt: skip
+__all__ = ["ABLATIONS", "ArgDefault", "apply_switches", "check_key", "default", "from_json", "impossible", "naming_field",
+           "parse_arg", "reported_splits", "require_one_of", "require_within", "validate"]  # fmt: skip

@@ -1,8 +1,9 @@
 """What rules on fields are made of: the error of an impossible value, the two most frequent checks, and a hint."""
 
+import contextlib
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,6 +31,16 @@ def shown(value: object) -> str:
 def impossible(config: ConfigDict, key: str, allowed: str) -> UserError:
     """The error of a field whose value cannot be: its name, its value and what is allowed."""
     return UserError(f"config.{key}={shown(value_of(config, key))} is not possible: {allowed}")
+
+
+@contextlib.contextmanager
+def naming_field(key: str) -> Iterator[None]:
+    """Puts the name of a field before the message of a UserError, which then says where another value goes."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith("config.") else f"config.{key}: {message}") from None
 
 
 def require_one_of(config: ConfigDict, key: str, *words: str) -> None:

@@ -212,7 +212,7 @@ def _export(
             baselines=baselines,
             seconds=summary["seconds"],
             parameters=run_report.count_parameters(final),
-            warnings=[*warnings, *experiment.notes, *session.feed.warnings()],
+            warnings=[*experiment.notes, *warnings, *session.feed.warnings()],
             fields=fields,
         )
         experiment.say(f"report: {page}")

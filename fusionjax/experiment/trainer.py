@@ -28,7 +28,7 @@ from fusionjax.experiment.evaluation_hook import (
 )
 from fusionjax.experiment.fingerprint import fingerprint
 from fusionjax.models import parameters
-from fusionjax.tasks.base import model_factory
+from fusionjax.tasks.base import initial_weights, model_factory
 from fusionjax.tasks.base.protocol import Facts, Variables
 from fusionjax.train import optim, state, step
 
@@ -56,23 +56,32 @@ class Experiment:
     Attributes:
         source, eval_sources: training source, and evaluation source by split.
         task: see `fusionjax.tasks.base.protocol`.
-        notes: what the readers decided (which folder is which split), and files with the same content; one line each.
+        notes: lines that the run and its report begin with: a transformer without published weights, what the readers decided
+            (which folder is which split), and files with the same content.
         steps, steps_per_epoch: updates in all, and batches per epoch (not a whole number in general).
     """
 
     def __init__(self, config: ConfigDict, folder: Path):
         self.config, self.folder = config_lib.validate(config), Path(folder)
         data = config.data
-        # An impossible model is found before the data set is read, which takes longer.
-        tasks.create(config, Facts(("a", "b")))
+        # An impossible model and weights that are not there are found before the data set is read, which takes longer.
+        probe = tasks.create(config, Facts(("a", "b"))).model
+        self.weights = model_factory.read_weights(config)
+        fresh = jax.eval_shape(probe.init_module, jax.random.key(0))
+        loaded = probe.put_pretrained(fresh, self.weights)
+        random = initial_weights.random_parameters(fresh, loaded)
+        initial_weights.refuse_frozen(probe, config.optim.freeze, fresh, random)
         self.source = datasets.create(data, data.train_split, seed=config.seed)
         self.eval_sources = {
             split: datasets.create(data, split, seed=config.seed) for split in data.eval_splits
         }
         resources.check_batches(config, self._abstract_image())
         splits = {**self.eval_sources, data.train_split: self.source}
-        self.notes = (*datasets.notes(splits.values()), *duplicates.notes(splits, data.train_split))
-        self.weights = model_factory.read_weights(config)
+        self.notes = (
+            *initial_weights.notes(probe, config.model.name, fresh, random, len(self.source)),
+            *datasets.notes(splits.values()),
+            *duplicates.notes(splits, data.train_split),
+        )
         self.task = tasks.create(
             config, Facts(tuple(self.source.class_names), self.source, self.eval_sources)
         )
@@ -127,8 +136,8 @@ class Experiment:
         jax.eval_shape(self.train_step(optimizer, 1), current, self.abstract_batch())
         table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
         images = ", ".join(f"{len(v)} {k}" for k, v in {"training": self.source, **self.eval_sources}.items())
-        notes = "".join(f"{line}\n" for line in self.notes)
-        return f"{table}\n{notes}{images} images; {self.steps} steps of {self.config.train.batch_size}"
+        parts = [*self.notes, table, f"{images} images; {self.steps} steps of {self.config.train.batch_size}"]
+        return "\n".join(parts)
 
     def check_folder(self) -> None:
         """Raises UserError where what the run writes would be read as data."""

@@ -89,6 +89,12 @@ def of(module: nn.Module) -> Parameters:
     return Parameters(tuple(undecayed), tuple(places))
 
 
+def networks(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(prefix of its parameters' names, module) of a module and of every network that it puts together."""
+    for prefix, one, _ in _walk(module, "", 0):
+        yield prefix, one
+
+
 def _walk(module: nn.Module, prefix: str, distance: int) -> Iterator[tuple[str, Any, int]]:
     """(prefix, module, distance of its output from the model's) of a module and all that it is made of."""
     yield prefix, module, distance

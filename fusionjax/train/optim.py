@@ -66,11 +66,11 @@ def create(
     """
     names = list(flatten(params))
     shapes = {name: np.shape(value) for name, value in flatten(params).items()}
-    held = frozenset(_matching("freeze", [*config.freeze, *frozen], names))
+    held = frozenset(matching("freeze", [*config.freeze, *frozen], names))
     trainable = [name for name in names if name not in held]
     if not trainable:
         raise UserError(f"config.optim.freeze={config.freeze!r} leaves no parameter to train")
-    undecayed = _matching("no_decay", config.no_decay, names)
+    undecayed = matching("no_decay", config.no_decay, names)
     if not config.decay_all:
         undecayed |= {name for name in names if not parameters.decays(name)}
     schedule = _schedule(config, steps, steps_per_epoch)
@@ -140,8 +140,17 @@ def _scaled(factors: Mapping[str, Any]) -> list[optax.GradientTransformation]:
     return [_scale_by(factors)] if any(np.any(np.asarray(f) != 1) for f in factors.values()) else []
 
 
-def _matching(field: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
-    """Names that any of the patterns is found in; every pattern must find something."""
+def matching(field: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
+    """Names that any of the patterns is found in.
+
+    Args:
+        field: of `config.optim` that holds the patterns, for messages.
+        patterns: regular expressions.
+        names: of all parameters.
+
+    Raises:
+        UserError: a pattern that is no regular expression or is found in no name.
+    """
     found: set[str] = set()
     for pattern in patterns:
         try:
@@ -192,7 +201,7 @@ def _factors(
             factor = config.layer_decay**distance
             factors[name] = factor.astype(np.float32) if isinstance(factor, np.ndarray) else factor
     for pattern, factor in config.lr_rules:
-        for name in _matching("lr_rules", [pattern], names):
+        for name in matching("lr_rules", [pattern], names):
             factors[name] = factors[name] * factor
     return factors
 

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from fusionjax.config import naming_field
 from fusionjax.data.image.transforms import channels, image_shape
 from fusionjax.data.source import Source
 from fusionjax.tasks.base import model_factory
@@ -52,6 +53,18 @@ Start = Callable[..., Variables]
 """See `TaskModel.start`."""
 
 
+class Encoder(NamedTuple):
+    """Where the published parameters of an encoder come from.
+
+    Attributes:
+        field: name of the config field that names them.
+        read: () → the parameters, on the host; None where none are named.
+    """
+
+    field: str
+    read: Callable[[], PyTree | None]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageModel(Generic[M]):
     """See `protocol.TaskModel`.
@@ -62,10 +75,10 @@ class ImageModel(Generic[M]):
         inputs: of the images.
         arguments: () → arguments of `module.init` other than images and cameras.
         put_weights: puts the weights of `config.pretrained` in; None for `model_factory.put_weights`.
-        encoders: name of a part of the parameters → its published parameters, or None where none are named.
+        encoders: name of a part of the parameters → where its published parameters come from.
         collections: that the module does not create, beside the statistics of multispectral images.
         new_parameters: patterns of parameters that no published weights have.
-        frozen, gradient_norms, grid: see `protocol.TaskModel`.
+        frozen, fitted, gradient_norms, grid: see `protocol.TaskModel`.
         starts: computes initial weights from the training data; None where they do not depend on it.
     """
 
@@ -74,10 +87,11 @@ class ImageModel(Generic[M]):
     inputs: ImageInputs
     arguments: Callable[[], dict[str, Any]] = dict
     put_weights: PutWeights | None = None
-    encoders: Mapping[str, Callable[[], PyTree | None]] = dataclasses.field(default_factory=dict)
+    encoders: Mapping[str, Encoder] = dataclasses.field(default_factory=dict)
     collections: tuple[Collection, ...] = ()
     new_parameters: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    fitted: tuple[str, ...] = ()
     gradient_norms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     grid: tuple[int, int] | None = None
     starts: Start | None = None
@@ -89,26 +103,43 @@ class ImageModel(Generic[M]):
             return (PixelStatistics(self.config), *self.collections)
         return self.collections
 
-    def init(self, key: jax.Array) -> Variables:
-        """See `TaskModel.init`."""
+    def init_module(self, key: jax.Array) -> Variables:
+        """See `TaskModel.init_module`."""
         data = self.config.data
         images = jnp.zeros((1, *image_shape(data), channels(data)), jnp.float32)
         arguments: dict[str, Any] = {**self.inputs.example_arguments(), **self.arguments()}
-        variables = self.module.init({"params": key}, images, **arguments)
+        return dict(self.module.init({"params": key}, images, **arguments))
+
+    def init(self, key: jax.Array) -> Variables:
+        """See `TaskModel.init`."""
+        variables = self.init_module(key)
         return {**variables, **{c.name: jax.tree.map(jnp.asarray, c.fresh()) for c in self.own_collections}}
+
+    @property
+    def weight_fields(self) -> dict[str, str]:
+        """See `TaskModel`."""
+        return {name: encoder.field for name, encoder in self.encoders.items()}
+
+    def put_pretrained(
+        self, variables: Variables, weights: PyTree | None = None, log: Say = silent
+    ) -> Variables:
+        """See `TaskModel.put_pretrained`."""
+        if weights is None:
+            weights = model_factory.read_weights(self.config)
+        put = self.put_weights or self._put_weights
+        found = {**variables, **put(self.of_module(variables), weights, log)}
+        for name, encoder in self.encoders.items():
+            with naming_field(encoder.field):
+                params = encoder.read()
+            if params is not None:
+                found["params"] = {**found["params"], name: params}
+        return found
 
     def load_pretrained(
         self, variables: Variables, weights: PyTree | None = None, log: Say = silent
     ) -> Variables:
         """See `TaskModel.load_pretrained`."""
-        if weights is None:
-            weights = model_factory.read_weights(self.config)
-        put = self.put_weights or self._put_weights
-        found = {**variables, **put(self.of_module(variables), weights, log)}
-        for name, published in self.encoders.items():
-            params = published()
-            if params is not None:
-                found["params"] = {**found["params"], name: params}
+        found = self.put_pretrained(variables, weights, log)
         made = {c.name: c.from_params(found["params"]) for c in self.own_collections}
         return found | {name: tree for name, tree in made.items() if tree is not None}
 

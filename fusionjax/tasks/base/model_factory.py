@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from fusionjax import models, pretrained
-from fusionjax.config import impossible
+from fusionjax.config import impossible, naming_field
 from fusionjax.data.image.transforms import channels, image_shape
 from fusionjax.errors import UserError
 from fusionjax.models import registry
@@ -69,7 +69,8 @@ def read_weights(config: ConfigDict) -> PyTree | None:
     if not c.source:
         return None
     name = c.name or (config.model.trunk if c.into == "trunk" else registry.backbone(config.model.name))
-    return pretrained.load(c.source, name)
+    with naming_field("pretrained.source"):
+        return pretrained.load(c.source, name)
 
 
 def put_weights(

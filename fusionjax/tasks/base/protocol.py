@@ -93,7 +93,9 @@ class TaskModel(Protocol):
 
     Attributes:
         module: linen; `(output, aux) = module.apply(variables, …, train=…, capture=(…))`.
-        frozen: patterns of parameters that must not move, weight decay included.
+        frozen: patterns of parameters that must not move, weight decay included. They need pretrained weights.
+        fitted: patterns of frozen parameters that `start` computes from the training data, so that they need none.
+        weight_fields: name of a part of the parameters → config field of its weights; pretrained.source for all others.
         gradient_norms: name → prefix of parameter names whose gradient's norm is logged under that name.
         grid: rows and columns of the map that the predictions call "rollout"; None for a model without one.
     """
@@ -105,13 +107,40 @@ class TaskModel(Protocol):
     def frozen(self) -> tuple[str, ...]: ...
 
     @property
+    def fitted(self) -> tuple[str, ...]: ...
+
+    @property
+    def weight_fields(self) -> Mapping[str, str]: ...
+
+    @property
     def gradient_norms(self) -> Mapping[str, str]: ...
 
     @property
     def grid(self) -> tuple[int, int] | None: ...
 
+    def init_module(self, key: jax.Array) -> Variables:
+        """Fresh variables of the module alone, which need neither data nor texts. Pure, as `init`."""
+        ...
+
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables. Pure, so it can be jitted or given to `jax.eval_shape`."""
+        ...
+
+    def put_pretrained(
+        self, variables: Variables, weights: PyTree | None = None, log: Say = silent
+    ) -> Variables:
+        """`variables` with the published weights that the config names put in, without collections that depend on them.
+
+        Args:
+            variables: of `init` or `init_module`, on the host; or their shapes.
+            weights, log: as for `load_pretrained`.
+
+        Returns:
+            Variables whose leaves are those of `variables` (the same objects) where there are no weights.
+
+        Raises:
+            UserError: weights that cannot be read or do not fit.
+        """
         ...
 
     def load_pretrained(

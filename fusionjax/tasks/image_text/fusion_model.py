@@ -14,7 +14,7 @@ from fusionjax.models.methods.fusion import FusionClassifier, check
 from fusionjax.models.methods.image_text_with_encoders import ImageText
 from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.image_inputs import ImageInputs
-from fusionjax.tasks.base.image_model import ImageModel, frozen_trunk
+from fusionjax.tasks.base.image_model import Encoder, ImageModel, frozen_trunk
 from fusionjax.tasks.base.protocol import Facts, Say
 from fusionjax.tasks.image_text.text_inputs import TextInputs
 from fusionjax.types import PyTree
@@ -42,7 +42,7 @@ def create(
         built,
         images,
         arguments=lambda: {"tokens": jnp.zeros((1, 8), jnp.int32), "text_mask": jnp.ones((1, 8), bool)},
-        encoders={"text": text.weights},
+        encoders={"text": Encoder("text.encoder", text.weights)},
         collections=(Bank(text),) if text.kind == "bank" and text.freeze else (),
         frozen=(*frozen, "^text/") if text.freeze else frozen,
         grid=built.grid,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax.config import impossible
+from fusionjax.config import impossible, naming_field
 from fusionjax.data.image.transforms import image_shape
 from fusionjax.data.text import Texts, descriptions
 from fusionjax.models.methods import mvpdr
@@ -66,6 +66,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         inputs,
         put_weights=clip_weights(config) if config.mvpdr.clip else None,
         frozen=("^trunk/", "^projection/") if module.project else ("^trunk/",),
+        fitted=("^projection/",) if module.project else (),
         grid=getattr(module, "grid", None),
         starts=None if pair is None else PrototypeStart(config, facts.class_names, module, pair, texts),
     )
@@ -102,7 +103,8 @@ def prototype_module(config: ConfigDict, num_classes: int, *, prompts: int) -> P
     dtype = jnp.dtype(config.precision).type
     trunk: nn.Module
     if m.clip:
-        trunk = clip = encoders.clip_model(m.clip, dtype=dtype)
+        with naming_field("mvpdr.clip"):
+            trunk = clip = encoders.clip_model(m.clip, dtype=dtype)
         if image_shape(config.data) != (clip.image_size,) * 2:
             raise impossible(config, "data.image_size", f"the CLIP takes {clip.image_size} pixels a side")
         width = clip.projection

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax import files
-from fusionjax.config import impossible
+from fusionjax.config import impossible, naming_field
 from fusionjax.data import class_names as names
 from fusionjax.data.feature_cache import store
 from fusionjax.data.loading.auxiliary import AuxiliaryRows
@@ -67,8 +67,9 @@ class TextInputs:
             raise impossible(
                 config, "text.encoder", "name one: a folder, package:all-minilm-l6-v2, or hub:<owner>/<name>"
             )
-        self.folder = hub.files(c.encoder)
-        sizes = encoders.text_config(self.folder)
+        with naming_field("text.encoder"):
+            self.folder = hub.files(c.encoder)
+            sizes = encoders.text_config(self.folder)
         if c.max_tokens > sizes.positions:
             raise impossible(config, "text.max_tokens", f"the encoder has {sizes.positions} positions")
         # A frozen encoder runs once: in float32, whatever the precision.

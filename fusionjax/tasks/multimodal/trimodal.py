@@ -23,7 +23,7 @@ from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer
 from fusionjax.tasks.base.explanations import spread
 from fusionjax.tasks.base.image_inputs import ImageInputs
-from fusionjax.tasks.base.image_model import ImageModel
+from fusionjax.tasks.base.image_model import Encoder, ImageModel
 from fusionjax.tasks.base.objectives import ExampleLoss, class_weights
 from fusionjax.tasks.base.protocol import (
     Batch,
@@ -69,9 +69,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         module,
         inputs.images,
         arguments=inputs.init_arguments,
-        encoders={
-            name: part.weights for name, part in (("text", text), ("audio", audio)) if part is not None
-        },
+        encoders=_encoders(audio, text),
         frozen=_frozen(config, modalities),
         grid=getattr(module, "grid", None),
     )
@@ -91,6 +89,16 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         (SubsetSection(len(facts.class_names), predict.subsets, pairings), SoundSection(audio)),
         MultimodalExplanation(model, inputs, pairings),
     )
+
+
+def _encoders(audio: AudioInputs | None, text: TextInputs | None) -> dict[str, Encoder]:
+    """The published encoders of the modalities that are read."""
+    found = {}
+    if text is not None:
+        found["text"] = Encoder("text.encoder", text.weights)
+    if audio is not None:
+        found["audio"] = Encoder("audio.source", audio.weights)
+    return found
 
 
 def _frozen(config: ConfigDict, modalities: Sequence[str]) -> tuple[str, ...]:

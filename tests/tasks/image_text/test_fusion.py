@@ -19,7 +19,7 @@ from fusionjax.models import registry
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text import text_inputs
 from tests.support import fields as fields_lib
-from tests.support import pictures, tiny_bert
+from tests.support import frozen_trunk, pictures, tiny_bert
 
 pytestmark = pytest.mark.usefixtures("libraries_warn")
 
@@ -54,6 +54,7 @@ def settings(leaves, bert, **fields):
     c.data.eval_splits, c.train.eval_every_epochs, c.model.depth = ("val", "test"), 1.0, 1
     if fields.get("text__kind", "instance") != "instance":
         c.text.descriptions = str(leaves / "texts.json")
+    frozen_trunk.start(c, bert.parent, fields)
     return fields_lib.validated(c, fields)
 
 

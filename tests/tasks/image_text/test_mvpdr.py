@@ -25,7 +25,7 @@ from fusionjax.tasks.base.protocol import Evaluated, Facts
 from fusionjax.tasks.image_text import common_space, prototype_start
 from tests.models.backbones import test_clip
 from tests.support import fields as fields_lib
-from tests.support import pictures, tiny_bert
+from tests.support import frozen_trunk, pictures, tiny_bert
 
 pytestmark = pytest.mark.usefixtures("libraries_warn")
 
@@ -110,6 +110,7 @@ def config(manifest, bert, **fields):
     if fields.get("mvpdr__prompts") != "captions":
         c.text.descriptions = str(manifest.parent / "words.json")
     c.train.batch_size, c.train.epochs, c.evaluation.batch_size, c.report.enabled = 8, 0.0, 8, False
+    frozen_trunk.start(c, manifest.parent, fields)
     return fields_lib.put(c, fields)
 
 

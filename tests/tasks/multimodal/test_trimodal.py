@@ -14,7 +14,7 @@ from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
 from tests.support import fields as fields_lib
-from tests.support import modality_tree, tiny_bert
+from tests.support import frozen_trunk, modality_tree, tiny_bert
 from tests.support.modality_tree import CLASSES
 
 pytestmark = pytest.mark.usefixtures("libraries_warn")
@@ -38,6 +38,7 @@ def settings(manifest, bert, **fields):
     c.trimodal.hidden, c.trimodal.modality_dropout = 16, 0.3
     c.text.allow_empty = True
     c.audio.seconds, c.audio.width, c.audio.depth, c.audio.heads = 0.4, 16, 1, 2
+    frozen_trunk.start(c, bert.parent, fields)
     return fields_lib.validated(c, fields)
 
 

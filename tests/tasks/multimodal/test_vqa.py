@@ -22,7 +22,7 @@ from fusionjax.evaluation import vqa
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
 from tests.support import fields as fields_lib
-from tests.support import pictures, tiny_bert
+from tests.support import frozen_trunk, pictures, tiny_bert
 
 pytestmark = pytest.mark.usefixtures("libraries_warn")
 
@@ -62,6 +62,7 @@ def settings(manifest, bert, **fields):
     c.train.batch_size, c.train.steps, c.train.log_every = 24, 120, 60
     c.train.checkpoint_every = 120
     c.evaluation.batch_size = 24
+    frozen_trunk.start(c, bert.parent, fields)
     return fields_lib.validated(c, fields)
 
 
@@ -232,7 +233,7 @@ def test_vqa_v2_trains_from_its_own_files(bert, tmp_path):
     c = vqa_config.get_config(f"source=vqa2,root={root},answer_pictures=1,runlocal")
     c.text.encoder, c.text.max_tokens = str(bert), 16
     c.model.trunk, c.data.resize, c.data.image_size = "vit_shallow", 36, 32
-    c = config_lib.validate(c)
+    c = config_lib.validate(frozen_trunk.start(c, tmp_path, {}))
     train, val = (datasets.create(c.data, split, seed=0) for split in ("train", "val"))
     assert (
         len(train) == len(val) == 4 and len(train.source) == 3 and train.class_names == ("red", "rot", "yes")

@@ -1,0 +1,35 @@
+"""Weights for the frozen trunk of a test's config: a frozen trunk without weights is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fusionjax.models import create, registry
+from fusionjax.pretrained import native
+
+SHALLOW = "vit_shallow"
+
+
+def start(c: ConfigDict, folder: Path, fields: dict[str, Any]) -> ConfigDict:
+    """Sets `c.pretrained` for `c.model.trunk`, or for the trunk in `fields`; nothing without a trunk.
+
+    vit_shallow starts from a file of its random initial values in `folder`, any other trunk from its published weights.
+    """
+    trunk = fields.get("model__trunk", c.model.trunk)
+    if trunk:
+        c.pretrained.source, c.pretrained.into = _source(trunk, Path(folder)), "trunk"
+    return c
+
+
+def _source(trunk: str, folder: Path) -> str:
+    if trunk != SHALLOW:
+        return registry.weights(trunk)
+    path = folder / f"{trunk}.safetensors"
+    if not path.exists():
+        module = create(trunk)
+        (image,) = registry.family(trunk).inputs(module, None)
+        native.write(path, jax.jit(module.init)(jax.random.key(0), jnp.zeros(image.shape)), trunk)
+    return str(path)
