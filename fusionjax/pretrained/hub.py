@@ -187,11 +187,16 @@ def _unreachable(address: _Address, error: Exception, file: str = "") -> UserErr
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{source}: the repository has no revision {address.revision!r}")
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else line(error)
-    command = " ".join(["hf download", address.repo, *([file] if file else [])])
+    wanted = file or " ".join(["--include", *(f"'{pattern}'" for pattern in PATTERNS)])
+    command = f"hf download {address.repo} {wanted}"
     command += f" --revision {address.revision}" if address.revision else ""
+    if file == FOLDER_FILES[0]:
+        command += f" (or {FOLDER_FILES[1]}, if the repository has no such file)"
+    elif not file:
+        command += f" (and {FOLDER_FILES[1]}, if it has no .safetensors)"
     return UserError(
         f"{source}: cannot be downloaded and is not in the cache ({reason}); download it in advance where there is a network: "
-        f"HF_HUB_OFFLINE=0 {command}; or pass the path of a file or folder"
+        f"HF_HUB_OFFLINE=0 {command}; or pass the path of a file or folder in its place"
     )
 
 
