@@ -99,7 +99,7 @@ def put_weights(
     if weights is None:
         return variables
     if c.into:
-        return _merge_trunk(variables, weights, skip=c.skip, log=log)
+        return _merge_trunk(variables, weights, earlier=config.model.trunk_features, skip=c.skip, log=log)
     family = registry.family(config.model.name)
     new = (*new, *family.unpublished)
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
@@ -108,13 +108,20 @@ def put_weights(
     return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=family.grids(module), log=log)
 
 
-def _merge_trunk(variables: PyTree, weights: PyTree, *, skip: Sequence[str], log: Say) -> PyTree:
-    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part."""
+def _merge_trunk(
+    variables: PyTree, weights: PyTree, *, earlier: str, skip: Sequence[str], log: Say
+) -> PyTree:
+    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part.
+
+    Layers above the feature map that `model.trunk_features` names (`earlier`) are left out.
+    """
     parts = [part for part in ("trunk", "neck") if part in variables["params"]]
     owned = {part: set(variables["params"][part]) for part in parts}
     # The classifier, and the last convolution where an earlier map is the token grid, have no place here; all else has.
     lost = set(weights["params"]) - set().union(*owned.values()) - {"head", "head_conv"}
-    if lost:
+    if lost and earlier:
+        log(f"{', '.join(sorted(lost))} of the weights lie above the map {earlier!r} and are left out")
+    elif lost:
         raise UserError(f"the weights' {', '.join(sorted(lost))} have no place in the trunk")
     inside = {part: {name: {k: v for k, v in tree.items() if k in owned[part]} for name, tree in weights.items()}
               for part in parts}  # fmt: skip
