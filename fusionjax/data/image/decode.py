@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fusionjax import files
-from fusionjax.data.image import grey, transparency
+from fusionjax.data.image import grey, tiff, transparency
 from fusionjax.data.unreadable import DecodeError, decode_error
 
 _JPEG = b"\xff\xd8\xff"
@@ -50,8 +50,6 @@ def decode(
                 else files.read_bytes(source)
             )
             image = _decode_bytes(data, max_pixels, value_range)
-    except UnidentifiedImageError:
-        raise DecodeError("it is not an image of a known format") from None
     except DecodeError:
         raise
     except Exception as e:  # the libraries raise many types on damaged data
@@ -75,10 +73,12 @@ def _decode_bytes(data: bytes, max_pixels: int, value_range: tuple[float, ...]) 
         if image is not None:
             return image
     _set_up_libraries()
-    with Image.open(io.BytesIO(data)) as picture:  # reads the header only
+    with _opened(data) as picture:
         _check_size(picture.height, picture.width, max_pixels)
         if picture.mode in grey.DEEP:
             return _to_rgb(grey.read(picture, value_range), max_pixels)
+        if isinstance(picture, TiffImageFile) and tiff.needs_tifffile(picture):
+            return _to_rgb(tiff.read_planes(picture, data), max_pixels)
         if _opencv_reads(picture):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if image is not None and image.dtype in (np.uint8, np.uint16):
@@ -89,6 +89,19 @@ def _decode_bytes(data: bytes, max_pixels: int, value_range: tuple[float, ...]) 
                 return _to_rgb(image, max_pixels)
         # Palettes, CMYK, unusual bit depths, and whatever OpenCV refuses. Pillow raises on truncated data.
         return _to_rgb(_pillow_array(picture, data), max_pixels)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image by Pillow, which reads the header only."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if data.startswith(tiff.MAGIC):
+            raise DecodeError(
+                "it is a TIFF image of other samples than grey or RGB: save it with 8 or 16 bits, or name its bands in "
+                "config.data.modalities"
+            ) from None
+        raise DecodeError("it is not an image of a known format") from None
 
 
 def _opencv_reads(picture: Image.Image) -> bool:

@@ -10,9 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fusionjax.data.image import nodata
+from fusionjax.data.image import nodata, tiff
 from fusionjax.data.unreadable import DecodeError, decode_error
-from fusionjax.errors import UserError
 from fusionjax.files import LARGEST, check_readable
 
 SUFFIXES = (".npy", ".tif", ".tiff")
@@ -115,13 +114,7 @@ def _npy(path: Path, pixels: bool) -> _Opened:
 
 
 def _tiff(path: Path, channels: int, pixels: bool) -> _Opened:
-    try:
-        import tifffile
-    except ImportError:
-        raise UserError(
-            f'reading {path.name} needs the package tifffile: pip install "fusionjax[spectral]"'
-        ) from None
-    with tifffile.TiffFile(path) as file:
+    with tiff.package(path.name).TiffFile(path) as file:
         if not file.series:
             raise DecodeError("it holds no image")
         if len(file.series) > 1:
