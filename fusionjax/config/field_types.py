@@ -8,14 +8,16 @@ from fusionjax.config.rules import near, shown
 from fusionjax.config.schema import default, examples
 from fusionjax.errors import UserError
 
-_LARGEST = 2**63 - 1
+_LARGEST = 2**63 - 1  # an integer
+_SMALLEST, _GREATEST = 2.0**-149, 2.0**128 - 2.0**104  # floats of 32 bits
 
 
 def check(config: ConfigDict) -> None:
     """Refuses a config that lacks a field, has another one, or has a value that is not of its field's type.
 
     A field has the type of its default, the elements of a tuple those of its default's or of `schema.examples`; an integer
-    stands for a float, and becomes one where it is the whole value. Integers have 64 bits, floats are finite.
+    stands for a float, and becomes one where it is the whole value. Integers have 64 bits. Floats are finite, also in the 32
+    bits of the computation, in which none but 0 may become 0.
 
     Raises:
         UserError: the first such field, with what is allowed.
@@ -71,6 +73,8 @@ def _fault(value: object, model: object) -> str:
         return f"{shown(value)} does not fit into 64 bits"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a finite number"
+    if isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _GREATEST:
+        return f"{value} is no number of 32 bits, with which the run computes"
     if isinstance(value, str) and "\0" in value:
         return "a text cannot hold the character NUL"
     return ""

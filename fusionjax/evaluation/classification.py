@@ -19,7 +19,7 @@ SCALARS = (
     "nll",
     "ece",
 )
-"""Fields of a `Result` that are single numbers."""
+"""Fields of a `Result` that are single numbers; `top5` of more than five classes only."""
 BINS = 15
 """Number of bins of the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599)."""
 SUM_TOLERANCE = 0.02
@@ -58,8 +58,9 @@ class Result:
 
     Attributes:
         n: number of valid examples.
-        accuracy, top5: fractions. `top5` counts examples whose true class is among the min(5, C) most probable; ties go to
-            the lower index, as in the prediction.
+        accuracy: a fraction.
+        top5: fraction of the examples whose true class is among the five most probable; ties go to the lower index, as in
+            the prediction. None for five classes or fewer, of which it would always be 1.
         accuracy_interval: 95 % percentile bootstrap interval of the accuracy. Its width is 0 if all predictions are correct
             or all are wrong, in which case the bootstrap is not informative.
         macro_precision, macro_recall, macro_f1, balanced_accuracy: fractions.
@@ -73,7 +74,7 @@ class Result:
     n: int
     accuracy: float
     accuracy_interval: tuple[float, float]
-    top5: float
+    top5: float | None
     macro_precision: float
     macro_recall: float
     macro_f1: float
@@ -89,10 +90,19 @@ class Result:
         return tuple(row.name for row in self.per_class)
 
     def scalars(self) -> dict[str, float]:
-        """Returns the scores under flat keys for metrics.jsonl: fractions, except `nll` in nats. The keys are always the
-        same."""
+        """Returns the scores under flat keys for metrics.jsonl: fractions, except `nll` in nats. The keys are those of
+        `scalar_names`."""
         low, high = self.accuracy_interval
-        return {name: getattr(self, name) for name in SCALARS} | {"accuracy_low": low, "accuracy_high": high}
+        values = {name: getattr(self, name) for name in SCALARS} | {
+            "accuracy_low": low,
+            "accuracy_high": high,
+        }
+        return {name: values[name] for name in scalar_names(len(self.per_class))}
+
+
+def scalar_names(classes: int) -> tuple[str, ...]:
+    """Names of the scores of a classifier of so many classes."""
+    return (*(name for name in SCALARS if name != "top5" or classes > 5), "accuracy_low", "accuracy_high")
 
 
 def evaluate(
@@ -138,7 +148,7 @@ def evaluate(
         n=n,
         accuracy=float(correct.mean()),
         accuracy_interval=significance.mean_interval(correct),
-        top5=float((rank < 5).mean()),
+        top5=float((rank < 5).mean()) if c > 5 else None,
         macro_precision=float(np.mean([row.precision for row in present])),
         macro_recall=recall,
         macro_f1=float(np.mean([row.f1 for row in present])),

@@ -325,7 +325,8 @@ class Run:
             splits: None for those of the config.
         """
         sources = {split: self.source(split) for split in (splits or self.config.data.eval_splits)}
-        task = tasks.create(self.config, Facts(self.task.class_names, evaluation=sources))
+        train = self.source(self.config.data.train_split) if self.task.scorer.reads_training else None
+        task = tasks.create(self.config, Facts(self.task.class_names, train, sources))
         outputs = {split: self._outputs(task, split, source) for split, source in sources.items()}
         for line in task.inputs.warnings():
             log.warning(line)

@@ -12,8 +12,11 @@ from fusionjax.types import Array
 
 DType: TypeAlias = jax.typing.DTypeLike
 
-trunc_normal = nn.initializers.truncated_normal(0.02)
-"""timm's ViT initialisation: normal, σ = 0.02, truncated at ±2σ."""
+trunc_normal = nn.initializers.normal(0.02)
+"""timm's initialisation of transformers, `trunc_normal_(std=0.02)`: it cuts at ±2, which is ±100 σ, so nothing is cut.
+
+`nn.initializers.truncated_normal(0.02)` cuts at ±2 σ and does not correct for it: its standard deviation is 0.0176.
+"""
 INPUT_KERNEL = re.compile(r"(trunk/)?(stem|patch_embed(_\d+)?(/conv0)?)/kernel")
 """Name of the kernel that is applied to the input channels; in a model with a trunk, the trunk's."""
 

@@ -40,6 +40,12 @@ def test_pictures_are_normalised_as_the_published_weights_want_them(name):
     assert c.data.interpolation == published.interpolation == "bicubic"
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pictures_are_resized_by_the_filter_of_the_published_weights(name):
+    c = load(name)
+    assert c.data.interpolation == registry.preprocessing(c.model.trunk or c.model.name).interpolation
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

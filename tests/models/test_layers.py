@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import erf
 
 from fusionjax.models import layers
@@ -16,6 +17,15 @@ def test_dense_is_the_plain_linear_layer(rng):
     variables = module.init(jax.random.key(0), x)
     p = variables["params"]
     np.testing.assert_allclose(module.apply(variables, x), x @ p["kernel"] + p["bias"], rtol=1e-5)
+
+
+def test_the_initial_weights_have_timms_deviation():
+    """timm's trunc_normal_(std=0.02) cuts at ±2, not at ±2 σ, which would leave a deviation of 0.0176."""
+    drawn = np.asarray(layers.trunc_normal(jax.random.key(0), (1_000, 1_000)))
+    assert stats.kstest(drawn.ravel()[:200_000], stats.norm(0, 0.02).cdf).pvalue > 1e-3
+    assert drawn.std() == pytest.approx(0.02, rel=5e-3) and np.abs(drawn).max() > 4 * 0.02
+    kernel = layers.Dense(1_000).init(jax.random.key(0), np.zeros((1, 1_000)))["params"]["kernel"]
+    assert np.asarray(kernel).std() == pytest.approx(0.02, rel=5e-3)
 
 
 def test_gelu_and_its_gradient_are_exact(rng):

@@ -5,7 +5,7 @@ post-norm layers, which run as one `nn.scan`.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -130,7 +130,8 @@ class Wav2Vec2(nn.Module):
         conv_width, kernels, strides: width, kernel sizes and strides of the convolutions over the waveform.
         pos_kernel, pos_groups: kernel size and groups of the positional convolution.
         dropout: rate after the projection, after the attention, and inside and after the MLP.
-        freeze_extractor: the convolutions receive no gradient, as is usual in fine-tuning.
+        freeze_extractor: the convolutions receive no gradient, as is usual in fine-tuning; `frozen_parameters` names them,
+            since the optimiser must not decay them either.
         remat: recompute layers in the backward pass, which saves memory and takes longer.
         dtype: dtype of the computation; parameters are float32.
     """
@@ -147,6 +148,7 @@ class Wav2Vec2(nn.Module):
     pos_groups: int = 16
     dropout: float = 0.0
     freeze_extractor: bool = False
+    frozen_parameters: ClassVar[str] = r"(conv_\d+|conv_norm/.*)"
     remat: bool = False
     dtype: DType = jnp.float32
 

@@ -371,6 +371,11 @@ def build(name: str, **overrides: Any) -> CrossViT:
         side, sizes = overrides.pop("image_size"), fields["img_size"]
         sides = (side, side) if isinstance(side, int) else tuple(side)
         patches = overrides.get("patch_size", CrossViT.patch_size)
+        if len(patches) != len(sizes):
+            raise UserError(
+                f"patch_size={tuple(patches)}: {name} has {len(sizes)} branches; for another number give img_size, "
+                "embed_dim, depth, num_heads and mlp_ratio too"
+            )
         others = [
             tuple(round(side * size / sizes[0] / patch) * patch for side in sides)
             for size, patch in zip(sizes[1:], patches[1:], strict=True)

@@ -286,7 +286,7 @@ class EfficientNet(nn.Module):
         if self.output == "pooled":
             return output, aux
         output = nn.Dropout(self.dropout, deterministic=not train)(output)
-        return Dense(self.num_classes, dtype=self.dtype, name="head")(output).astype(jnp.float32), aux
+        return Dense(self.num_classes, name="head")(output.astype(jnp.float32)), aux
 
 
 build = naming.builder(EfficientNet, CONFIGS)

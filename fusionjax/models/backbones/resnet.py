@@ -200,7 +200,7 @@ class ResNet(nn.Module):
         if self.output == "pooled":
             return x, aux
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32), aux
+        return Dense(self.num_classes, name="head")(x.astype(jnp.float32)), aux
 
 
 build = naming.builder(ResNet, CONFIGS)

@@ -153,7 +153,7 @@ class ViT(nn.Module):
     def setup(self) -> None:
         tokens = self.grid[0] * self.grid[1] + 1
         self.cls_token = self.param(
-            "cls_token", nn.initializers.truncated_normal(1e-6), (1, 1, self.width), jnp.float32
+            "cls_token", nn.initializers.normal(1e-6), (1, 1, self.width), jnp.float32
         )
         self.pos_embed = self.param("pos_embed", trunc_normal, (1, tokens, self.width), jnp.float32)
         self.patch_embed = PatchEmbed(self.width, self.patch, self.dtype, self.stride)

@@ -40,12 +40,13 @@ class ClassScorer(NoBaselines):
     lower_is_better: ClassVar[tuple[str, ...]] = ("nll", "ece")
     output_names: ClassVar[tuple[str, ...]] = ("probabilities/",)
     closed_set: ClassVar[bool] = True
+    reads_training: ClassVar[bool] = False
 
     @property
     def score_names(self) -> tuple[str, ...]:
         """See `Scorer`."""
         branches = (f"accuracy_{b}" for b in self.branches[:-1])
-        return (*classification.SCALARS, "accuracy_low", "accuracy_high", *branches)
+        return (*classification.scalar_names(len(self.class_names)), *branches)
 
     def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]) -> ClassResults:
         """See `Scorer.evaluate`; sources are not needed."""

@@ -61,7 +61,7 @@ class ExampleLoss:
             target: (B,) labels, or (B, C) shares that sum to 1.
         """
         c = self.config.loss
-        weights = None if self.class_weights is None else jnp.asarray(self.class_weights)
+        weights = self.class_weights
         if c.focal_gamma:
             return losses.focal(
                 logits, target, alpha=c.focal_alpha, gamma=c.focal_gamma, class_weights=weights

@@ -282,6 +282,7 @@ class Scorer(Protocol):
         score_names: names that `scalars` gives, without their split.
         output_names: prefixes of the predictions that `evaluate` needs.
         closed_set: test images are of the training classes.
+        reads_training: `evaluate` compares with a baseline of the training split, which re-evaluation then opens too.
     """
 
     @property
@@ -298,6 +299,9 @@ class Scorer(Protocol):
 
     @property
     def closed_set(self) -> bool: ...
+
+    @property
+    def reads_training(self) -> bool: ...
 
     def predict(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """The predictions of a batch by name; leading axis B. Pure."""

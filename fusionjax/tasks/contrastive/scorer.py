@@ -46,6 +46,7 @@ class ContrastiveScorer(NoBaselines):
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     output_names: ClassVar[tuple[str, ...]] = ("embedding/", "features/")
     closed_set: ClassVar[bool] = False
+    reads_training: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:

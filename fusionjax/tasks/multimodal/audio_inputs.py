@@ -62,6 +62,11 @@ class AudioInputs:
         self._splits = facts.splits
         self.made = {name: self._make(source) for name, source in self._splits.items()}
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of the parameters that never train: those of Wav2Vec2's convolutions."""
+        return () if self.log_mel else (f"^audio/{self.module.frozen_parameters}$",)
+
     def weights(self) -> PyTree | None:
         """The encoder's published parameters, on the host; None where none are named."""
         c = self.config.audio

@@ -70,7 +70,7 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         inputs.images,
         arguments=inputs.init_arguments,
         encoders=_encoders(audio, text),
-        frozen=_frozen(config, modalities),
+        frozen=(*_frozen(config, modalities), *(() if audio is None else audio.frozen)),
         grid=getattr(module, "grid", None),
     )
     chosen = subsets(modalities)

@@ -153,7 +153,7 @@ class VqaScorer(NoBaselines):
         config: of the whole run, validated.
         answers: by class index.
         predict: gives "probabilities/combined" (B, C).
-        training: questions of the training split, for the baseline without images; empty at inference.
+        training: questions of the training split, for the baseline without images; empty where they are not known.
     """
 
     config: ConfigDict
@@ -165,6 +165,7 @@ class VqaScorer(NoBaselines):
     score_names: ClassVar[tuple[str, ...]] = ("vqa_accuracy", "accuracy", "answerable", "prior_vqa_accuracy")
     output_names: ClassVar[tuple[str, ...]] = ("probabilities/",)
     closed_set: ClassVar[bool] = True
+    reads_training: ClassVar[bool] = True
 
     def evaluate(self, outputs: Mapping[str, Outputs], sources: Mapping[str, Source]) -> VqaResults:
         """Results by split: "model" and, where training questions are known, "prior", the most frequent answer to the words.

@@ -79,6 +79,7 @@ class ReidScorer(NoBaselines):
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     output_names: ClassVar[tuple[str, ...]] = ("embedding",)
     closed_set: ClassVar[bool] = False
+    reads_training: ClassVar[bool] = False
 
     @property
     def score_names(self) -> tuple[str, ...]:

@@ -240,3 +240,18 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
     assert got.dtype == jnp.bfloat16
     error = np.abs(got.astype(np.float32) - want).mean()
     assert error < 0.1 * np.abs(want).mean()
+
+
+@pytest.mark.parametrize("build", [resnet.build, efficientnet.build])
+def test_the_classifier_is_computed_in_float32(build):
+    """As ViT's: the logits of a network in bfloat16 are its pooled features times the float32 weights, to the last digits."""
+    name = "resnet50" if build is resnet.build else "tf_efficientnet_lite0"
+    model = build(name, num_classes=5, dtype=jnp.bfloat16)
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    logits, _ = jax.jit(model.apply)(variables, images)
+    pooled, _ = jax.jit(model.clone(output="pooled").apply)(variables, images)
+    head = jax.device_get(variables["params"]["head"])
+    want = np.asarray(pooled, np.float64) @ head["kernel"].astype(np.float64) + head["bias"]
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-6)

@@ -193,6 +193,13 @@ def test_wrong_images_and_captures_are_refused():
         model.apply(variables, x, capture=("maps",))
 
 
+def test_another_number_of_branches_is_one_line():
+    with pytest.raises(
+        UserError, match=r"patch_size=\(8, 12, 16\): crossvit_9_240 has 2 branches; .* give img_size"
+    ):
+        create("crossvit_9_240", num_classes=2, image_size=240, patch_size=(8, 12, 16))
+
+
 def test_names_take_the_other_models_fields():
     model = create("crossvit_15_dagger_240", num_classes=7, image_size=480, drop_path=0.1, dropout=0.2)
     assert model.sizes == ((480, 480), (448, 448)) and model.multi_conv

@@ -5,6 +5,7 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -244,6 +245,26 @@ def test_every_option_gives_a_finite_loss_and_gradient(things, bert, fields):
             assert not np.asarray(leaf).any(), path
     out = jax.eval_shape(task.scorer.predict, variables, batch)
     assert set(out) == {f"probabilities/{b}" for b in task.scorer.branches}
+
+
+def test_weight_decay_leaves_the_frozen_convolutions_of_wav2vec2_as_they_are(things, bert, monkeypatch):
+    from fusionjax.models.backbones import audio as audio_models
+
+    small = dict(width=16, depth=1, heads=2, hidden=16, conv_width=8, pos_kernel=6, pos_groups=4)
+    monkeypatch.setitem(audio_models.CONFIGS, "wav2vec2_base", small)
+    sizes = dict(audio__width=128, audio__depth=2, audio__heads=4)  # of mel alone
+    decay = dict(optim__weight_decay=0.5, optim__decay_all=True)
+    run = trainer.Experiment(
+        settings(things, bert, audio__encoder="wav2vec2_base", **sizes, **decay), "/nonexistent"
+    )
+    optimizer, params = run.optimizer(), jax.jit(run.task.model.init)(jax.random.key(0))["params"]
+    trained, frozen = optimizer.split(params)
+    own = {name for name in frozen if name.startswith("audio/")}
+    assert own == {*(f"audio/conv_{i}" for i in range(7)), "audio/conv_norm/scale", "audio/conv_norm/bias"}
+    updates, _ = optimizer.tx.update(
+        jax.tree.map(jnp.zeros_like, trained), optimizer.tx.init(trained), trained
+    )
+    assert np.asarray(updates["audio/feature_proj/kernel"]).any() and not own & set(updates)
 
 
 def test_an_image_may_be_missing(bert, tmp_path):
