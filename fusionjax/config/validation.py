@@ -164,6 +164,9 @@ def _model(config: ConfigDict) -> None:
     _each_within(config, ("model.drop_path", "model.dropout"), 0, 0.999)
     sizes = ("stride", "cameras", "width", "depth", "heads", "patch", "mlp_ratio")
     _each_within(config, tuple(f"model.{key}" for key in sizes), 0)
+    require_within(config, "model.depth", 0, 1024)  # its blocks may be traced one by one
+    if max((depth for stage in c.crossvit.depth for depth in stage), default=0) > 1024:
+        raise impossible(config, "model.crossvit.depth", "at most 1024 blocks in a row")
     if c.width and c.heads and c.width % c.heads:
         raise impossible(config, "model.heads", f"it must divide model.width={c.width}")
     if c.cameras and ("camera" not in config.data.carry or config.data.cache.enabled):

@@ -5,12 +5,8 @@ import pytest
 from sklearn import metrics
 
 from fusionjax.errors import UserError
-<<<<<<< HEAD
 from fusionjax.evaluation import significance
-from fusionjax.evaluation.classification import evaluate
-=======
-from fusionjax.evaluation.classification import RESAMPLES, evaluate, scalar_names
->>>>>>> 2db236a (Mathematics: timm's initial weights, float32 classifiers, frozen convolutions are not decayed, no top-5 of few classes, the prior at re-evaluation; a fuzz test over all fields)
+from fusionjax.evaluation.classification import evaluate, scalar_names
 
 
 def predictions(n: int, c: int, seed: int = 0, classes: int | None = None):

@@ -89,7 +89,8 @@ def _check_audio(config: ConfigDict) -> None:
     require_within(config, "audio.dropout", 0, 0.999)
     for key in ("audio.width", "audio.heads", "trimodal.hidden"):
         require_within(config, key, 1)
-    for key in ("audio.depth", "audio.gain", "audio.shift", "audio.memory"):
+    require_within(config, "audio.depth", 0, 1024)  # its blocks are traced one by one
+    for key in ("audio.gain", "audio.shift", "audio.memory"):
         require_within(config, key, 0)
     for key in ("audio.noise", "audio.hide_frames", "audio.hide_bands"):
         require_within(config, key, 0, 1)
