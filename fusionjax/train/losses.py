@@ -7,13 +7,14 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from fusionjax.train import accumulation
 from fusionjax.types import Array
 
 Labels: TypeAlias = Int[Array, " batch"] | Float[Array, "batch classes"]
-ClassWeights: TypeAlias = Float[Array, " classes"] | Sequence[float]
+ClassWeights: TypeAlias = Float[Array, " classes"] | Float[np.ndarray, " classes"] | Sequence[float]
 
 
 def cross_entropy(
