@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from fusionjax import files
 from fusionjax.data.image import grey, tiff, transparency
 from fusionjax.data.unreadable import DecodeError, decode_error
+from fusionjax.errors import UserError
 
 _JPEG = b"\xff\xd8\xff"
 _STRIP = 2**20
@@ -73,12 +74,21 @@ def _decode_bytes(data: bytes, max_pixels: int, value_range: tuple[float, ...]) 
         if image is not None:
             return image
     _set_up_libraries()
-    with _opened(data) as picture:
+    try:
+        opened = Image.open(io.BytesIO(data))  # reads the header only
+    except UnidentifiedImageError:
+        if data.startswith(tiff.MAGIC):
+            try:
+                return _by_tifffile(data, max_pixels)
+            except UserError as e:  # without tifffile it cannot be told from a damaged file
+                raise DecodeError(str(e)) from None
+        raise DecodeError("it is not an image of a known format") from None
+    with opened as picture:
         _check_size(picture.height, picture.width, max_pixels)
         if picture.mode in grey.DEEP:
             return _to_rgb(grey.read(picture, value_range), max_pixels)
-        if isinstance(picture, TiffImageFile) and tiff.needs_tifffile(picture):
-            return _to_rgb(tiff.read_planes(picture, data), max_pixels)
+        if isinstance(picture, TiffImageFile) and tiff.has_deep_planes(picture):
+            return _by_tifffile(data, max_pixels)
         if _opencv_reads(picture):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if image is not None and image.dtype in (np.uint8, np.uint16):
@@ -91,17 +101,10 @@ def _decode_bytes(data: bytes, max_pixels: int, value_range: tuple[float, ...]) 
         return _to_rgb(_pillow_array(picture, data), max_pixels)
 
 
-def _opened(data: bytes) -> Image.Image:
-    """The image by Pillow, which reads the header only."""
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        if data.startswith(tiff.MAGIC):
-            raise DecodeError(
-                "it is a TIFF image of other samples than grey or RGB: save it with 8 or 16 bits, or name its bands in "
-                "config.data.modalities"
-            ) from None
-        raise DecodeError("it is not an image of a known format") from None
+def _by_tifffile(data: bytes, max_pixels: int) -> np.ndarray:
+    (height, width), pixels = tiff.read(data)
+    _check_size(height, width, max_pixels)
+    return _to_rgb(pixels(), max_pixels)
 
 
 def _opencv_reads(picture: Image.Image) -> bool:

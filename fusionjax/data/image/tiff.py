@@ -2,12 +2,12 @@
 
 import importlib
 import io
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fusionjax.data.image import transparency
 from fusionjax.data.unreadable import DecodeError
 from fusionjax.errors import UserError
 
@@ -34,31 +34,38 @@ def package(name: str = "the file") -> ModuleType:
         ) from None
 
 
-def needs_tifffile(picture: TiffImageFile) -> bool:
-    """Whether an image has a plane for each sample, of 16 bits, whose bytes Pillow and OpenCV mix up, or more planes than they
-    read.
-    """
+def has_deep_planes(picture: TiffImageFile) -> bool:
+    """Whether an image has a plane of 16 bits for each sample: Pillow and OpenCV mix up the bytes of such planes."""
     tags = picture.tag_v2
-    samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))[0]
-    return tags.get(_PLANES) == 2 and samples > 1 and (bits == 16 or samples > len(picture.getbands()))
+    return tags.get(_PLANES) == 2 and tags.get(_SAMPLES, 1) > 1 and tags.get(_BITS, (1,))[0] == 16
 
 
-def read_planes(picture: TiffImageFile, data: bytes) -> np.ndarray:
-    """Reads an RGB image of planes.
+def read(data: bytes) -> tuple[tuple[int, int], Callable[[], np.ndarray]]:
+    """Opens an RGB image with any further samples, which are left out.
 
     Args:
-        picture: opened by Pillow.
         data: the encoded file.
 
     Returns:
-        uint8 or uint16 (h, w, 3).
+        (h, w) from the header, and a function that reads the pixels: uint8 or uint16 (h, w, 3).
 
     Raises:
-        DecodeError: it is damaged, not RGB, or has alpha.
+        DecodeError: it is damaged, not RGB of 8 or 16 bits, or has alpha.
         UserError: tifffile is missing.
     """
-    if picture.mode not in ("RGB", "RGBA") or transparency.declared(picture, data):
-        raise DecodeError("its planes are not red, green and blue alone: save it with interleaved samples")
     with package().TiffFile(io.BytesIO(data)) as file:
-        planes = file.pages[0].asarray(maxworkers=1)
-    return np.ascontiguousarray(np.moveaxis(planes[:3], 0, -1))
+        page = file.pages[0]
+    rgb = page.photometric == 2 and page.samplesperpixel > 2 and page.dtype in (np.uint8, np.uint16)
+    if not rgb or {*page.extrasamples} & {1, 2}:
+        raise DecodeError(
+            "it is a TIFF image of other samples than grey or RGB, or of planes with alpha: save it as RGB with 8 or 16 bits, "
+            "or name its bands in config.data.modalities"
+        )
+
+    def pixels() -> np.ndarray:
+        with package().TiffFile(io.BytesIO(data)) as file:
+            values = file.pages[0].asarray(maxworkers=1)
+        values = np.moveaxis(values[:3], 0, -1) if page.planarconfig == 2 else values[..., :3]
+        return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+
+    return (page.imagelength, page.imagewidth), pixels

@@ -1,6 +1,7 @@
 """TIFF files that other libraries read wrongly, or not at all."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tifffile
 
 from fusionjax.data.image.decode import decode
 from fusionjax.data.unreadable import DecodeError
+from fusionjax.errors import UserError
 from tests.support import trees
 
 LIMIT = 10_000
@@ -26,14 +28,14 @@ def planes(bands: int, dtype=np.uint16, **options) -> bytes:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize("bands", [3, 4, 5])
 def test_planes(dtype, order, bands):
-    options = {"extrasamples": ["unspecified"]} if bands == 4 else {}
+    options = {"extrasamples": ["unspecified"] * (bands - 3)} if bands > 3 else {}
     np.testing.assert_array_equal(decode(planes(bands, dtype, byteorder=order, **options), LIMIT), PICTURE)
 
 
 def test_deep_planes_with_alpha_are_one_line():
-    with pytest.raises(DecodeError, match="save it with interleaved samples"):
+    with pytest.raises(DecodeError, match="of planes with alpha: save it as RGB"):
         decode(planes(4, extrasamples=["unassalpha"]), LIMIT)
 
 
@@ -52,6 +54,28 @@ def test_other_samples_say_what_to_do(dtype):
     out = io.BytesIO()
     tifffile.imwrite(out, np.zeros((8, 8, 3), dtype), photometric="rgb")
     with pytest.raises(
-        DecodeError, match="other samples than grey or RGB: save it with 8 or 16 bits, or name its bands"
+        DecodeError, match="other samples than grey or RGB, .* save it as RGB with 8 or 16 bits, or name"
     ):
         decode(out.getvalue(), LIMIT)
+
+
+def test_five_samples_of_16_bits_and_the_limit_of_pixels():
+    out = io.BytesIO()
+    values = np.concatenate([PICTURE, PICTURE[..., :2]], -1).astype(np.uint16) * 257
+    tifffile.imwrite(out, values, photometric="rgb", extrasamples=["unspecified"] * 2, metadata=None)
+    np.testing.assert_array_equal(decode(out.getvalue(), LIMIT), PICTURE)
+    with pytest.raises(DecodeError, match="more than data.max_pixels=1000"):
+        decode(out.getvalue(), 1000)
+    with pytest.raises(DecodeError):
+        decode(out.getvalue()[: len(out.getvalue()) // 2], LIMIT)
+    with pytest.raises(DecodeError):
+        decode(b"II*\0" + bytes(200), LIMIT)
+
+
+def test_without_tifffile(monkeypatch):
+    data = planes(3)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(UserError, match='needs the package tifffile: pip install "fusionjax'):
+        decode(data, LIMIT)
+    with pytest.raises(DecodeError, match="needs the package tifffile"):  # or it is damaged
+        decode(b"II*\0" + bytes(200), LIMIT)
