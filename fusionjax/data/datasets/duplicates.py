@@ -31,7 +31,8 @@ class _File(NamedTuple):
 
 
 def notes(sources: Mapping[str, Source], train: str, *, most: int | None = MOST) -> tuple[str, ...]:
-    """A line where files with the same content have different labels, and one where they are in training and in evaluation.
+    """A line where files with the same content, or one file, have different labels; one where files in training and in
+    evaluation have the same content.
 
     Sources whose examples are not image files, or questions, are left out.
 
@@ -71,7 +72,7 @@ def _files(split: str, source: Source) -> Iterator[_File]:
 
 
 def _alike(found: Iterable[_File]) -> list[list[_File]]:
-    """Groups of different files with the same content."""
+    """Groups of examples whose files have the same content, or are the same file."""
     by_path: dict[Path, list[_File]] = {}
     for file in found:
         by_path.setdefault(file.path, []).append(file)
@@ -79,6 +80,8 @@ def _alike(found: Iterable[_File]) -> list[list[_File]]:
     with ThreadPoolExecutor(_THREADS) as pool:
         for key in (_size, _tail, _content):
             groups = [part for group in groups for part in _split(group, key, pool)]
+    equal = {path for group in groups for path in group}
+    groups += [[path] for path, uses in by_path.items() if len(uses) > 1 and path not in equal]
     return [[file for path in group for file in by_path[path]] for group in groups]
 
 
@@ -115,11 +118,11 @@ def _content(path: Path) -> str | None:
 
 
 def _two_labels(group: list[_File]) -> tuple[_File, _File] | None:
-    """The first file of a group, and another one with another label; None where there is none."""
+    """The first example of a group, and another one with another label; None where there is none."""
     first = group[0]
     for other in group:
         # Labels of splits with different classes are not comparable, as in re-identification.
-        if other.path != first.path and other.names == first.names and other.label != first.label:
+        if other.names == first.names and other.label != first.label:
             return first, other
     return None
 

@@ -27,6 +27,23 @@ def test_a_file_under_two_labels(tmp_path):
     assert f"{tmp_path}/ash/00.jpg (ash)" in line and f"{tmp_path}/beech/copy.jpg (beech)" in line
 
 
+def test_one_file_with_two_labels_in_a_manifest(tmp_path):
+    trees.folder(tmp_path, images=2)
+    path = tmp_path / "list.csv"
+    rows = [
+        "ash/00.jpg,x,train",
+        "ash/00.jpg,x,train",
+        "ash/01.jpg,y,train",
+        "beech/00.jpg,x,test",
+        "ash/00.jpg,y,train",
+    ]
+    path.write_text("\n".join(["path,label,split", *rows]))
+    (line,) = duplicates.notes(sources(path, ("train", "test"), "manifest"), "train")
+    assert line.endswith(
+        f"have different labels (1): {tmp_path}/ash/00.jpg (x) and {tmp_path}/ash/00.jpg (y)"
+    )
+
+
 def test_a_file_in_training_and_in_evaluation(tmp_path):
     for split in ("train", "test"):
         trees.folder(tmp_path / split, images=2)
