@@ -31,6 +31,7 @@ from fusionjax.models import parameters
 from fusionjax.tasks.base import initial_weights, model_factory
 from fusionjax.tasks.base.protocol import Facts, Variables
 from fusionjax.train import optim, state, step
+from fusionjax.types import PyTree
 
 _MOST_STEPS = 2**31 - 1
 """The state counts them in 32 bits."""
@@ -66,9 +67,8 @@ class Experiment:
         data = config.data
         # An impossible model and weights that are not there are found before the data set is read, which takes longer.
         probe = tasks.create(config, Facts(("a", "b"))).model
-        self.weights = model_factory.read_weights(config)
         fresh = jax.eval_shape(probe.init_module, jax.random.key(0))
-        loaded = probe.put_pretrained(fresh, self.weights)
+        loaded = probe.put_pretrained(fresh, shapes_only=True)
         random = initial_weights.random_parameters(fresh, loaded)
         initial_weights.refuse_frozen(probe, config.optim.freeze, fresh, random)
         self.source = datasets.create(data, data.train_split, seed=config.seed)
@@ -98,6 +98,11 @@ class Experiment:
             )
         self._variables = jax.eval_shape(self.task.model.init, jax.random.key(0))
         self._check_memory()
+
+    @functools.cached_property
+    def weights(self) -> PyTree | None:
+        """The variables that `config.pretrained` names, on the host; read at their first use."""
+        return model_factory.read_weights(self.config, log=self.say)
 
     # -- shapes, without computing --------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from fusionjax import pretrained
 from fusionjax.config import naming_field
 from fusionjax.data.image.transforms import channels, image_shape
 from fusionjax.data.source import Source
@@ -47,6 +48,15 @@ class Collection(Protocol):
 M = TypeVar("M", bound=nn.Module)
 
 
+class ReadWeights(Protocol):
+    """Reads published weights."""
+
+    def __call__(self, *, shapes_only: bool = False, log: Say = silent) -> PyTree | None:
+        """The weights on the host; with `shapes_only` arrays without values (`pretrained.tensors.hollow`); None where none are
+        named."""
+        ...
+
+
 PutWeights = Callable[[Variables, PyTree | None, Say], Variables]
 """(fresh variables, weights that were read, log) → variables with these weights in their places."""
 Start = Callable[..., Variables]
@@ -58,11 +68,13 @@ class Encoder(NamedTuple):
 
     Attributes:
         field: name of the config field that names them.
-        read: () → the parameters, on the host; None where none are named.
+        read: gives the parameters, on the host; None where none are named.
+        new: patterns of parameters that published weights may lack.
     """
 
     field: str
-    read: Callable[[], PyTree | None]
+    read: ReadWeights
+    new: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,8 +86,10 @@ class ImageModel(Generic[M]):
         module: with `run_trunk` and `pool_trunk` where a trunk's features are cached.
         inputs: of the images.
         arguments: () → arguments of `module.init` other than images and cameras.
-        put_weights: puts the weights of `config.pretrained` in; None for `model_factory.put_weights`.
+        read_weights: reads the weights that `put_weights` puts in; None for those of `config.pretrained`.
+        put_weights: puts them in; None for `model_factory.put_weights`.
         encoders: name of a part of the parameters → where its published parameters come from.
+        outside: encoders that the run reads but that are no part of the parameters.
         collections: that the module does not create, beside the statistics of multispectral images.
         new_parameters: patterns of parameters that no published weights have.
         frozen, fitted, gradient_norms, grid: see `protocol.TaskModel`.
@@ -86,8 +100,10 @@ class ImageModel(Generic[M]):
     module: M
     inputs: ImageInputs
     arguments: Callable[[], dict[str, Any]] = dict
+    read_weights: ReadWeights | None = None
     put_weights: PutWeights | None = None
     encoders: Mapping[str, Encoder] = dataclasses.field(default_factory=dict)
+    outside: tuple[Encoder, ...] = ()
     collections: tuple[Collection, ...] = ()
     new_parameters: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
@@ -121,18 +137,29 @@ class ImageModel(Generic[M]):
         return {name: encoder.field for name, encoder in self.encoders.items()}
 
     def put_pretrained(
-        self, variables: Variables, weights: PyTree | None = None, log: Say = silent
+        self,
+        variables: Variables,
+        weights: PyTree | None = None,
+        log: Say = silent,
+        *,
+        shapes_only: bool = False,
     ) -> Variables:
         """See `TaskModel.put_pretrained`."""
         if weights is None:
-            weights = model_factory.read_weights(self.config)
+            read = self.read_weights or functools.partial(model_factory.read_weights, self.config)
+            weights = read(shapes_only=shapes_only, log=log)
         put = self.put_weights or self._put_weights
         found = {**variables, **put(self.of_module(variables), weights, log)}
         for name, encoder in self.encoders.items():
             with naming_field(encoder.field):
-                params = encoder.read()
-            if params is not None:
-                found["params"] = {**found["params"], name: params}
+                params = encoder.read(shapes_only=shapes_only, log=log)
+                if params is not None:
+                    old, own = {"params": found["params"]}, {"params": params}
+                    merged = pretrained.merge(old, own, into=name, new=encoder.new, log=log)
+                    found["params"] = merged["params"]
+        for encoder in self.outside if shapes_only else ():
+            with naming_field(encoder.field):
+                encoder.read(shapes_only=True)
         return found
 
     def load_pretrained(

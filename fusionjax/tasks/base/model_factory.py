@@ -14,7 +14,7 @@ from fusionjax.data.image.transforms import channels, image_shape
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 from fusionjax.pretrained.merge import HEAD
-from fusionjax.tasks.base.protocol import Say
+from fusionjax.tasks.base.protocol import Say, silent
 from fusionjax.types import PyTree
 
 
@@ -59,8 +59,13 @@ def image_encoder(config: ConfigDict) -> tuple[nn.Module, tuple[int, int]]:
     )
 
 
-def read_weights(config: ConfigDict) -> PyTree | None:
+def read_weights(config: ConfigDict, *, shapes_only: bool = False, log: Say = silent) -> PyTree | None:
     """The variables that `config.pretrained` names, on the host; None where it names none.
+
+    Args:
+        config: of the run, validated.
+        shapes_only: read no values: see `pretrained.read`.
+        log: takes a line for what is chosen or left out.
 
     Raises:
         UserError: weights that cannot be read, or are not of that model.
@@ -70,7 +75,7 @@ def read_weights(config: ConfigDict) -> PyTree | None:
         return None
     name = c.name or (config.model.trunk if c.into == "trunk" else registry.backbone(config.model.name))
     with naming_field("pretrained.source"):
-        return pretrained.load(c.source, name)
+        return pretrained.load(c.source, name, shapes_only=shapes_only, log=log)
 
 
 def put_weights(
@@ -99,7 +104,7 @@ def put_weights(
     if weights is None:
         return variables
     if c.into:
-        return _merge_trunk(variables, weights, earlier=config.model.trunk_features, skip=c.skip, log=log)
+        return _merge_trunk(config, module, variables, weights, log)
     family = registry.family(config.model.name)
     new = (*new, *family.unpublished)
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
@@ -109,12 +114,16 @@ def put_weights(
 
 
 def _merge_trunk(
-    variables: PyTree, weights: PyTree, *, earlier: str, skip: Sequence[str], log: Say
+    config: ConfigDict, module: nn.Module, variables: PyTree, weights: PyTree, log: Say
 ) -> PyTree:
-    """A convolutional network's weights into the model's trunk, and into its neck where that is its upper part.
+    """An image network's weights into the model's trunk, and into its neck where that is its upper part.
 
-    Layers above the feature map that `model.trunk_features` names (`earlier`) are left out.
+    Layers above the feature map that `model.trunk_features` names are left out.
     """
+    trunk, skip, earlier = getattr(module, "trunk", None), config.pretrained.skip, config.model.trunk_features
+    family = None if trunk is None else registry.family_of(trunk)
+    grid = None if trunk is None or family is None else family.grids(trunk)
+    new = () if family is None else family.unpublished
     parts = [part for part in ("trunk", "neck") if part in variables["params"]]
     owned = {part: set(variables["params"][part]) for part in parts}
     # The classifier, and the last convolution where an earlier map is the token grid, have no place here; all else has.
@@ -129,7 +138,7 @@ def _merge_trunk(
         others = [leaf for other in parts if other != part for leaf in _paths(inside[other])]
         # A pattern that is met in the other part need not be met in this one.
         mine = [p for p in skip if _meets(p, _paths(own)) or not _meets(p, others)]
-        variables = pretrained.merge(variables, own, skip=mine, into=part, log=log)
+        variables = pretrained.merge(variables, own, skip=mine, new=new, into=part, grid=grid, log=log)
     return variables
 
 

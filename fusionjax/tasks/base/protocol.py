@@ -127,13 +127,19 @@ class TaskModel(Protocol):
         ...
 
     def put_pretrained(
-        self, variables: Variables, weights: PyTree | None = None, log: Say = silent
+        self,
+        variables: Variables,
+        weights: PyTree | None = None,
+        log: Say = silent,
+        *,
+        shapes_only: bool = False,
     ) -> Variables:
         """`variables` with the published weights that the config names put in, without collections that depend on them.
 
         Args:
             variables: of `init` or `init_module`, on the host; or their shapes.
             weights, log: as for `load_pretrained`.
+            shapes_only: read only shapes and dtypes, of every weight that a run reads; the result has no values.
 
         Returns:
             Variables whose leaves are those of `variables` (the same objects) where there are no weights.

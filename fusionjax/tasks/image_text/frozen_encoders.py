@@ -9,17 +9,50 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax import files
-from fusionjax.config import impossible
+from fusionjax.config import impossible, naming_field
 from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.source import Source
 from fusionjax.data.text import Texts, Tokenise, bank_texts, captions, fingerprint, instance_texts
 from fusionjax.models.backbones.text import masked_mean
 from fusionjax.pretrained import encoders, hub
-from fusionjax.tasks.base.protocol import Facts
+from fusionjax.tasks.base.protocol import Facts, Say, silent
 from fusionjax.tasks.image_text.text_inputs import TextInputs, described
 from fusionjax.types import PyTree
 
 _BATCH = 64
+
+
+class ClipWeights:
+    """The parameters of `config.mvpdr.clip`, whose file is read once: the image tower for the model, the text tower for the
+    prompts.
+
+    Args:
+        source: of the CLIP.
+    """
+
+    def __init__(self, source: str):
+        self._source = source
+        self._text: PyTree | None = None
+
+    def image(self, *, shapes_only: bool = False, log: Say = silent) -> PyTree:
+        """The variables without the text tower; see `image_model.ReadWeights`."""
+        params = self._read(shapes_only, log)
+        if not shapes_only:
+            self._text = _side(params, "text_")
+        return {"params": _side(params, "image_")}
+
+    def text(self) -> PyTree:
+        """The variables of the text tower, which are not kept here any longer."""
+        params, self._text = self._text, None
+        return {"params": _side(self._read(False, silent), "text_") if params is None else params}
+
+    def _read(self, shapes_only: bool, log: Say) -> PyTree:
+        with naming_field("mvpdr.clip"):
+            return encoders.clip_variables(self._source, shapes_only=shapes_only, log=log)[1]["params"]
+
+
+def _side(params: PyTree, prefix: str) -> PyTree:
+    return {name: leaf for name, leaf in params.items() if name.startswith(prefix) or name == "logit_scale"}
 
 
 class FrozenPair:
@@ -28,16 +61,17 @@ class FrozenPair:
     Args:
         config: of the run, validated.
         class_names: C names, in the order of the labels.
+        clip: the weights of `config.mvpdr.clip`; None where it names none.
 
     Raises:
         UserError: an encoder that cannot be read; no text where one is needed.
     """
 
-    def __init__(self, config: ConfigDict, class_names: Sequence[str]):
-        self.config = config
-        if config.mvpdr.clip:
-            module, folder = encoders.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
-            longest = min(config.text.max_tokens, module.positions)
+    def __init__(self, config: ConfigDict, class_names: Sequence[str], clip: ClipWeights | None = None):
+        self.config, self._clip = config, clip
+        if clip is not None:
+            self._module, folder = encoders.clip_model(config.mvpdr.clip), hub.files(config.mvpdr.clip)
+            longest = min(config.text.max_tokens, self._module.positions)
             tokenizer = hub.tokenizer(folder)
             self._tokenise = Tokenise(
                 tokenizer, fingerprint(folder), max_tokens=longest, cache=files.user_cache("tokens")
@@ -64,8 +98,8 @@ class FrozenPair:
             texts: M of them.
             folder, say: see `data.text.features`.
         """
-        if self.config.mvpdr.clip:
-            return self._clip_vectors(texts)
+        if self._clip is not None:
+            return self._clip_vectors(texts, self._clip)
         tokens = self._text.features(texts, self._text.weights(), folder=folder, say=say)
         parts = [
             np.asarray(
@@ -75,10 +109,9 @@ class FrozenPair:
         ]
         return np.concatenate(parts)
 
-    def _clip_vectors(self, texts: Texts) -> np.ndarray:
-        module, variables, _ = encoders.load_clip(self.config.mvpdr.clip)
-        placed = jax.device_put(variables)
-        encode = jax.jit(lambda *batch: module.apply(placed, *batch, method="encode_text")[0])
+    def _clip_vectors(self, texts: Texts, clip: ClipWeights) -> np.ndarray:
+        placed = jax.device_put(clip.text())
+        encode = jax.jit(lambda *batch: self._module.apply(placed, *batch, method="encode_text")[0])
         count = len(texts.tokens)
         # Padded to whole batches, so that only one program is compiled.
         rows = np.arange(-(-count // _BATCH) * _BATCH) % count
@@ -87,12 +120,6 @@ class FrozenPair:
             for i in range(0, len(rows), _BATCH)
         ]
         return np.concatenate(parts)[:count]
-
-
-def image_weights(config: ConfigDict, params: PyTree) -> PyTree:
-    """The trunk's parameters of a CLIP that `config.mvpdr.clip` names, by the names in `params`, on the host."""
-    _, variables, _ = encoders.load_clip(config.mvpdr.clip)
-    return {name: variables["params"][name] for name in params}
 
 
 def pooled(part: CachedFeatures, *, rows: np.ndarray | None = None) -> np.ndarray:

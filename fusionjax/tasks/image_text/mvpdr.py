@@ -5,6 +5,7 @@ prototypes are not trained (training-free).
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax import pretrained
 from fusionjax.config import impossible, naming_field
 from fusionjax.data.image.transforms import image_shape
 from fusionjax.data.text import Texts, descriptions
@@ -22,7 +24,7 @@ from fusionjax.tasks.base import model_factory, multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer, results_section
 from fusionjax.tasks.base.explanations import MapsOnly
 from fusionjax.tasks.base.image_inputs import ImageInputs
-from fusionjax.tasks.base.image_model import ImageModel, PutWeights
+from fusionjax.tasks.base.image_model import Encoder, ImageModel
 from fusionjax.tasks.base.objectives import average
 from fusionjax.tasks.base.protocol import (
     Batch,
@@ -36,6 +38,7 @@ from fusionjax.tasks.base.protocol import (
 )
 from fusionjax.tasks.image_text import frozen_encoders
 from fusionjax.tasks.image_text.prototype_start import PrototypeStart, prompts_and_captions
+from fusionjax.tasks.image_text.text_inputs import encoder_weights
 from fusionjax.train import losses
 from fusionjax.types import PyTree
 
@@ -58,13 +61,17 @@ def create(config: ConfigDict, facts: Facts) -> Task:
         room = max(map(len, descriptions.read(config.text.descriptions).values()))
     module = prototype_module(config, count, prompts=room)
     multispectral_inputs.check(config, facts.splits.values())
-    pair, texts = prompts_and_captions(config, facts, module)
+    clip = frozen_encoders.ClipWeights(config.mvpdr.clip) if config.mvpdr.clip else None
+    pair, texts = prompts_and_captions(config, facts, module, clip)
+    words = Encoder("text.encoder", functools.partial(encoder_weights, config))
     inputs = PrototypeInputs(config, texts)
     model = ImageModel(
         config,
         module,
         inputs,
-        put_weights=clip_weights(config) if config.mvpdr.clip else None,
+        read_weights=None if clip is None else clip.image,
+        put_weights=None if clip is None else _put_clip,
+        outside=(words,) if clip is None else (),
         frozen=("^trunk/", "^projection/") if module.project else ("^trunk/",),
         fitted=("^projection/",) if module.project else (),
         grid=getattr(module, "grid", None),
@@ -117,15 +124,9 @@ def prototype_module(config: ConfigDict, num_classes: int, *, prompts: int) -> P
     )  # fmt: skip
 
 
-def clip_weights(config: ConfigDict) -> PutWeights:
-    """`ImageModel.put_weights` of a CLIP: its image tower, and nothing else."""
-
-    def put(variables: Variables, weights: PyTree | None, log: Say) -> Variables:
-        params = variables["params"]
-        trunk = frozen_encoders.image_weights(config, params["trunk"])
-        return {**variables, "params": {**params, "trunk": trunk}}
-
-    return put
+def _put_clip(variables: Variables, weights: PyTree | None, log: Say) -> Variables:
+    """`ImageModel.put_weights` of a CLIP: its image tower."""
+    return pretrained.merge(variables, weights, into="trunk", log=log)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

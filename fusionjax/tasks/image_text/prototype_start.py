@@ -139,7 +139,10 @@ class PrototypeStart:
 
 
 def prompts_and_captions(
-    config: ConfigDict, facts: Facts, module: PrototypeClassifier
+    config: ConfigDict,
+    facts: Facts,
+    module: PrototypeClassifier,
+    clip: frozen_encoders.ClipWeights | None,
 ) -> tuple[frozen_encoders.FrozenPair | None, tuple[Texts, ...]]:
     """The encoders and texts of `PrototypeStart`; None and no text at inference.
 
@@ -155,7 +158,7 @@ def prompts_and_captions(
         raise impossible(
             config, "mvpdr.prompts", f"{train.name} has no column caption; its columns are {columns}"
         )
-    pair = frozen_encoders.FrozenPair(config, facts.class_names)
+    pair = frozen_encoders.FrozenPair(config, facts.class_names, clip)
     texts = [] if captions else [pair.descriptions()]
     if captions or (own and module.project):
         texts.append(pair.captions(train))

@@ -86,10 +86,9 @@ class TextInputs:
             name: self._make(source, np.asarray(source.labels)) for name, source in self._splits.items()
         }
 
-    def weights(self) -> PyTree:
-        """The encoder's published parameters, on the host."""
-        _, variables, _ = encoders.load_text(self.config.text.encoder, pooler=False)
-        return variables["params"]
+    def weights(self, *, shapes_only: bool = False, log: Say = silent) -> PyTree:
+        """The encoder's published parameters; see `image_model.ReadWeights`."""
+        return encoder_weights(self.config, shapes_only=shapes_only, log=log)
 
     # -- texts ------------------------------------------------------------------------------------------------------------
 
@@ -237,6 +236,14 @@ class TextInputs:
         if self.config.text.bank_level == "token":
             return tokens.reshape(1, -1, tokens.shape[-1])
         return text_models.masked_mean(tokens, jnp.asarray(self.bank.mask))[None]
+
+
+def encoder_weights(config: ConfigDict, *, shapes_only: bool = False, log: Say = silent) -> PyTree:
+    """The published parameters of `config.text.encoder`, without a pooler; see `image_model.ReadWeights`."""
+    _, variables = encoders.text_variables(
+        config.text.encoder, shapes_only=shapes_only, log=log, pooler=False
+    )
+    return variables["params"]
 
 
 def described(config: ConfigDict, class_names: Sequence[str]) -> descriptions.Descriptions:

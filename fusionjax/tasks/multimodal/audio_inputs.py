@@ -22,7 +22,7 @@ from fusionjax.errors import UserError
 from fusionjax.models import log_mel as mel_lib
 from fusionjax.models.backbones import audio as audio_models
 from fusionjax.models.backbones.mel import MelEncoder
-from fusionjax.tasks.base.protocol import Facts
+from fusionjax.tasks.base.protocol import Facts, Say, silent
 from fusionjax.types import SAMPLE_RATE, Array, PyTree
 
 
@@ -67,10 +67,12 @@ class AudioInputs:
         """Patterns of the parameters that never train: those of Wav2Vec2's convolutions."""
         return () if self.log_mel else (f"^audio/{self.module.frozen_parameters}$",)
 
-    def weights(self) -> PyTree | None:
-        """The encoder's published parameters, on the host; None where none are named."""
+    def weights(self, *, shapes_only: bool = False, log: Say = silent) -> PyTree | None:
+        """The encoder's published parameters; see `image_model.ReadWeights`."""
         c = self.config.audio
-        return pretrained.load(c.source, c.encoder)["params"] if c.source else None
+        if not c.source:
+            return None
+        return pretrained.load(c.source, c.encoder, shapes_only=shapes_only, log=log)["params"]
 
     def rows(self, source: Source) -> clips.AudioClips:
         """The auxiliary inputs of a split.

@@ -18,6 +18,7 @@ from fusionjax.data.source import Source
 from fusionjax.evaluation import classification
 from fusionjax.interpret import maps as maps_lib
 from fusionjax.interpret import modality_maps
+from fusionjax.models import registry
 from fusionjax.models.methods.trimodal_with_encoders import subsets
 from fusionjax.tasks.base import multispectral_inputs
 from fusionjax.tasks.base.class_scorer import ClassScorer
@@ -97,7 +98,9 @@ def _encoders(audio: AudioInputs | None, text: TextInputs | None) -> dict[str, E
     if text is not None:
         found["text"] = Encoder("text.encoder", text.weights)
     if audio is not None:
-        found["audio"] = Encoder("audio.source", audio.weights)
+        family = registry.family_of(audio.module)
+        new = () if family is None else family.unpublished
+        found["audio"] = Encoder("audio.source", audio.weights, new)
     return found
 
 

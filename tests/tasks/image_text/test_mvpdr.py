@@ -20,7 +20,7 @@ from fusionjax.experiment import trainer
 from fusionjax.models.backbones import clip
 from fusionjax.models.methods import mvpdr
 from fusionjax.models.methods.prototypes import COUNTS
-from fusionjax.pretrained import encoders
+from fusionjax.pretrained import encoders, files
 from fusionjax.tasks.base.protocol import Evaluated, Facts
 from fusionjax.tasks.image_text import common_space, prototype_start
 from tests.models.backbones import test_clip
@@ -292,10 +292,18 @@ def test_captions_as_prompts(leaves, bert, tmp_path):
         start._prompts(rows[LABELS != 1], LABELS[LABELS != 1])
 
 
-def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path):
+def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path, monkeypatch):
+    reads = []
+
+    def read(path, *, shapes_only, log):
+        reads.append(shapes_only)
+        return files.read(path, shapes_only=shapes_only, log=log)
+
+    monkeypatch.setattr(encoders, "read", read)
     c = config(leaves[0], "", mvpdr__clip=str(clip_folder), model__trunk="", model__freeze_trunk=False,
                data__resize=12, data__image_size=8, text__max_tokens=9)  # fmt: skip
     trainer.Experiment(c, tmp_path).train()
+    assert reads == [True, False], "the shapes are validated, and the values are read once"
     run = fusionjax.load(tmp_path)
     params = run.variables["params"]
     module, variables, tokens = encoders.load_clip(clip_folder)
