@@ -67,11 +67,7 @@ class Facts:
         return train | {f"eval/{name}": source for name, source in self.evaluation.items()}
 
     def training(self) -> Source:
-        """The training split.
-
-        Raises:
-            ValueError: the task was built for inference, without training data.
-        """
+        """The training split; a ValueError where the task was built for inference."""
         if self.train is None:
             raise ValueError("this task was built for inference: it has no training split")
         return self.train
@@ -137,12 +133,10 @@ class TaskModel(Protocol):
         """`variables` with the published weights that the config names put in, without collections that depend on them.
 
         Args:
-            variables: of `init` or `init_module`, on the host; or their shapes.
-            weights, log: as for `load_pretrained`.
+            variables: freshly initialised, on the host, or their shapes; leaves without weights stay the same objects.
+            weights: of `model_factory.read_weights`; None to read them now.
+            log: takes a line for every adaptation.
             shapes_only: read only shapes and dtypes, of every weight that a run reads; the result has no values.
-
-        Returns:
-            Variables whose leaves are those of `variables` (the same objects) where there are no weights.
 
         Raises:
             UserError: weights that cannot be read or do not fit.
@@ -152,13 +146,7 @@ class TaskModel(Protocol):
     def load_pretrained(
         self, variables: Variables, weights: PyTree | None = None, log: Say = silent
     ) -> Variables:
-        """`variables` with the published weights that the config names put in.
-
-        Args:
-            variables: freshly initialised, on the host.
-            weights: of `model_factory.read_weights`; None to read them now.
-            log: takes a line for every adaptation.
-        """
+        """As `put_pretrained`, with the collections that are computed from pretrained parameters."""
         ...
 
     def fit_to_data(
@@ -180,8 +168,7 @@ class TaskModel(Protocol):
     ) -> Variables:
         """The initial weights, where they are computed from the training data; not called when a run resumes.
 
-        Returns:
-            Variables of the same shapes and dtypes as those of `init`, which does not read the data.
+        Shapes and dtypes stay those of `init`, which does not read the data.
         """
         ...
 
