@@ -192,7 +192,8 @@ def _crossvit() -> ConfigDict:
 
 def _pretrained() -> ConfigDict:
     c = ConfigDict()
-    # A .safetensors, .npz or .pth file, package:<name>, or hub:<owner>/<name>[@revision][/file].
+    # A .safetensors, .npz or .pth file, package:<name>, or hub:<owner>/<name>[@revision][/file]; any of them with #<part>,
+    # of a file that holds several models: dino.pth#teacher.
     c.source = ""
     c.name = ""  # the model those weights are of; "" for the backbone of `model.name`
     c.into = ""  # "" the whole model, "trunk" its trunk

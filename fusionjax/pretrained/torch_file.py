@@ -117,7 +117,7 @@ def read_torch(
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path}: not a complete torch checkpoint: {reason}") from None
     if skipped:
-        log(f"{path}: objects that are no tensors are skipped, without running them: {_few(skipped)}")
+        log(f"{path}: objects that are not tensors are skipped, without running them: {_few(skipped)}")
     return found
 
 

@@ -13,6 +13,7 @@ from fusionjax import config as config_lib
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
 from fusionjax.pretrained import files
+from tests.pretrained.test_convert import speech_recognition
 from tests.pretrained.test_sources import shallow
 from tests.support import fields as fields_lib
 from tests.support import tiny, tiny_bert, tiny_spectral
@@ -124,12 +125,16 @@ def test_weights_of_a_text_encoder(tmp_path, bert):
         )
 
 
-def test_weights_of_sounds(tmp_path, vit, bert):
+def test_weights_of_sounds(tmp_path, vit, bert, monkeypatch):
     def source(path):
         return joined("trimodal", bert, audio__encoder="wav2vec2_base", audio__source=str(path))
 
     refused(source(tmp_path / "none.safetensors"), tmp_path, "config.audio.source", "no such weight file")
     refused(source(vit), tmp_path, "config.audio.source", "not one name is this model's")
+    _, tensors = speech_recognition(monkeypatch)
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "ctc.safetensors")
+    refused(source(tmp_path / "ctc.safetensors"), tmp_path, "/nowhere")
 
 
 def test_weights_of_a_clip_and_of_prompts(tmp_path, bert):

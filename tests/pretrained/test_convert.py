@@ -355,20 +355,27 @@ def test_values_that_are_not_finite_are_named():
         pretrained.convert("vit_shallow", large)
 
 
-def test_wav2vec2_for_speech_recognition_lacks_the_masked_embedding(monkeypatch):
+def speech_recognition(monkeypatch):
+    """A small wav2vec2_base, and zeros under the names of a checkpoint for speech recognition (CTC)."""
     tiny = dict(width=24, depth=2, heads=4, hidden=32, conv_width=8, pos_kernel=4, pos_groups=2)
     monkeypatch.setattr(audio, "CONFIGS", {"wav2vec2_base": tiny})
     module = create("wav2vec2_base")
-    fresh = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, np.float32), abstract(module))
-    tensors, lines, conv = {}, [], "encoder.pos_conv_embed.conv"
+    shapes, tensors, conv = abstract(module), {}, "encoder.pos_conv_embed.conv"
     for key, rule in keys_wav2vec2.key_map(module, (f"{conv}.weight_g",)).items():
-        leaf = fresh["params"]
+        leaf = shapes["params"]
         for part in rule.path[1:]:
             leaf = leaf[part]
-        leaf = np.zeros_like(leaf if rule.layer is None else leaf[rule.layer])
+        leaf = np.zeros(leaf.shape[rule.layer is not None :], np.float32)
         tensors[f"wav2vec2.{key}"] = leaf[None, None] if key == f"{conv}.weight_g" else leaf.T
     del tensors["wav2vec2.masked_spec_embed"]
     tensors |= {"lm_head.weight": np.zeros((32, 24), np.float32), "lm_head.bias": np.zeros(32, np.float32)}
+    return module, tensors
+
+
+def test_wav2vec2_for_speech_recognition_lacks_the_masked_embedding(monkeypatch):
+    module, tensors = speech_recognition(monkeypatch)
+    fresh = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, np.float32), abstract(module))
+    lines = []
     got = pretrained.convert("wav2vec2_base", tensors, log=lines.append)
     assert lines == ["the weights have no masked_spec_embed: masked_embedding stays initialised"]
     merged = pretrained.merge(fresh, got, new=("masked_embedding",))["params"]
