@@ -16,6 +16,9 @@ from fusionjax.errors import UserError
 class Source(Protocol):
     """One split of a data set; examples are read by index, from any thread.
 
+    A source may have a method `file`, index → path of the example's file or None, or an attribute `digest`, a text that
+    changes with the contents: `fusionjax.data.fingerprint` then loads no examples to notice that the data have changed.
+
     Attributes:
         name: name of the data set, for reports.
         split: name of the split, e.g. "train".
