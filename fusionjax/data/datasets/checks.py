@@ -116,7 +116,9 @@ def split_is_one_of(name: str, split: str, allowed: Iterable[str]) -> None:
         raise UserError(f"{name} has no split {split!r}; allowed are {', '.join(allowed)}")
 
 
-def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str = "image") -> None:
+def files_exist(
+    root: Path, names: Sequence[str], listed_in: str, *, what: str = "image", rows: Sequence[str] = ()
+) -> None:
     """Raises UserError unless every `root / name` exists.
 
     Folders are listed, as checking each file would be slow on a network.
@@ -126,20 +128,33 @@ def files_exist(root: Path, names: Sequence[str], listed_in: str, *, what: str =
         names: paths relative to `root`.
         listed_in: name of the list that the names come from, for the message.
         what: noun for a file, for the message.
+        rows: position of each name in the list, for the message; () for none.
     """
     listing: dict[str, set[str]] = {}
-    missing: list[str] = []
-    for name in names:
+    missing: list[int] = []
+    for i, name in enumerate(names):
         folder, base = os.path.split(os.path.join(root, name))
         if folder not in listing:
-            listing[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            listing[folder] = _names(folder)
         if base not in listing[folder]:
-            missing.append(name)
+            missing.append(i)
     if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        folder, base = os.path.split(os.path.join(root, missing[0]))
-        close = _alike(base, listing[folder])
-        raise UserError(f"{what} {root / missing[0]} is missing{more}; it is listed in {listed_in}{close}")
+        name, more = names[missing[0]], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        folder, base = os.path.split(os.path.join(root, name))
+        where = f"{listed_in}, {rows[missing[0]]}" if rows else listed_in
+        raise UserError(
+            f"{what} {root / name} is missing{more}; it is listed in {where}{_alike(base, listing[folder])}"
+        )
+
+
+def _names(folder: str) -> set[str]:
+    """The names in a folder; empty where there is no such folder."""
+    if not os.path.isdir(folder):
+        return set()
+    try:
+        return set(os.listdir(folder))
+    except OSError as e:
+        raise UserError(f"the folder {folder} cannot be listed: {e.strerror or e}") from None
 
 
 def _alike(base: str, present: Iterable[str]) -> str:

@@ -248,12 +248,8 @@ def _shared(table: dict[str, list[str]]) -> Iterator[tuple[int, tuple[str, str]]
 
 def _files_exist(manifest: Path, listed: Sequence[tuple[str, str]], what: str) -> None:
     """Raises UserError unless all files of (row, file) pairs exist; the message names the row."""
-    folder = manifest.parent
-    try:
-        checks.files_exist(folder, [name for _, name in listed], manifest.name, what=what)
-    except UserError as e:
-        row = next(r for r, n in listed if not (folder / n).is_file())
-        raise UserError(f"{e}, {row}") from None
+    rows, names = [row for row, _ in listed], [name for _, name in listed]
+    checks.files_exist(manifest.parent, names, manifest.name, what=what, rows=rows)
 
 
 RECORD = DatasetRecord("manifest", create, reads=("root", "fractions"))

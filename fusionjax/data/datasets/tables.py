@@ -96,7 +96,7 @@ def _records(path: Path, file: io.TextIOBase, known: Known) -> Table:
     rows: list[str] = []
     columns: dict[str, list[str]] = {name: [] for name in place}
     for record in reader:
-        if not record:
+        if not any(field.strip() for field in record):  # also ",,", which spreadsheets leave below a table
             continue
         where = f"{path} line {reader.line_num}"
         if len(record) != len(header):
