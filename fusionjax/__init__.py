@@ -1,5 +1,6 @@
 """fusionjax: cross-attention models that fuse two views, in JAX and Flax."""
 
+import os
 import sys
 from typing import Any
 
@@ -18,7 +19,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fusionjax' has no attribute {name!r}")
 
 
-if any(
-    a == "-m" and b.startswith("fusionjax.") for a, b in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-):
-    interruption.install()  # a command of ours is starting: its imports take seconds, in which it may be interrupted
+def _is_command() -> bool:
+    """Whether this process is one of our commands, which is just starting: `python -m fusionjax…`, or its script."""
+    pairs = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    module = any(flag == "-m" and name.partition(".")[0] == "fusionjax" for flag, name in pairs)
+    return module or os.path.basename(sys.argv[0] if sys.argv else "") == "fusionjax"
+
+
+if _is_command():
+    interruption.install()  # now: its imports take seconds, in which it may be interrupted

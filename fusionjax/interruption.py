@@ -37,6 +37,9 @@ class _State:
     mode = _LEAVE
     received: signal.Signals | None = None
     saved = ""
+    stderr = 2
+    leaving = threading.Lock()
+    leaves = 0
 
 
 def install() -> None:
@@ -98,13 +101,18 @@ def saved(what: str) -> None:
 
 def leave() -> None:
     """Ends the process in one line, with the exit code of the signal and without the libraries' work at exit."""
+    if not _State.leaving.acquire(blocking=False):
+        while _State.leaves != threading.get_ident():  # the other thread ends the process in a moment
+            time.sleep(0.1)
+        return  # a second signal, within this function
+    _State.leaves = threading.get_ident()
     number = _State.received or signal.SIGINT
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     what = f"{_State.saved} is saved, " if _State.saved else ""
     line = f"fusionjax: {_WORDS[number]}; {what}start the same command again to resume\n"
     with contextlib.suppress(OSError):
-        os.write(2, line.encode())
+        os.write(_State.stderr, line.encode())
     os._exit(EXIT_CODES[number])
 
 
@@ -113,10 +121,16 @@ def _handle(number: int, frame: object) -> None:
     if _State.mode == _LEAVE or (again is not None and number == signal.SIGINT):
         leave()
     if _State.mode == _RAISE and again is None:
-        # What fails because of the interruption, in a callback or a destructor, is not worth a word.
-        sys.unraisablehook = lambda _: None
-        threading.excepthook = lambda _: None
+        _silence()
         raise Interrupted
+
+
+def _silence() -> None:
+    """Hides what fails because of the interruption, in callbacks, destructors and C extensions: only `leave` prints."""
+    _State.stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _watch(reading: int) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -143,7 +143,7 @@ def run(
     summary = {**evaluation.scalars, **{f"baseline/{b.name}": b.value for b in baselines}}
     seconds = session.seconds_before + time.perf_counter() - session.began
     summary |= {"step": chosen, "seconds": seconds}
-    _export(experiment, session, final, evaluation, summary, baselines)
+    _export(experiment, session, final, evaluation, summary, baselines, meter.skipped)
     return summary
 
 
@@ -186,10 +186,16 @@ def _export(
     evaluation: Evaluation,
     summary: dict[str, float],
     baselines: list[Baseline],
+    skipped: Sequence[int],
 ) -> None:
     """Writes results.json, per-example results, the task's own files and the report."""
     task, primary = experiment.task, jax.process_index() == 0
     warnings = task.inputs.warnings()
+    if skipped:
+        steps = ", ".join(map(str, skipped))
+        warnings.append(
+            f"{len(skipped)} batches were passed over (loss, gradient or update not finite), at steps {steps}"
+        )
     for line in warnings:
         experiment.say(line)
     finished = Evaluated(

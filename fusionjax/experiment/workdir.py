@@ -60,7 +60,7 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
     except OSError as e:
         raise UserError(f"--workdir={folder} cannot be written: {e.strerror}") from None
     with contextlib.ExitStack() as held:
-        _refuse_others(folder)
+        refuse_others(folder)
         _lock(folder, held)
         if _has_results(folder):
             _same_run(folder, config, facts)
@@ -70,9 +70,9 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
         return held.pop_all()
 
 
-def _refuse_others(folder: Path) -> None:
+def refuse_others(folder: Path) -> None:
     """Refuses a folder without config.json that holds anything but logs: a run would overwrite and remove files in it."""
-    if (folder / "config.json").exists():
+    if not folder.is_dir() or (folder / "config.json").exists():
         return
     found = sorted(p.name for p in folder.iterdir() if p.name != ".lock" and not _is_log(p))
     found = [name for name in found if not (name.startswith(".config.json.") and name.endswith(".part"))]

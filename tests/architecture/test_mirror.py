@@ -6,7 +6,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 TESTS, PACKAGE = ROOT / "tests", ROOT / "fusionjax"
-OTHER = {"architecture", "commands", "docs", "extension", "parity", "support"}
+OTHER = {"architecture", "faults", "commands", "docs", "extension", "parity", "support"}
 """Folders of what concerns no single package."""
 
 

@@ -2,13 +2,8 @@
 
 import json
 import logging
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -115,51 +110,6 @@ def final_state(folder, c):
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
     keeper = checkpoint.Checkpointer(pathlib.Path(folder) / "checkpoints", read_only=True)
     return keeper.restore(target)
-
-
-def command(data, folder, steps, *more):
-    return [sys.executable, "-m", "fusionjax.main", f"--config=tests/support/tiny.py:root={data},steps={steps}",
-            f"--workdir={folder}", "--config.report.enabled=False", *more]  # fmt: skip
-
-
-def test_killed_and_resumed_equals_uninterrupted(data, tmp_path):
-    """SIGKILL, three times, wherever it hits; the last state has the same bits, the log the same numbers."""
-    steps = 250
-    checkpoints = tmp_path / "killed" / "checkpoints"
-
-    def newest():
-        return (
-            max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=0)
-            if checkpoints.exists()
-            else 0
-        )
-
-    for _ in range(3):
-        before = newest()
-        process = subprocess.Popen(
-            command(data, tmp_path / "killed", steps), cwd=ROOT, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while newest() < before + 10 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, "it was to be killed in the middle"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 0 < newest() < steps
-    for name in ("killed", "whole"):
-        subprocess.run(command(data, tmp_path / name, steps), cwd=ROOT, check=True, capture_output=True)
-    c = tiny.get_config(f"root={data},steps={steps}")
-    (a, state_a, data_a), (b, state_b, data_b) = (final_state(tmp_path / n, c) for n in ("killed", "whole"))
-    assert a == b == steps and data_a["iterator"] == data_b["iterator"]
-    jax.tree.map(np.testing.assert_array_equal, state_a, state_b)
-    records = []
-    for name in ("killed", "whole"):
-        found = metrics.read(tmp_path / name)
-        records.append([{k: v for k, v in r.items() if k != "train/images_per_second"} for r in found])
-    # A log line's window restarts with the process; single steps and evaluations are the same numbers.
-    evaluations = [[r for r in part if "val/accuracy" in r] for part in records]
-    assert evaluations[0] == evaluations[1] and len(evaluations[0]) > 5
-    assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]]
 
 
 def test_a_finished_run_started_again_changes_nothing(trained, data):
@@ -323,17 +273,6 @@ def test_a_plain_vit_runs_too(data, tmp_path):
     c = config(data, train__steps=4, model__name="vit_shallow")
     summary = trainer.Experiment(c, tmp_path).train()
     assert "test/accuracy" in summary and "test/accuracy_glca" not in summary
-
-
-def test_interrupt_leaves_with_130(data, tmp_path):
-    process = subprocess.Popen(command(data, tmp_path, 100_000), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "start the same command again" in err and "Traceback" not in err
-    assert os.listdir(tmp_path / "checkpoints")
 
 
 def test_another_process_in_the_workdir_is_refused(data, tmp_path):
