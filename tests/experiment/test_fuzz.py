@@ -42,6 +42,11 @@ def holds(run, fields):
     return True
 
 
+def test_what_the_fields_are_changed_of_is_a_run(configs):
+    for config in configs.values():
+        config_lib.validate(config.copy_and_resolve_references())
+
+
 def test_rules_on_all_fields(configs):
     held = [
         holds(functools.partial(config_lib.validate, config), fields)

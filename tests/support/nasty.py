@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
 from fusionjax.config import ownership, rules, schema
-from tests.support import sounds, tiny_bert, tiny_spectral
+from tests.support import frozen_trunk, sounds, tiny_bert, tiny_spectral
 
 CLASSES = ("blue", "green", "red")
 INTEGERS = (
@@ -185,6 +185,7 @@ def _with_text(table: Path, bert: Path, task: str, model: str) -> ConfigDict:
     c.model.name, c.model.ablation, c.model.trunk = model, "sa_only", "vit_shallow"
     c.model.width, c.model.heads = 16, 4
     c.text.encoder, c.text.max_tokens = str(bert), 16
+    frozen_trunk.start(c, table.parent, {})
     c.audio.seconds, c.audio.width, c.audio.depth, c.audio.heads = (
         (0.4, 16, 1, 2) if task == "trimodal" else (4.0, 128, 2, 4)
     )
