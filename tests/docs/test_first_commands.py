@@ -247,3 +247,20 @@ def test_that_is_the_first_line_of_the_check_of_the_run_and_of_its_report(tmp_pa
 def test_an_argument_that_would_be_ignored_is_refused(argument, message):
     with pytest.raises(UserError, match=message):
         config_of("cub", argument)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "mean", "interpolation"),
+    [
+        ("vit_base_patch16_224", VIT, 0.5, "bicubic"),
+        ("vit_base_patch16_224", "hub:timm/vit_base_patch16_224.mae", 0.485, "bicubic"),
+        ("vit_base_patch16_224", "hub:timm/vit_base_patch16_224.dino@main", 0.485, "bicubic"),
+        ("vit_base_patch16_224", "my.pth", 0.5, "bicubic"),
+        ("resnet50", "hub:timm/resnet50.tv_in1k", 0.485, "bilinear"),
+    ],
+)
+def test_weights_that_deviate_from_their_model_bring_their_own_preprocessing(
+    name, source, mean, interpolation
+):
+    data = config_of("plant_village", f"image={name},weights={source}").data
+    assert data.mean[0] == mean and data.interpolation == interpolation

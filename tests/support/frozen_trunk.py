@@ -20,11 +20,12 @@ def start(c: ConfigDict, folder: Path, fields: dict[str, Any]) -> ConfigDict:
     """
     trunk = fields.get("model__trunk", c.model.trunk)
     if trunk:
-        c.pretrained.source, c.pretrained.into = _source(trunk, Path(folder)), "trunk"
+        c.pretrained.source, c.pretrained.into = source(trunk, Path(folder)), "trunk"
     return c
 
 
-def _source(trunk: str, folder: Path) -> str:
+def source(trunk: str, folder: Path) -> str:
+    """The weights of a trunk, as for `pretrained.source`; those of vit_shallow are written into `folder`."""
     if trunk != SHALLOW:
         return registry.weights(trunk)
     path = folder / f"{trunk}.safetensors"
