@@ -44,11 +44,7 @@ def add(parser: ArgumentParser) -> None:
         metavar="X",
         help="unreadable share of a split above which nothing is written",
     )
-    parser.add_argument(
-        "--allow_outside",
-        action="store_true",
-        help="copy images outside of --root too: absolute paths, .., links",
-    )
+    parser.add_argument("--allow_outside", action="store_true", help="copy images outside of --root too")
     parser.add_argument("--overwrite", action="store_true", help="prepare a finished --out again")
     parser.add_argument(
         "--verify", action="store_true", help="compare the sha256 of every file of --out; write nothing"
