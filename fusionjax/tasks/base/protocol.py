@@ -166,9 +166,9 @@ class TaskModel(Protocol):
     def start(
         self, variables: Variables, data: TrainingData, *, folder: Path | None = None, say: Say = silent
     ) -> Variables:
-        """The initial weights, where they are computed from the training data; not called when a run resumes.
+        """The initial weights, where they are computed from the training data, with the shapes and dtypes of `init`.
 
-        Shapes and dtypes stay those of `init`, which does not read the data.
+        Not called when a run resumes.
         """
         ...
 
@@ -370,12 +370,8 @@ class Explanation(Protocol):
         ...
 
 
-def no_export(folder: Path, evaluated: Evaluated) -> None:
-    """The `Exporter` of a task without further files."""
-
-
-def any_devices(shards: int) -> None:
-    """The check of a task whose examples are independent of each other."""
+def nothing(*args: object) -> None:
+    """The `Exporter` of a task without further files, and the check of one whose examples are independent of each other."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -400,5 +396,5 @@ class Task:
     scorer: Scorer
     sections: tuple[ReportSection, ...] = ()
     explanation: Explanation | None = None
-    export: Exporter = no_export
-    check_devices: Callable[[int], None] = any_devices
+    export: Exporter = nothing
+    check_devices: Callable[[int], None] = nothing
