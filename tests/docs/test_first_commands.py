@@ -10,9 +10,11 @@ import re
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from flax.traverse_util import flatten_dict
 from huggingface_hub import constants
 
+import fusionjax
 from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.errors import UserError
@@ -22,7 +24,7 @@ from fusionjax.models.backbones import audio
 from fusionjax.models.backbones.records import vit
 from fusionjax.tasks.base import image_model, initial_weights
 from fusionjax.tasks.base.protocol import Facts
-from tests.support import process, published, tiny
+from tests.support import mocked_main, process, published, tiny
 from tests.support.published import BERT
 
 VIT = "hub:timm/vit_base_patch16_224.augreg_in21k"
@@ -162,6 +164,33 @@ def test_each_part_gets_its_published_weights_and_images_are_prepared_for_them(
     assert set(got) == set(parts)
     for part, values in got.items():
         assert round(published.value(parts[part]), 4) in values and values <= kept[part], part
+
+
+def test_the_headline_command_trains_from_its_weights(tmp_path, monkeypatch):
+    """`configs/cub.py` on mocked TFDS, a narrow ViT under the published name, two steps on small images; frozen, so that the
+    weights are still there at the end."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setitem(
+        vit.CONFIGS,
+        "vit_base_patch16_224",
+        {**vit.CONFIGS["vit_base_patch16_224"], "width": 24, "heads": 3, "depth": 1},
+    )
+    assert published.write(cache, "vit_base_patch16_224") == VIT
+    c = config_of("cub", "")
+    c.data.resize, c.data.image_size, c.train.batch_size, c.train.steps = 80, 64, 4, 2
+    c.data.check_counts, c.evaluation.batch_size, c.report.enabled, c.optim.warmup_epochs = (
+        False,
+        4,
+        False,
+        0.0,
+    )
+    c.optim.freeze = ("^blocks/",)
+    with tfds.testing.mock_data(as_data_source_fn=mocked_main.serve):
+        trainer.Experiment(c, tmp_path / "run").train()
+    params = fusionjax.load(tmp_path / "run").variables["params"]
+    for leaf in jax.tree.leaves(params["blocks"]):
+        assert np.unique(leaf).tolist() == [published.value(VIT)]
 
 
 @pytest.mark.parametrize(("name", "argument"), [case for case, (parts, *_) in CASES.items() if parts])
