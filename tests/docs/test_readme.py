@@ -108,6 +108,7 @@ def test_every_config_shapes_a_step(name, argument, bert):
     if config.task == "fusion" and config.text.kind != "instance":
         names = list(descriptions.read(config.text.descriptions))
     run.task = tasks.create(config, Facts(tuple(names)))
+    run._variables = jax.eval_shape(run.task.model.init, jax.random.key(0))
     optimizer = run.optimizer()
     current = jax.eval_shape(functools.partial(run.create_state, optimizer), run.abstract_variables())
     after, metrics = jax.eval_shape(run.train_step(optimizer, 1), current, run.abstract_batch())
