@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusionjax.data.datasets import checks, listing
+from fusionjax.data.image import grey
 from fusionjax.data.image.decode import decode
 from fusionjax.data.unreadable import why_unreadable
 from fusionjax.errors import UserError
@@ -76,7 +77,9 @@ def _expanded(image: Any, number: int) -> Sequence[NamedImage]:
 
 def _pixels(picture: Any) -> np.ndarray:
     """A PIL picture as the same picture in a file would be read."""
-    keeps = picture.mode in ("L", "RGB", "RGBA", "I;16")
+    if picture.mode in grey.DEEP:
+        return grey.read(picture)
+    keeps = picture.mode in ("L", "RGB", "RGBA")
     return np.asarray(
         picture if keeps else picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     )

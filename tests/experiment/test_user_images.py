@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,24 @@ def test_answers_as_json_and_text(capsys):
     assert (
         "   75.0 %  a" in (said := capsys.readouterr().out) and "cannot be read: it is not an image" in said
     )
+
+
+def test_files_that_cannot_be_read_say_why(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "text.jpg").write_text("no image")
+    for name, why in (
+        ("none.jpg", "there is no such file"),
+        ("pipe.jpg", "it is a named pipe, not a regular file"),
+        ("text.jpg", "it is not an image of a known format"),
+    ):
+        (image,) = named(tmp_path / name)
+        assert image.read(10**6, ()) == (None, why)
+
+
+def test_floating_point_has_the_range_of_the_run(tmp_path):
+    grey = Image.fromarray(np.full((4, 4), 51, np.float32))
+    grey.save(tmp_path / "caf\udce9.tif")
+    (image,) = named(tmp_path / "caf\udce9.tif")
+    assert set(np.unique(image.read(10**6, (0, 255))[0])) == {51}
+    (image,) = named(Image.fromarray(np.full((4, 4), 0.2, np.float32)))
+    assert set(np.unique(image.read(10**6, ())[0])) == {51}
