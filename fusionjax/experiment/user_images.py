@@ -12,7 +12,7 @@ import numpy as np
 from fusionjax.data.datasets import checks, listing
 from fusionjax.data.image import grey
 from fusionjax.data.image.decode import decode
-from fusionjax.data.unreadable import why_unreadable
+from fusionjax.data.unreadable import DecodeError, why_unreadable
 from fusionjax.errors import UserError
 
 Image = str | Path | bytes | np.ndarray
@@ -67,7 +67,10 @@ def _expanded(image: Any, number: int) -> Sequence[NamedImage]:
     if isinstance(image, str | os.PathLike):
         return [NamedImage(name, name) for name in _files(os.fspath(image))]
     if hasattr(image, "convert"):  # PIL's class, without importing it
-        image = _pixels(image)
+        try:
+            image = _pixels(image)
+        except DecodeError as e:
+            raise UserError(f"image {number} cannot be read: {e}") from None
     if isinstance(image, bytes | bytearray | np.ndarray):
         return [NamedImage(f"image {number}", image if isinstance(image, np.ndarray) else bytes(image))]
     raise UserError(

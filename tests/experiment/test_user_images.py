@@ -122,3 +122,5 @@ def test_floating_point_has_the_range_of_the_run(tmp_path):
     assert set(np.unique(image.read(10**6, (0, 255))[0])) == {51}
     (image,) = named(Image.fromarray(np.full((4, 4), 0.2, np.float32)))
     assert set(np.unique(image.read(10**6, ())[0])) == {51}
+    with pytest.raises(UserError, match="image 1 cannot be read: its grey values are 51 to 51, not 0 to 1"):
+        named(grey)
