@@ -38,6 +38,7 @@ def begun(tmp_path):
     folder, config = tmp_path / "run", tiny.get_config("root=data")
     folder.mkdir()
     workdir.write(folder, config, facts(source(tmp_path / "data")))
+    (folder / "checkpoints" / "5").mkdir(parents=True)
 
     def resume(train):
         workdir.open_for_training(folder, config, json.loads(json.dumps(facts(train)))).close()
