@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from fusionjax import cli
+from fusionjax import cli, progress
 from fusionjax.arguments import Command, comma_separated, needed
 
 
@@ -21,10 +21,13 @@ def add(parser: ArgumentParser) -> None:
 def main(options: Namespace) -> None:
     """Prints one line per score, as main does."""
     needed(options.workdir, "--workdir is missing: name the folder of a run")
-    from fusionjax.experiment.inference import load
+    with progress.showing():
+        with progress.phase("opening the run", log=False):
+            from fusionjax.experiment.inference import load
 
-    run = load(options.workdir)
-    found = run.evaluate(options.splits)
+            run = load(options.workdir)
+        with progress.phase("evaluating", log=False):
+            found = run.evaluate(options.splits)
     for name, value in run.task.scorer.scalars(found).items():
         print(f"{name} {value:.4f}")
 

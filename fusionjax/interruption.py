@@ -40,6 +40,7 @@ class _State:
     stderr = 2
     leaving = threading.Lock()
     leaves = 0
+    before = ""
 
 
 def install() -> None:
@@ -99,6 +100,11 @@ def saved(what: str) -> None:
     _State.saved = what
 
 
+def before_last_line(text: str) -> None:
+    """Sets what is written before the last line of the process, such as what clears a line of a terminal."""
+    _State.before = text
+
+
 def leave() -> None:
     """Ends the process in one line, with the exit code of the signal and without the libraries' work at exit."""
     if not _State.leaving.acquire(blocking=False):
@@ -110,7 +116,7 @@ def leave() -> None:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     what = f"{_State.saved} is saved, " if _State.saved else ""
-    line = f"fusionjax: {_WORDS[number]}; {what}start the same command again to resume\n"
+    line = f"{_State.before}fusionjax: {_WORDS[number]}; {what}start the same command again to resume\n"
     with contextlib.suppress(OSError):
         os.write(_State.stderr, line.encode())
     os._exit(EXIT_CODES[number])

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from fusionjax import cli
+from fusionjax import cli, progress
 from fusionjax.arguments import Command, needed
 
 
@@ -26,16 +26,17 @@ def main(options: Namespace) -> None:
         needed(
             options.workdir, "--workdir is missing: name a folder for the run, e.g. --workdir=runs/quickstart"
         )
-    from fusionjax.experiment import trainer
-
-    trainer.enable_compilation_cache()
-    run = trainer.Experiment(config, Path(options.workdir or "."))
-    if options.check:
+    with progress.showing():
+        with progress.phase("starting JAX", log=False):
+            from fusionjax.experiment import trainer
+        trainer.enable_compilation_cache()
+        with progress.phase("reading config, data and weights", log=False):
+            run = trainer.Experiment(config, Path(options.workdir or "."))
         if options.workdir:
             run.check_folder()
+        summary = {} if options.check else run.train()
+    if options.check:
         print(run.describe())
-        return
-    summary = run.train()
     for name, value in summary.items():
         print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")
 

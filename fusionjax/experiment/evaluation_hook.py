@@ -9,6 +9,7 @@ from typing import Protocol
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from fusionjax import progress
 from fusionjax.config import impossible
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.data.source import Source
@@ -63,19 +64,15 @@ class Evaluator:
 
     def __call__(self, variables: Variables) -> Evaluation:
         """All processes take part."""
-        outputs = {
-            split: collect(
-                self.predict,
-                variables,
-                self.feed.evaluation(split),
-                self.mesh,
-                output_names=self.scorer.output_names,
-            )
-            for split in self.sources
-        }
+        outputs = {split: self._outputs(split, variables) for split in self.sources}
         results = self.scorer.evaluate(outputs, self.sources)
         scalars = {name: float(value) for name, value in self.scorer.scalars(results).items()}
         return Evaluation(scalars, results, outputs)
+
+    def _outputs(self, split: str, variables: Variables) -> Outputs:
+        with progress.phase(f"evaluating {split}", len(self.sources[split]), "images", log=False) as phase:
+            batches = phase.track(self.feed.evaluation(split), self.feed.eval_batch)
+            return collect(self.predict, variables, batches, self.mesh, output_names=self.scorer.output_names)
 
 
 class Saver:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fusionjax import tasks
+from fusionjax import progress, tasks
 from fusionjax._version import __version__
 from fusionjax.data import datasets
 from fusionjax.data.image import transforms
@@ -345,7 +345,10 @@ class Run:
             auxiliary=task.inputs.prepare(f"eval/{split}", source, self.variables),
         )
         names = output_names or task.scorer.output_names
-        return collect(self.compiled, self.variables, batches, self.mesh, output_names=names)
+        size = self.config.evaluation.batch_size
+        with progress.phase(f"evaluating {split}", len(source), "images", log=False) as phase:
+            tracked = phase.track(batches, size)
+            return collect(self.compiled, self.variables, tracked, self.mesh, output_names=names)
 
 
 def _first_difference(run: Run, source: Source) -> str:

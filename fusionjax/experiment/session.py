@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fusionjax import interruption
+from fusionjax import interruption, progress
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.probe import Baseline
@@ -73,7 +73,8 @@ def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimize
         optimizer: of the experiment.
     """
     began = time.perf_counter()
-    variables = experiment.initial_variables()
+    with progress.phase("first weights"):
+        variables = experiment.initial_variables()
     feed = experiment.open_feed(mesh, variables)
     keeper = checkpoint.Checkpointer(
         experiment.folder / "checkpoints", run=workdir.read(experiment.folder)["run"]
@@ -210,8 +211,9 @@ def _export(
         results.write(experiment.folder, summary, rows)
     if not experiment.config.report.enabled:
         return
-    fields = run_report.join([section(finished) for section in task.sections])
-    fields |= _examples(experiment, session, final, evaluation)
+    with progress.phase("report"):
+        fields = run_report.join([section(finished) for section in task.sections])
+        fields |= _examples(experiment, session, final, evaluation)
     if primary:
         page = run_report.write(
             experiment.folder,

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
-from fusionjax import files, tasks
+from fusionjax import files, progress, tasks
 from fusionjax.data import datasets
 from fusionjax.data.datasets import duplicates
 from fusionjax.data.feature_cache import store
@@ -282,4 +281,4 @@ class Experiment:
     def say(self, text: str) -> None:
         """Prints a line of progress on the first process."""
         if jax.process_index() == 0:
-            print(text, file=sys.stderr, flush=True)
+            progress.line(text)

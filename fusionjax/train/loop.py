@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -11,9 +10,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from clu import metrics as clu_metrics
-from tqdm import tqdm
 
-from fusionjax import interruption
+from fusionjax import interruption, progress
 from fusionjax.errors import UserError
 from fusionjax.train import metrics as metrics_lib
 from fusionjax.train.state import TrainState
@@ -82,7 +80,7 @@ def fit(
         for step in range(start, steps):
             batch = place(next(batches))
             # An implicit copy between host and device in the hot path is an error.
-            with jax.transfer_guard("disallow"):
+            with compiling(step == start), jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch, skips)
                 skips = skips - metrics["nonfinite"].total
             if step == start:  # from here on a signal is answered within a step
@@ -104,6 +102,11 @@ def fit(
     return state
 
 
+def compiling(first: bool) -> contextlib.AbstractContextManager[object]:
+    """Announces the first call of a step, which compiles it."""
+    return progress.phase("compiling the training step") if first else contextlib.nullcontext()
+
+
 class Meter:
     """Averages the metrics between two log lines, shows progress, and stops on NaN or Inf.
 
@@ -112,7 +115,7 @@ class Meter:
         start, steps: as for `fit`.
         log_every: steps between two log lines.
         batch_size: images per step, over all devices.
-        show: show progress on stderr: a bar on a terminal, lines elsewhere.
+        show: announce the training and its progress, see `fusionjax.progress`.
         allowed: number of steps that are not finite to pass over before `Diverged` is raised.
         record: of an earlier start, from `record`.
 
@@ -140,15 +143,10 @@ class Meter:
         self._allowed, self.skipped = allowed, list[int](record.get("skipped", ()))
         self._since = (start, time.perf_counter())
         self.last: dict[str, float] = {}
-        self._show = show
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not (show and sys.stderr.isatty()),
-            mininterval=1.0,
-            smoothing=0.1,
+        self._words = ""
+        self._show, self._open = show, contextlib.ExitStack()
+        self._phase = (
+            self._open.enter_context(progress.phase("training", steps, "steps", done=start)) if show else None
         )
 
     def push(self, step: int, metrics: Metrics) -> None:
@@ -176,11 +174,9 @@ class Meter:
         self._since = (self._since[0], self._since[1] + seconds)
 
     def note(self, text: str) -> None:
-        """Prints a line, above the progress bar if there is one."""
-        if not self._bar.disable:
-            self._bar.write(text, file=sys.stderr)
-        elif self._show:
-            print(text, file=sys.stderr, flush=True)
+        """Prints a line, above the live line if there is one."""
+        if self._show:
+            progress.line(text)
 
     def record(self) -> dict[str, Any]:
         """What a later start needs to log the same numbers; JSON-serialisable, without the step that is in computation."""
@@ -189,12 +185,13 @@ class Meter:
         return {"window": window, "skipped": self.skipped}
 
     def close(self) -> None:
-        """Closes the progress bar."""
-        self._bar.close()
+        """Ends the phase."""
+        self._open.close()
 
     def _take(self, step: int, metrics: Metrics) -> None:
         metrics = jax.device_get(metrics)
-        self._bar.update(1)
+        if self._phase is not None:
+            self._phase.advance(note=self._words)
         if float(metrics["nonfinite"].total):
             self._pass_over(step, metrics)
         else:
@@ -226,9 +223,7 @@ class Meter:
         }
         if self._writer is not None:
             self._writer.write(step, self.last)
-        self._bar.set_postfix_str(
-            f"loss {values.get('loss', math.nan):.4f}, {rate:.0f} images/s", refresh=False
-        )
+        self._words = f"loss {values.get('loss', math.nan):.4f}, {rate:.0f} images/s"
 
 
 def _average(total: float, count: float) -> clu_metrics.Average:

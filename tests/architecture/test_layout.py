@@ -13,8 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A floor may import the floors below it; packages on the same floor may not import each other, except along `BESIDE`.
 FLOORS = (
-    {"errors", "types", "files", "vectors", "_version"},
-    {"register", "distributed", "disk_cache"},
+    {"errors", "types", "files", "vectors", "interruption", "_version"},
+    {"register", "distributed", "disk_cache", "progress"},
     {"config"},
     {"models", "data"},
     {"pretrained", "train", "evaluation", "interpret"},

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionjax import disk_cache, files
+from fusionjax import disk_cache, files, progress
 from fusionjax.data import fingerprint
 from fusionjax.data.feature_cache.batches import FeatureArray
 from fusionjax.data.loading import pipeline
@@ -145,15 +145,17 @@ class FeatureCache:
         """Writes the features of all passes to `path`; returns which images were read, (passes, N) float32."""
         valid = np.zeros((passes, len(source)), np.float32)
         out: np.memmap | None = None
-        for k in range(passes):
-            for batch in self._batches(source, k):
-                rows = batch["index"] >= 0
-                features = np.asarray(self._encode({"image": batch["image"]}))[rows]
-                if out is None:
-                    shape = (passes, len(source), *features.shape[1:])
-                    out = _allocate(path, shape)
-                out[k, batch["index"][rows]] = features
-                valid[k, batch["index"][rows]] = batch["valid"][rows]
+        with progress.phase(f"features of {source.split}", passes * len(source), "images") as phase:
+            for k in range(passes):
+                for batch in self._batches(source, k):
+                    rows = batch["index"] >= 0
+                    features = np.asarray(self._encode({"image": batch["image"]}))[rows]
+                    if out is None:
+                        shape = (passes, len(source), *features.shape[1:])
+                        out = _allocate(path, shape)
+                    out[k, batch["index"][rows]] = features
+                    valid[k, batch["index"][rows]] = batch["valid"][rows]
+                    phase.advance(len(features))
         assert out is not None  # the source has examples
         out.flush()
         return valid
