@@ -13,7 +13,9 @@ import fusionjax
 from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
+from fusionjax.models import parameters
 from fusionjax.tasks.base.protocol import Facts
+from fusionjax.train import optim
 from tests.support import fields as fields_lib
 from tests.support import frozen_trunk, modality_tree, tiny_bert
 from tests.support.modality_tree import CLASSES
@@ -254,10 +256,17 @@ def test_weight_decay_leaves_the_frozen_convolutions_of_wav2vec2_as_they_are(thi
     monkeypatch.setitem(audio_models.CONFIGS, "wav2vec2_base", small)
     sizes = dict(audio__width=128, audio__depth=2, audio__heads=4)  # of mel alone
     decay = dict(optim__weight_decay=0.5, optim__decay_all=True)
-    run = trainer.Experiment(
-        settings(things, bert, audio__encoder="wav2vec2_base", **sizes, **decay), "/nonexistent"
+    c = settings(things, bert, audio__encoder="wav2vec2_base", **sizes, **decay)
+    model = tasks.create(c, Facts(tuple(CLASSES))).model
+    params = jax.jit(model.init)(jax.random.key(0))["params"]
+    optimizer = optim.create(
+        c.optim,
+        params,
+        steps=9,
+        steps_per_epoch=3,
+        frozen=model.frozen,
+        parameters=parameters.of(model.module),
     )
-    optimizer, params = run.optimizer(), jax.jit(run.task.model.init)(jax.random.key(0))["params"]
     trained, frozen = optimizer.split(params)
     own = {name for name in frozen if name.startswith("audio/")}
     assert own == {*(f"audio/conv_{i}" for i in range(7)), "audio/conv_norm/scale", "audio/conv_norm/bias"}
