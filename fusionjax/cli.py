@@ -87,6 +87,7 @@ def _quiet() -> None:
     """Shows warnings of fusionjax on one line each, and hides those of the libraries below."""
     absl.logging.set_verbosity(absl.logging.FATAL)
     threading.excepthook = _in_thread
+    sys.unraisablehook = _in_callback
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("fusionjax: %(levelname)s: %(message)s"))
     ours = logging.getLogger("fusionjax")
@@ -105,6 +106,13 @@ def _in_thread(arguments: threading.ExceptHookArgs) -> None:
     """Ignores disk errors in a writer's thread, because the main thread reports the same error once."""
     if _disk(arguments.exc_value) is None:
         threading.__excepthook__(arguments)
+
+
+def _in_callback(arguments: "sys.UnraisableHookArgs") -> None:
+    """Ignores writes that end after an error, which is reported itself, has closed their writer."""
+    error = arguments.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(arguments)
 
 
 _DISK = {
