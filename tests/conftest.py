@@ -61,8 +61,8 @@ def compilation_cache(tmp_path_factory):
 
 SLOW = re.compile(r"\btrainer\.|\bsubprocess\b|import .*\bprocess\b|\bprocess\.python\b|\bsweep_runs\b")
 """What a module mentions whose tests train or start processes."""
-COMPILED = ("models/", "train/", "parity/", "tasks/")
-"""Folders whose tests compile whole models: minutes, not seconds."""
+COMPILED = ("models/", "train/", "parity/", "tasks/", "faults/")
+"""Folders whose tests compile whole models or start runs: minutes, not seconds."""
 QUICK = (
     "models/test_parameters.py",
     "models/test_layers.py",
