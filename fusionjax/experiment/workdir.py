@@ -74,7 +74,7 @@ def refuse_others(folder: Path) -> None:
     """Refuses a folder without config.json that holds anything but logs: a run would overwrite and remove files in it."""
     if not folder.is_dir() or (folder / "config.json").exists():
         return
-    found = sorted(p.name for p in folder.iterdir() if p.name != ".lock" and not _is_log(p))
+    found = sorted(p.name for p in folder.iterdir() if not (_is_mark(p) or _is_log(p)))
     found = [name for name in found if not (name.startswith(".config.json.") and name.endswith(".part"))]
     if "checkpoints" in found:
         raise UserError(
@@ -85,6 +85,11 @@ def refuse_others(folder: Path) -> None:
             f"--workdir={folder} is not empty and not the folder of a run ({found[0]} is there, config.json is not); name a "
             "new or an empty folder"
         )
+
+
+def _is_mark(path: Path) -> bool:
+    """Whether a file is a lock, or the claim of a sweep: hidden and empty, so that nothing is lost with it."""
+    return path.name.startswith(".") and path.is_file() and not path.stat().st_size
 
 
 def _is_log(path: Path) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from fusionjax import config as config_lib
 from fusionjax.errors import UserError
 from fusionjax.experiment import workdir
+from fusionjax.studies import locks
 
 FACTS = {"class_names": ["a", "b"], "examples": {"train": "x"}}
 
@@ -49,6 +50,12 @@ def test_killed_in_the_first_moment_a_run_can_start_again(tmp_path):
     (tmp_path / ".config.json.1234abcd.part").touch()
     start(tmp_path).close()
     assert sorted(os.listdir(tmp_path)) == [".lock", "config.json"]
+
+
+def test_a_trial_that_a_sweep_has_claimed_can_start(tmp_path):
+    held = locks.hold(tmp_path / "trial")
+    start(tmp_path / "trial").close()
+    held.close()
 
 
 def test_checkpoints_without_their_config_are_not_taken_over(tmp_path):
