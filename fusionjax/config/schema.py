@@ -74,6 +74,7 @@ _EXAMPLES: dict[str, tuple[object, ...]] = {
     "pretrained.skip": ("head/.*",),
     "loss.class_weights": (1.0, 2.5),
     "optim.no_decay": ("bias$",),
+    "train.trackers": ("wandb", "trackio"),
     "optim.lr_rules": (("bias$", 2.0),),
     "optim.freeze": ("^trunk/",),
 }
@@ -256,6 +257,8 @@ def _train() -> ConfigDict:
     c.checkpoint_minutes = 5.0  # a checkpoint too where the last is older; 0 for none
     c.skip_nonfinite = 0  # batches with a loss or gradient of NaN or Inf to pass over before the run stops
     c.eval_every_epochs = 1.0  # 0: at the end only
+    c.trackers = ()  # beside metrics.jsonl and TensorBoard: wandb, mlflow, trackio
+    c.tracker_project = "fusionjax"
     c.best_metric = ""  # e.g. val/accuracy: that checkpoint is reported; "" for the last one
     return c
 

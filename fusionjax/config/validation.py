@@ -240,11 +240,19 @@ def _optim(config: ConfigDict) -> None:
             raise impossible(config, "optim.lr_rules", "a tuple of (pattern, factor)")
 
 
+TRACKERS = ("wandb", "mlflow", "trackio")
+"""Experiment trackers; see `fusionjax.train.trackers`."""
+
+
 def _train(config: ConfigDict) -> None:
     c = config.train
     _each_within(config, ("train.batch_size", "train.log_every", "train.checkpoint_every"), 1)
     _each_within(config, ("train.epochs", "train.steps", "train.eval_every_epochs"), 0, 2**31 - 1)
     _each_within(config, ("train.checkpoint_minutes", "train.skip_nonfinite"), 0, 2**31 - 1)
+    if not set(c.trackers) <= set(TRACKERS) or len(set(c.trackers)) < len(c.trackers):
+        raise impossible(config, "train.trackers", f"a tuple of {', '.join(TRACKERS)}, each once")
+    if c.trackers and not c.tracker_project:
+        raise impossible(config, "train.tracker_project", "the trackers file the run under it")
     if c.epochs == 0 and c.steps == 0 and not register.tasks.get(config.task).training_free:
         raise impossible(config, "train.epochs", "set train.epochs or train.steps")
     if c.batch_size % config.optim.accumulate:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from fusionjax.experiment.evaluation_hook import (
 from fusionjax.tasks.base.baselines import Untrained
 from fusionjax.tasks.base.class_scorer import headline
 from fusionjax.tasks.base.protocol import Evaluated, Variables
-from fusionjax.train import checkpoint, loop, metrics, optim, state
+from fusionjax.train import checkpoint, loop, metrics, optim, state, trackers
 from fusionjax.types import PyTree
 
 if TYPE_CHECKING:
@@ -106,7 +107,11 @@ def run(
     """Trains from the state of the session, evaluates the reported weights, and writes results and report."""
     primary = jax.process_index() == 0
     train = experiment.config.train
-    writer = metrics.Writer(experiment.folder, start=session.first_step) if primary else None
+    writer = (
+        metrics.Writer(experiment.folder, start=session.first_step, trackers=_trackers(experiment))
+        if primary
+        else None
+    )
     meter = loop.Meter(
         writer, start=session.first_step, steps=experiment.steps, log_every=train.log_every,
         batch_size=train.batch_size, show=primary, allowed=train.skip_nonfinite,
@@ -146,6 +151,14 @@ def run(
     summary |= {"step": chosen, "seconds": seconds}
     _export(experiment, session, final, evaluation, summary, baselines, meter.skipped)
     return summary
+
+
+def _trackers(experiment: "Experiment") -> list[trackers.Tracker]:
+    content, folder = workdir.read(experiment.folder), experiment.folder.absolute()
+    # Runs of one config in several workdirs are several runs.
+    identifier = re.sub(r"[^\w-]", "_", folder.name)[:64] + "-" + content["run"][:12]
+    facts = trackers.RunFacts(folder, identifier, experiment.config.train.tracker_project, content["config"])
+    return trackers.create(experiment.config.train.trackers, facts)
 
 
 def _fit(

@@ -29,7 +29,7 @@ from fusionjax.experiment.fingerprint import fingerprint
 from fusionjax.models import parameters
 from fusionjax.tasks.base import initial_weights, model_factory
 from fusionjax.tasks.base.protocol import Facts, Variables
-from fusionjax.train import optim, state, step
+from fusionjax.train import optim, state, step, trackers
 from fusionjax.types import PyTree
 
 _MOST_STEPS = 2**31 - 1
@@ -63,6 +63,7 @@ class Experiment:
 
     def __init__(self, config: ConfigDict, folder: Path):
         self.config, self.folder = config_lib.validate(config), Path(folder)
+        trackers.check_installed(config.train.trackers)
         data = config.data
         # An impossible model and weights that are not there are found before the data set is read, which takes longer.
         probe = tasks.create(config, Facts(("a", "b"))).model

@@ -21,8 +21,8 @@ from fusionjax.errors import UserError
 
 # Fields that may change when a run resumes: they do not affect its scores.
 FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
-        "train.log_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.skip_nonfinite", "report.",
-        "evaluation.")  # fmt: skip
+        "train.log_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.skip_nonfinite", "train.tracker",
+        "report.", "evaluation.")  # fmt: skip
 _OF_A_START = {"command", "data_set", "steps"}
 """Facts that may differ when a run resumes: a folder that was moved has another name, and the config determines the steps."""
 _PACKAGES = (

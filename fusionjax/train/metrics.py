@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 
 from fusionjax import files
 from fusionjax.errors import UserError
+from fusionjax.train.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,11 @@ class Writer:
     Args:
         workdir: folder of the run.
         start: step from which the run resumes; later records, left by a run that was killed, are removed.
+        trackers: that take the records too.
     """
 
-    def __init__(self, workdir: Path, *, start: int = 0):
+    def __init__(self, workdir: Path, *, start: int = 0, trackers: Sequence[Tracker] = ()):
+        self._trackers = trackers
         self._path = Path(workdir) / "metrics.jsonl"
         kept = [r for r in read(workdir) if r["step"] <= start]
         files.write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
@@ -61,6 +64,8 @@ class Writer:
         self._file.flush()
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.write(step, scalars)
 
     def write_once(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one record, unless an earlier start wrote these scores at this step."""
@@ -68,9 +73,11 @@ class Writer:
             self.write(step, scalars)
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes both files, and the trackers."""
         self._file.close()
         self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ class Trackio:
         import trackio
 
         self._run = trackio.init(
-            project=run.project, name=f"{run.workdir.name}-{run.identifier[:8]}", config=dict(run.config), resume="allow"
+            project=run.project, name=run.identifier, config=dict(run.config), resume="allow"
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -123,7 +123,9 @@ def check_installed(names: tuple[str, ...]) -> None:
     for name in names:
         _, module, package = KINDS[name]
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"config.train.trackers names {name}, which is not installed: pip install {package}")
+            raise UserError(
+                f"config.train.trackers names {name}, which is not installed: pip install {package}"
+            )
 
 
 def create(names: tuple[str, ...], run: RunFacts) -> list[Tracker]:

@@ -19,4 +19,4 @@ def serve(self, split=None, decoders=None, **kwargs):
 
 if __name__ == "__main__":
     with tfds.testing.mock_data(as_data_source_fn=serve):
-        cli.run(main.main)
+        cli.run(main.COMMAND)
