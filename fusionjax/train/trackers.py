@@ -4,10 +4,12 @@ A resumed run continues its record there: the identifier is that of the run. Eac
 variables (WANDB_MODE=offline, MLFLOW_TRACKING_URI, TRACKIO_DIR …).
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,9 +99,10 @@ class Trackio:
     def __init__(self, run: RunFacts):
         import trackio
 
-        self._run = trackio.init(
-            project=run.project, name=run.identifier, config=dict(run.config), resume="allow"
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no score
+            self._run = trackio.init(
+                project=run.project, name=run.identifier, config=dict(run.config), resume="allow"
+            )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -107,7 +110,8 @@ class Trackio:
 
     def close(self) -> None:
         """See `Tracker`."""
-        self._run.finish()
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run.finish()
 
 
 KINDS: dict[str, tuple[Callable[[RunFacts], Tracker], str, str]] = {
