@@ -1,5 +1,6 @@
 """fusionjax: cross-attention models that fuse two views, in JAX and Flax."""
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -7,16 +8,27 @@ from typing import Any
 from fusionjax import interruption
 from fusionjax._version import __version__
 
-__all__ = ["__version__", "load"]
+_LAZY = {
+    "api": "fusionjax.api",
+    "losses": "fusionjax.losses",
+    "load": "fusionjax.experiment.inference",
+    "Prediction": "fusionjax.experiment.prediction",
+    "Run": "fusionjax.experiment.inference",
+    "UserError": "fusionjax.errors",
+}
+"""Public name → its module, imported when it is first asked for, so that `import fusionjax` costs nothing."""
+__all__ = ["Prediction", "Run", "UserError", "__version__", "api", "load", "losses"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that `import fusionjax` costs nothing.
-    if name == "load":
-        from fusionjax.experiment.inference import load
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fusionjax' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if _LAZY[name] == f"fusionjax.{name}" else getattr(module, name)
 
-        return load
-    raise AttributeError(f"module 'fusionjax' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _is_command() -> bool:

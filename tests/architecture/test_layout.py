@@ -23,7 +23,7 @@ FLOORS = (
     {"experiment"},
     {"studies"},
     {"arguments"},
-    {"cli"},
+    {"cli", "api"},
     {"main", "evaluate", "predict", "inspect", "prepare", "compare", "sweep", "table"},
     {"__main__"},
 )
