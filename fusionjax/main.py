@@ -13,7 +13,9 @@ def add(parser: ArgumentParser) -> None:
         "--workdir", metavar="DIR", help="folder of the run; the same command again resumes it"
     )
     parser.add_argument(
-        "--check", action="store_true", help="only check config, data, weights and model; compute nothing"
+        "--check",
+        action="store_true",
+        help="only check config, data, weights and model, and say what the run needs; -v lists the parameters",
     )
 
 
@@ -36,7 +38,7 @@ def main(options: Namespace) -> None:
             run.check_folder()
         summary = {} if options.check else run.train()
     if options.check:
-        print(run.describe())
+        print(run.describe(parameters=options.verbose))
     for name, value in summary.items():
         print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")
 

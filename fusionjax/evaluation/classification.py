@@ -138,9 +138,8 @@ def evaluate(
     correct = predicted == labels
     before = (probabilities == of_label[:, None]) & (np.arange(c) < labels[:, None])
     rank = (probabilities > of_label[:, None]).sum(axis=1) + before.sum(axis=1)
-    confusion = np.bincount(labels * c + predicted, minlength=c * c).reshape(c, c)
-    confusion.setflags(write=False)
-    rows = _per_class(confusion, names)
+    confusion = confusion_matrix(labels, predicted, c)
+    rows = per_class(confusion, names)
     present = [row for row in rows if row.support]
     recall = float(np.mean([row.recall for row in present]))
     floor = np.finfo(np.float64).eps
@@ -196,7 +195,31 @@ def _checked(
     return probabilities, labels.astype(np.int64), names
 
 
-def _per_class(confusion: np.ndarray, names: tuple[str, ...]) -> tuple[ClassRow, ...]:
+def confusion_matrix(
+    labels: Integer[np.ndarray, " examples"], predicted: Integer[np.ndarray, " examples"], classes: int
+) -> np.ndarray:
+    """Counts the examples of each true class (row) that are predicted as each class (column).
+
+    Args:
+        labels, predicted: (N,) class indices.
+        classes: number of classes C.
+
+    Returns:
+        (C, C) int64, read-only.
+    """
+    flat = np.asarray(labels, np.int64) * classes + np.asarray(predicted, np.int64)
+    confusion = np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+    confusion.setflags(write=False)
+    return confusion
+
+
+def per_class(confusion: np.ndarray, names: tuple[str, ...]) -> tuple[ClassRow, ...]:
+    """Scores of each class, in class order.
+
+    Args:
+        confusion: (C, C) of `confusion_matrix`.
+        names: C names.
+    """
     hits = confusion.diagonal()
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     wrong = confusion.copy()

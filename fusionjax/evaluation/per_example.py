@@ -2,7 +2,8 @@
 
 It contains arrays by name. `name`: (N,) text, the examples' names in the order of the data set; `split`: the prefix of their
 scores in results.json, e.g. "test"; `read`: the splits that are used, e.g. query and gallery; every other array is (N,), one
-value per example: those of `MEASURES`, and whatever else a task stores.
+value per example: those of `MEASURES`, and whatever else a task stores. `prior_<array>` is that array of a predictor that does
+not see the image.
 """
 
 import zipfile

@@ -27,12 +27,17 @@ class Baseline:
         name: of the score, e.g. logistic_regression.
         title, note: shown in the report.
         value: a fraction.
+        measure: array of the per-example results (see `per_example`) whose mean the value is to be compared with; "" where there
+            is none by the same protocol.
+        values: (N,) that array of the baseline, of the same examples in the same order; None where only the mean is known.
     """
 
     name: str
     title: str
     value: float
     note: str
+    measure: str = ""
+    values: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 def majority_share(labels: Integer[np.ndarray, " examples"]) -> float:
@@ -88,6 +93,31 @@ def logistic_regression(
         UserError: there are fewer than two training classes, or the test split is empty.
         ValueError: shapes do not agree, or features are not finite.
     """
+    probabilities, how = predict(
+        train_features, train_labels, test_features, test_labels, seed=seed, c=c, grid=grid, max_iter=max_iter
+    )
+    measured = classification.evaluate(probabilities, np.asarray(test_labels)).scalars()
+    keys = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "balanced_accuracy")
+    return {key: measured[key] for key in keys} | how
+
+
+def predict(
+    train_features: Float[np.ndarray, "train width"],
+    train_labels: Integer[np.ndarray, " train"],
+    test_features: Float[np.ndarray, "test width"],
+    test_labels: Integer[np.ndarray, " test"],
+    *,
+    seed: int,
+    c: float | None = None,
+    grid: Sequence[float] = GRID,
+    max_iter: int = 500,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The probabilities of `logistic_regression` for the test rows, (M, classes), and its c, converged and held_out_accuracy.
+
+    Args:
+        train_features, train_labels, test_features, test_labels, seed, c, grid, max_iter: see `logistic_regression`; the test
+            labels say how many classes there are.
+    """
     x, y = _rows(train_features, train_labels, "train")
     x_test, y_test = _rows(test_features, test_labels, "test")
     if x.shape[1] != x_test.shape[1]:
@@ -104,9 +134,7 @@ def logistic_regression(
     converged = _fit(model, scaler.transform(x), y)
     probabilities = np.zeros((len(y_test), max(y.max(), y_test.max()) + 1))
     probabilities[:, model.classes_] = model.predict_proba(scaler.transform(x_test))
-    measured = classification.evaluate(probabilities, y_test).scalars()
-    keys = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "balanced_accuracy")
-    return {key: measured[key] for key in keys} | {"c": float(c), "converged": float(converged)} | selected
+    return probabilities, {"c": float(c), "converged": float(converged)} | selected
 
 
 def _rows(features: np.ndarray, labels: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -101,6 +101,43 @@ def mean_interval(values: Shaped[np.ndarray, " examples"]) -> tuple[float, float
     return interval(bootstrap_means(values[:, None], resamples=INTERVAL_RESAMPLES)[:, 0])
 
 
+def difference_interval(
+    values: Shaped[np.ndarray, " examples"], others: Shaped[np.ndarray, " examples"]
+) -> tuple[float, float]:
+    """Computes the 95 % percentile interval of the difference of two means over the same examples, by a paired bootstrap.
+
+    Args:
+        values, others: (N,) numbers or bool, one per example, in the same order.
+
+    Returns:
+        (low, high) of mean(values) − mean(others); without width if all differences are equal.
+
+    Raises:
+        ValueError: there is no example, or a value is not finite.
+    """
+    differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
+    return interval(bootstrap_means(differences[:, None])[:, 0])
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Computes Wilson's 95 % score interval of a proportion (JASA 1927). It has a width where all examples agree.
+
+    Args:
+        share: proportion of successes; a mean of values within [0, 1] gives a conservative interval.
+        n: number of examples, ≥ 1.
+
+    Returns:
+        (low, high).
+
+    >>> [round(bound, 3) for bound in wilson_interval(1.0, 5)]
+    [0.566, 1.0]
+    """
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    centre, scale = (share + z * z / (2 * n)), 1 + z * z / n
+    half = z * float(np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2))
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
 def bootstrap_p(differences: Num[np.ndarray, " resamples"]) -> float:
     """Computes the two-sided p-value of "there is no difference" from bootstrap draws of the difference.
 

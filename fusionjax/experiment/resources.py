@@ -38,14 +38,18 @@ def check_batches(config: ConfigDict, image: jax.ShapeDtypeStruct) -> None:
     Raises:
         UserError: the memory that is needed and that is there, the largest part, and the fields that determine it.
     """
+    _refuse(config, batch_parts(config, image), host_memory(), "this machine")
+
+
+def batch_parts(config: ConfigDict, image: jax.ShapeDtypeStruct) -> list[Part]:
+    """The images that are held at a time; arguments as for `check_batches`."""
     each, c = size_of(image), config
     shape = "data.image_shape" if c.data.image_shape else "data.image_size"
     numbers = {"train.batch_size": "images of a training batch", "evaluation.batch_size": "images of an evaluation batch",
                "data.prefetch": "images read ahead"}  # fmt: skip
     if c.data.cache.enabled:
         numbers = {"data.cache.batch_size": "images of a batch", "data.prefetch": numbers["data.prefetch"]}
-    parts = [Part(value_of(c, field) * each, what, (field, shape)) for field, what in numbers.items()]
-    _refuse(config, parts, host_memory(), "this machine")
+    return [Part(value_of(c, field) * each, what, (field, shape)) for field, what in numbers.items()]
 
 
 def check_state(config: ConfigDict, state: PyTree, trainable: PyTree) -> None:
@@ -105,10 +109,13 @@ def _refuse(config: ConfigDict, parts: list[Part], limit: int, where: str) -> No
     most = max(parts)
     fields = ", ".join(f"config.{field}={value_of(config, field)!r}" for field in most.fields)
     raise UserError(
-        f"the run needs at least {_shown(need)} of memory and {where} has {_shown(limit)}: {_shown(most.size)} are "
+        f"the run needs at least {shown(need)} of memory and {where} has {shown(limit)}: {shown(most.size)} are "
         f"{most.what} ({fields})"
     )
 
 
-def _shown(size: int) -> str:
+def shown(size: int) -> str:
+    """A size in bytes for a reader: "12.5 MiB" below half a GiB, "1.5 GiB" above."""
+    if size < 2**29:
+        return f"{size / 2**20:.1f} MiB"
     return f"{size / 2**30:,.{1 if size < 100 * 2**30 else 0}f} GiB"

@@ -18,13 +18,13 @@ _AGAIN = "run the training command of the run again: it evaluates the trained we
 
 
 def write(
-    folder: Path, scores: Mapping[str, float], arrays: Mapping[str, np.ndarray | Sequence[str] | str]
+    folder: Path, scores: Mapping[str, object], arrays: Mapping[str, np.ndarray | Sequence[str] | str]
 ) -> None:
     """Writes the results; results.json comes after outcomes.npz, so where it exists, the run is finished.
 
     Args:
         folder: the workdir.
-        scores: content of results.json.
+        scores: content of results.json: numbers by name, and "cautions", sentences.
         arrays: see `per_example.write`.
     """
     (folder / _SUMS).unlink(

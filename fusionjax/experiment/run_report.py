@@ -18,8 +18,8 @@ from fusionjax.data.source import Source
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.probe import Baseline
-from fusionjax.experiment import workdir
-from fusionjax.interpret import report
+from fusionjax.experiment import results, workdir
+from fusionjax.interpret import pages, report
 from fusionjax.interpret.maps import Example
 from fusionjax.tasks.base.baselines import PooledFeatures
 from fusionjax.tasks.base.class_scorer import Predict
@@ -27,6 +27,8 @@ from fusionjax.tasks.base.protocol import ReportFields, Scorer, Shown, Variables
 from fusionjax.train import metrics
 
 _PROBE = 64
+LINKED = 50
+"""Maximum number of links to other runs."""
 
 
 def probe(
@@ -136,13 +138,13 @@ def examples(
 
 def write(
     folder: Path, *, baselines: Sequence[Baseline], seconds: float, parameters: int, warnings: Sequence[str],
-    fields: Mapping[str, Any],
+    notes: Sequence[str], fields: Mapping[str, Any],
 ) -> Path:  # fmt: skip
     """Writes report/index.html below the workdir `folder`; returns its path.
 
     Args:
         folder: the workdir.
-        baselines, seconds, parameters, warnings: as in `report.ReportContent`.
+        baselines, seconds, parameters, warnings, notes: as in `report.ReportContent`.
         fields: further ones of it, the task's.
     """
     content = workdir.read(folder)
@@ -157,11 +159,28 @@ def write(
             environment=content["environment"],
             command=content.get("command", ""),
             warnings=warnings,
+            notes=notes,
+            others=_others(folder),
             train_seconds=seconds,
             n_parameters=parameters,
             **fields,
         ),
     )
+
+
+def _others(folder: Path) -> list[tuple[str, str]]:
+    """(name, link from the report) of pages beside the workdir: reports of other finished runs, and comparisons."""
+    own, found = folder.resolve(), []
+    try:
+        beside = sorted(path for path in own.parent.iterdir() if path != own and path.is_dir())
+    except OSError:  # a folder that can be entered, not listed
+        return []
+    for other in beside:
+        run = (other / results.FILE).is_file() and (other / "report" / pages.PAGE).is_file()
+        page = other / "report" / pages.PAGE if run else other / pages.PAGE
+        if run or ((other / "comparison.csv").is_file() and page.is_file()):
+            found.append((other.name, pages.link(own / "report", page)))
+    return found[:LINKED]
 
 
 def count_parameters(variables: Variables) -> int:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from fusionjax import interruption, progress
 from fusionjax.data.loading.stream import TrainStream
 from fusionjax.distributed import mesh as mesh_lib
+from fusionjax.evaluation import cautions
 from fusionjax.evaluation.probe import Baseline
 from fusionjax.experiment import input_pipeline, results, run_report, workdir
 from fusionjax.experiment.evaluation_hook import (
@@ -204,14 +205,7 @@ def _export(
 ) -> None:
     """Writes results.json, per-example results, the task's own files and the report."""
     task, primary = experiment.task, jax.process_index() == 0
-    warnings = task.inputs.warnings()
-    if skipped:
-        steps = ", ".join(map(str, skipped))
-        warnings.append(
-            f"{len(skipped)} batches were passed over (loss, gradient or update not finite), at steps {steps}"
-        )
-    for line in warnings:
-        experiment.say(line)
+    said: list[str] = []
     finished = Evaluated(
         evaluation.results,
         evaluation.outputs,
@@ -221,7 +215,9 @@ def _export(
     if primary:
         rows = task.scorer.per_example(evaluation.results, evaluation.outputs, experiment.eval_sources)
         task.export(experiment.folder, finished)
-        results.write(experiment.folder, summary, rows)
+        said = _cautions(experiment, session, rows, baselines, skipped)
+        results.write(experiment.folder, {**summary, "cautions": said}, rows)
+        _say(experiment, said, cautions.recall_table(rows, task.class_names))
     if not experiment.config.report.enabled:
         return
     with progress.phase("report"):
@@ -233,10 +229,47 @@ def _export(
             baselines=baselines,
             seconds=summary["seconds"],
             parameters=run_report.count_parameters(final),
-            warnings=[*experiment.notes, *warnings, *session.feed.warnings()],
+            warnings=said,
+            notes=experiment.readers_notes,
             fields=fields,
         )
         experiment.say(f"report: {page}")
+
+
+def _cautions(
+    experiment: "Experiment",
+    session: Session,
+    outcomes: Mapping[str, np.ndarray],
+    baselines: Sequence[Baseline],
+    skipped: Sequence[int],
+) -> list[str]:
+    """What a reader must know before the scores, what weighs most first."""
+    names = experiment.task.class_names
+    found = [
+        *cautions.classes(outcomes, names),
+        *cautions.not_above(outcomes, names, baselines),
+        *experiment.leaks,
+        *experiment.task.inputs.warnings(),
+        *cautions.few(outcomes),
+        *session.feed.warnings(),
+        *experiment.from_scratch,
+    ]
+    if skipped:
+        steps = ", ".join(map(str, skipped))
+        found.append(
+            f"{len(skipped)} batches were passed over (loss, gradient or update not finite), at steps {steps}"
+        )
+    return found
+
+
+def _say(experiment: "Experiment", said: Sequence[str], table: Sequence[str]) -> None:
+    """Prints the recall of each class, and the cautions."""
+    for line in table:
+        experiment.say(line)
+    if said:
+        experiment.say("Before you use these numbers:")
+        for line in said:
+            experiment.say(f"- {line}")
 
 
 def _chosen(

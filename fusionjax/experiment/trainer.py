@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,7 +19,7 @@ from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
 from fusionjax.data.sampling import order
 from fusionjax.distributed import mesh as mesh_lib
-from fusionjax.experiment import input_pipeline, resources, session, workdir
+from fusionjax.experiment import input_pipeline, overview, resources, session, workdir
 from fusionjax.experiment.evaluation_hook import (
     OnScores,
     check_best_metric,
@@ -56,8 +55,9 @@ class Experiment:
     Attributes:
         source, eval_sources: training source, and evaluation source by split.
         task: see `fusionjax.tasks.base.protocol`.
-        notes: lines that the run and its report begin with: a transformer without published weights, what the readers decided
-            (which folder is which split), and files with the same content.
+        from_scratch: lines on transformers without published weights.
+        readers_notes: lines on what the readers decided, e.g. which folder is which split.
+        leaks: lines on files with the same content under different labels, or in training and in evaluation.
         steps, steps_per_epoch: updates in all, and batches per epoch (not a whole number in general).
     """
 
@@ -75,13 +75,13 @@ class Experiment:
         self.eval_sources = {
             split: datasets.create(data, split, seed=config.seed) for split in data.eval_splits
         }
-        resources.check_batches(config, self._abstract_image())
+        resources.check_batches(config, self.abstract_image())
         splits = {**self.eval_sources, data.train_split: self.source}
-        self.notes = (
-            *initial_weights.notes(probe, config.model.name, fresh, random, len(self.source)),
-            *datasets.notes(splits.values()),
-            *duplicates.notes(splits, data.train_split),
+        self.from_scratch = tuple(
+            initial_weights.notes(probe, config.model.name, fresh, random, len(self.source))
         )
+        self.readers_notes = datasets.notes(splits.values())
+        self.leaks = duplicates.notes(splits, data.train_split)
         self.task = tasks.create(
             config, Facts(tuple(self.source.class_names), self.source, self.eval_sources)
         )
@@ -99,6 +99,11 @@ class Experiment:
         self._variables = jax.eval_shape(self.task.model.init, jax.random.key(0))
         self._check_memory()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a run and `--check` begin with."""
+        return (*self.from_scratch, *self.readers_notes, *self.leaks)
+
     @functools.cached_property
     def weights(self) -> PyTree | None:
         """The variables that `config.pretrained` names, on the host; read at their first use."""
@@ -112,7 +117,7 @@ class Experiment:
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of images."""
-        n, one = self.config.train.batch_size, self._abstract_image()
+        n, one = self.config.train.batch_size, self.abstract_image()
         row = jax.ShapeDtypeStruct((n,), np.int32)
         image = jax.ShapeDtypeStruct((n, *one.shape), one.dtype)
         batch = {"image": image, "label": row, "valid": jax.ShapeDtypeStruct((n,), np.float32), "index": row}
@@ -122,7 +127,8 @@ class Experiment:
         }
         return batch | dict.fromkeys(self.config.data.carry, row) | auxiliary
 
-    def _abstract_image(self) -> jax.ShapeDtypeStruct:
+    def abstract_image(self) -> jax.ShapeDtypeStruct:
+        """Shape of one image as the reading threads make it."""
         data = self.config.data
         shape = (*transforms.image_shape(data), transforms.channels(data))
         return jax.ShapeDtypeStruct(shape, pipeline.dtype_of(self.source))
@@ -133,16 +139,9 @@ class Experiment:
         current = jax.eval_shape(functools.partial(self.create_state, optimizer), self._variables)
         resources.check_state(self.config, current, optimizer.split(current.params)[0])
 
-    def describe(self) -> str:
-        """A table of the parameters, after tracing one whole step: what `--check` prints."""
-        variables = self.abstract_variables()
-        optimizer = self.optimizer()
-        current = jax.eval_shape(functools.partial(self.create_state, optimizer), variables)
-        jax.eval_shape(self.train_step(optimizer, 1), current, self.abstract_batch())
-        table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
-        images = ", ".join(f"{len(v)} {k}" for k, v in {"training": self.source, **self.eval_sources}.items())
-        parts = [*self.notes, table, f"{images} images; {self.steps} steps of {self.config.train.batch_size}"]
-        return "\n".join(parts)
+    def describe(self, *, parameters: bool = False) -> str:
+        """What `--check` prints: see `overview.describe`."""
+        return overview.describe(self, parameters=parameters)
 
     def check_folder(self) -> None:
         """Raises UserError where what the run writes would be read as data, or would replace what is no run's."""

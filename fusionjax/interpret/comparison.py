@@ -289,6 +289,7 @@ def write(folder: Path, comparison: Comparison) -> Path:
             drawn=drawn,
             pictures=shown_of,
             tables=tables(comparison),
+            reports=_reports(folder, comparison.rows),
         )
         for name, content in (
             ("comparison.csv", comma_separated(comparison)),
@@ -297,6 +298,12 @@ def write(folder: Path, comparison: Comparison) -> Path:
         ):
             (made / name).write_text(content, encoding="utf-8", errors="replace")
     return folder / pages.PAGE
+
+
+def _reports(folder: Path, rows: Sequence[Row]) -> dict[str, str]:
+    """Run → relative URL of its report, of runs that have one."""
+    found = {row.name: Path(row.folder) / "report" / pages.PAGE for row in rows}
+    return {name: pages.link(folder, page) for name, page in found.items() if page.is_file()}
 
 
 def signed(value: float) -> str:

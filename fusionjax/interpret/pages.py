@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def number(value: float | str) -> str:
 def share(value: float) -> str:
     """A fraction as per cent with one decimal, without the sign."""
     return f"{100 * value:.1f}"
+
+
+def link(folder: Path, target: Path) -> str:
+    """The relative URL of a file for a page in `folder`; both are resolved, so that a link to a folder does not mislead it."""
+    return urllib.parse.quote(os.fsencode(os.path.relpath(target.resolve(), folder.resolve())))
 
 
 def render(template: str, **values: object) -> str:

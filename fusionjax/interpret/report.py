@@ -53,7 +53,9 @@ class ReportContent:
         config_json: the resolved config.
         environment: versions, device, git revision: name → value; None is left out.
         command: how to run it again, a shell line or several.
-        warnings: shown before anything else, such as unreadable images or a number that is not a measurement.
+        warnings: shown before anything else, such as classes that are never predicted or unreadable images.
+        notes: how the data were read.
+        others: (name, relative URL) of the reports of other runs.
         train_seconds: wall time of training.
         n_parameters: of the model.
     """
@@ -74,6 +76,8 @@ class ReportContent:
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    others: Sequence[tuple[str, str]] = ()
     train_seconds: float | None = None
     n_parameters: int | None = None
 

@@ -9,9 +9,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionjax.data.source import Source
-from fusionjax.evaluation import classification
+from fusionjax.evaluation import classification, probe
 from fusionjax.evaluation import per_example as per_example_lib
-from fusionjax.evaluation.probe import Baseline, logistic_regression
+from fusionjax.evaluation.probe import Baseline
 from fusionjax.tasks.base.baselines import NoBaselines, PooledFeatures
 from fusionjax.tasks.base.protocol import Batch, Evaluated, Outputs, ReportFields, ReportSection, Variables
 
@@ -87,12 +87,16 @@ class ClassScorer(NoBaselines):
     def probe(self, features: PooledFeatures) -> list[Baseline]:
         """Logistic regression on the pretrained network's features; see `Scorer.probe`."""
         labels = np.asarray(features.source.labels)[features.test_rows]
-        found = logistic_regression(
+        probabilities, _ = probe.predict(
             features.train, features.train_labels, features.test, labels, seed=self.config.seed
         )
+        correct = probabilities.argmax(-1) == labels
         note = "the pretrained network on the same images, its features averaged over the grid"
         return [
-            Baseline("logistic_regression", "Logistic regression, frozen features", found["accuracy"], note)
+            Baseline(
+                "logistic_regression", "Logistic regression, frozen features", float(correct.mean()), note, "correct",
+                correct,
+            )
         ]
 
     def _evaluate(self, rows: Outputs) -> dict[str, classification.Result]:

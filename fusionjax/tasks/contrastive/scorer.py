@@ -153,9 +153,16 @@ class ContrastiveScorer(NoBaselines):
         note = (
             "the published network without training: its feature of each modality, same images, same protocol"
         )
+        result = results[split]
+        own = self.per_example(results, outputs, start.sources)
+        # The kNN score of the combined feature is the one that a run keeps for each example.
+        measures = {name: name for name in result.hits} | {f"knn/{COMBINED}": "correct"}
         return [
-            Baseline(f"frozen_{name}", f"{name}, frozen features", value, note)
-            for name, value in results[split].scores.items()
+            Baseline(
+                f"frozen_{name}", f"{name}, frozen features", value, note, measures.get(name, ""),
+                own.get(measures.get(name, "")),
+            )
+            for name, value in result.scores.items()
             if name.startswith(("recall@", "knn", "probe"))
         ]
 

@@ -211,19 +211,24 @@ class VqaScorer(NoBaselines):
         """See `Scorer.per_example`.
 
         Returns:
-            "correct", whether the most frequent reference was given, and "soft_accuracy".
+            "correct", whether the most frequent reference was given, "soft_accuracy" and, where the training questions are known,
+            "prior_soft_accuracy", that of their most frequent answer.
         """
         split = headline(outputs)
         source = with_questions(sources[split])
         good, predicted = self.answered(outputs[split])
         index = outputs[split]["index"][good]
-        single = [vqa.evaluate([p], [source.questions[i]]) for p, i in zip(predicted, index, strict=True)]
+        asked = [source.questions[i] for i in index]
+        single = [vqa.evaluate([p], [q]) for p, q in zip(predicted, asked, strict=True)]
+        prior = vqa.question_prior(self.training, asked) if self.training else []
+        blind = [vqa.soft_accuracy(p, q.answers) for p, q in zip(prior, asked, strict=True)] if prior else []
         return {
             "name": per_example_lib.names_of(source, index),
             "split": np.array(split),
             "read": np.array([split]),
             "correct": np.asarray([r.exact for r in single], np.uint8),
             "soft_accuracy": np.asarray([r.accuracy for r in single], np.float32),
+            **({"prior_soft_accuracy": np.asarray(blind, np.float32)} if blind else {}),
         }
 
     def probe(self, features: PooledFeatures) -> list[Baseline]:
