@@ -51,9 +51,9 @@ def not_above(
 ) -> list[str]:
     """Predictors without training, or without the image, that the run is not better than on these examples.
 
-    These are the majority class of the split, `prior_<array>` of the outcomes, and `references`. Where the reference has a value
-    for each example, the 95 % interval of the difference is a paired bootstrap; otherwise its score is compared with the
-    interval of the run's.
+    These are the majority class of the split, `prior_<array>` of the outcomes, and `references`. Where the reference has a
+    value for each example, the 95 % interval of the difference is a paired bootstrap; otherwise its score is compared with
+    the interval of the run's.
 
     Args:
         outcomes: of the run.
@@ -69,7 +69,9 @@ def not_above(
     for name, values in outcomes.items():
         own = name.removeprefix("prior_")
         if own != name and own in outcomes:
-            found.append(_against(outcomes, own, "the answer that is most frequent without the image", values))
+            found.append(
+                _against(outcomes, own, "the answer that is most frequent without the image", values)
+            )
     for one in references:
         if one.measure in outcomes:
             paired = one.values is not None and len(one.values) == len(outcomes[one.measure])
@@ -144,20 +146,21 @@ def _against(outcomes: Outcomes, name: str, other: str, reference: np.ndarray | 
     if reference is None:
         return ""
     if isinstance(reference, np.ndarray):
-        low, high = significance.difference_interval(own, reference)
         value = float(np.mean(reference))
-        # No width: all differences are equal, and the bootstrap says nothing beyond their sign.
+        low, high = significance.difference_interval(own, reference)
         if low > 0:
             return ""
-        how = f"95 % interval of the difference {100 * low:+.1f} to {100 * high:+.1f} points, on the same {len(own):,} examples"
-        how = how.replace("-", "−")
+        bounds = f"{100 * low:+.1f} to {100 * high:+.1f} points".replace("-", "−")
+        width = f"95 % interval of the difference {bounds}, " if low < high else ""
+        how = f"{width}on the same {len(own):,} examples"
     else:
         low, high = significance.mean_interval(own)
         value = float(reference)
         if low > value:
             return ""
         how = f"95 % interval {_range(low, high)}"
-    return f"{score} {100 * own.mean():.1f} % is not above {other}, {100 * value:.1f} % ({how})"
+    what = "not above" if own.mean() <= value else "not clearly above"
+    return f"{score} {100 * own.mean():.1f} % is {what} {other}, {100 * value:.1f} % ({how})"
 
 
 def _score(name: str) -> str | None:

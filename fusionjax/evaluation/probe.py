@@ -27,8 +27,8 @@ class Baseline:
         name: of the score, e.g. logistic_regression.
         title, note: shown in the report.
         value: a fraction.
-        measure: array of the per-example results (see `per_example`) whose mean the value is to be compared with; "" where there
-            is none by the same protocol.
+        measure: array of the per-example results (see `per_example`) whose mean the value is to be compared with; "" where
+            there is none by the same protocol.
         values: (N,) that array of the baseline, of the same examples in the same order; None where only the mean is known.
     """
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
+from jax.interpreters import partial_eval
 
 from fusionjax.data.source import Source
 from fusionjax.experiment import resources
@@ -46,9 +48,16 @@ def describe(run: "Experiment", *, parameters: bool = False) -> str:
         *_classes(run),
         ", ".join(f"{len(s):,} {name}" for name, s in _splits(run)) + f" images; {_steps(run)}",
         _memory(run, current, trainable),
-        _time(run, 2 * cards.macs(traced.jaxpr), once),
+        _time(run, _operations(traced), once),
     ]
     return "\n".join(lines)
+
+
+def _operations(traced: jax.extend.core.ClosedJaxpr) -> int:
+    """Floating-point operations in products of matrices and convolutions, without those whose result nothing reads: XLA leaves
+    them out too, such as the forward pass that only counts the rows of micro-batches."""
+    needed, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return 2 * cards.macs(needed)
 
 
 def _splits(run: "Experiment") -> Iterator[tuple[str, Source]]:
@@ -73,8 +82,14 @@ def _classes(run: "Experiment") -> list[str]:
     others = [f"{len(s.class_names):,} of {k}" for k, s in splits.items() if k not in own]
     apart = f"; {' and '.join(others)} are classes of their own" if others else ""
     if len(names) > CLASSES:
-        ends = [f"{what} {names[i]!a} ({train[i]:,})" for what, i in (("fewest", order[-1]), ("most", order[0]))]
-        used = f"{int((train > 0).sum()):,} with training images" if (train == 0).any() else "all with training images"
+        ends = [
+            f"{what} {names[i]!a} ({train[i]:,})" for what, i in (("fewest", order[-1]), ("most", order[0]))
+        ]
+        used = (
+            f"{int((train > 0).sum()):,} with training images"
+            if (train == 0).any()
+            else "all with training images"
+        )
         return [f"{len(names):,} classes, {used}; {', '.join(ends)}{apart}"]
     rows = [("class", *own), *((f"{names[i]!a}"[1:-1], *(f"{counts[k][i]:,}" for k in own)) for i in order)]
     w = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -90,9 +105,11 @@ def _batch(run: "Experiment") -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
     batch, config = run.abstract_batch(), run.config
     if not config.data.cache.enabled:
         return batch, 0
-    traced, features = jax.make_jaxpr(run.task.model.encode, return_shape=True)(run.abstract_variables(), batch)
+    traced, features = jax.make_jaxpr(run.task.model.encode, return_shape=True)(
+        run.abstract_variables(), batch
+    )
     views = len(run.source) * config.data.cache.passes + sum(map(len, run.eval_sources.values()))
-    each = 2 * cards.macs(traced.jaxpr) / config.train.batch_size
+    each = _operations(traced) / config.train.batch_size
     rest = {name: shape for name, shape in batch.items() if name not in ("image", *config.data.carry)}
     return rest | {"features": jax.ShapeDtypeStruct(features.shape, np.float16)}, round(each * views)
 
@@ -101,9 +118,15 @@ def _memory(run: "Experiment", current: TrainState, trainable: int) -> str:
     """One line: what is held during the whole run."""
     whole, parameters = resources.size_of(current), resources.size_of(current.params)
     images = sum(part.size for part in resources.batch_parts(run.config, run.abstract_image()))
-    parts = {"parameters": parameters, "optimiser and averages": whole - parameters, "gradients": trainable, "images": images}
+    parts = {
+        "parameters": parameters,
+        "optimiser and other state": whole - parameters,
+        "gradients": trainable,
+        "images": images,
+    }
     shown = ", ".join(f"{what} {resources.shown(size)}" for what, size in parts.items())
-    return f"memory: at least {resources.shown(sum(parts.values()))} ({shown}); activations come on top, and grow with the batch"
+    whole_run = resources.shown(sum(parts.values()))
+    return f"memory: at least {whole_run} ({shown}); activations come on top, and grow with the batch"
 
 
 def _time(run: "Experiment", step: int, once: int) -> str:

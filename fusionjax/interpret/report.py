@@ -5,7 +5,7 @@ a path.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def _page(content: ReportContent, folder: Path) -> str:
         split=split,
         result=result,
         trivial=_trivial(result),
-        branches={name: BRANCHES.get(name, (name, "")) for name in names},
+        branches={name: _branch(name, names) for name in names},
         confusions=_confusions(result),
         worst_first=_worst_first(result),
         figures=_figures(content, split, result, folder),
@@ -132,6 +132,13 @@ def _page(content: ReportContent, folder: Path) -> str:
         drawn=_drawn(content.figures, folder),
         facts=_facts(content),
     )  # fmt: skip
+
+
+def _branch(name: str, names: Collection[str]) -> tuple[str, str]:
+    """Short and long name of a branch: `combined` is the sum of SA and GLCA only where there are these branches."""
+    if name == "combined" and "glca" not in names:
+        return "model", ""
+    return BRANCHES.get(name, (name, ""))
 
 
 def _main(results: Mapping[str, Mapping[str, Result]]) -> tuple[str, Result | None]:

@@ -78,8 +78,9 @@ def test_train_evaluate_predict(data, tmp_path):
 
 
 def test_check_computes_nothing(data, tmp_path):
-    done = run("fusionjax.main", f"--config=tests/support/tiny.py:root={data}", "--check")
+    done = run("fusionjax.main", f"--config=tests/support/tiny.py:root={data}", "--check", "-v")
     assert "blocks/qkv/kernel" in done.stdout and "42 training, 9 val, 9 test images" in done.stdout
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()[-2:]] == ["memory", "time"]
 
 
 def test_eight_devices_give_the_loss_of_one(data, tmp_path):

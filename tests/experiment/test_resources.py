@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(pictures, tmp_path,
 
 def test_a_run_of_a_thousand_million_steps_can_be_described(pictures, tmp_path):
     run = trainer.Experiment(config(pictures, {"train.steps": 10**9}), tmp_path)
-    assert "1000000000 steps of 8" in run.describe()
+    assert "1,000,000,000 steps of 8" in run.describe()
     schedule = Schedule.of(run.config, run.steps, run.steps_per_epoch)
     due = [step for step in range(10**9 - 100, 10**9) if schedule.evaluates(step)]
     assert len(due) in (66, 67), "an epoch is 1.5 steps"
@@ -67,6 +67,8 @@ def test_the_limit_of_the_control_group_counts(monkeypatch):
 def test_sizes_and_devices(monkeypatch):
     tree = {"a": jax.ShapeDtypeStruct((3, 5), np.float32), "b": jax.ShapeDtypeStruct((), np.int8)}
     assert resources.size_of(tree) == 61
+    sizes = (2**20, 2**30 * 3 // 2, 2**30 * 2_500)
+    assert [resources.shown(size) for size in sizes] == ["1.0 MiB", "1.5 GiB", "2,500 GiB"]
     c = config_lib.default()
     monkeypatch.setattr(resources, "host_memory", lambda: 61 + 60)
     devices = len(jax.local_devices())
@@ -74,6 +76,6 @@ def test_sizes_and_devices(monkeypatch):
         resources.check_state(c, tree, {"a": tree["a"]})
     monkeypatch.setattr(resources, "host_memory", lambda: 61 * devices + 59)
     with pytest.raises(
-        UserError, match=re.escape("0.0 GiB are parameters and optimiser state (config.model.name=")
+        UserError, match=re.escape("0.0 MiB are parameters and optimiser state (config.model.name=")
     ):
         resources.check_state(c, tree, {"a": tree["a"]})

@@ -1,5 +1,6 @@
 """Whole runs: trained, scored, reported, resumed, loaded."""
 
+import html
 import json
 import logging
 import pathlib
@@ -71,6 +72,10 @@ def test_it_learns_and_leaves_everything(trained):
         and len(list((folder / "report").glob("right_*_rollout.png"))) == 2
     )
     assert list((folder / "tensorboard").iterdir())
+    said = json.loads((folder / "results.json").read_text())["cautions"]
+    assert "9 examples are few" in said[-2] and "from scratch on 42 images" in said[-1]
+    shown = html.unescape(page)
+    assert all(line in shown[: shown.index("<header>")] for line in said), "before the scores"
 
 
 def test_the_loaded_run_says_the_same(trained):

@@ -66,7 +66,7 @@ def test_a_backbone_of_ones_own_serves_the_tasks_that_are_there(place):
 
 def test_a_fusion_head_of_ones_own_trains(place, encoder):
     config = f"--config=toy_config.py:task=fusion,encoder={encoder}"
-    table = start(place, "main", config, "--check").stdout
+    table = start(place, "main", config, "--check", "-v").stdout
     assert "head/norm/scale" in table, "the head's own parameters are the model's"
     start(place, "main", config, "--workdir=head")
     found = results(place / "head")

@@ -17,6 +17,15 @@ def test_number_and_share():
     assert pages.share(0.125) == "12.5"
 
 
+def test_a_link_is_relative_and_quoted(tmp_path):
+    page = tmp_path / "runs" / "a #1?" / "report" / "index.html"
+    page.parent.mkdir(parents=True)
+    (tmp_path / "here").symlink_to(tmp_path / "runs")
+    assert pages.link(tmp_path / "runs" / "b" / "report", page) == "../../a%20%231%3F/report/index.html"
+    assert pages.link(tmp_path / "here" / "b", page) == "../a%20%231%3F/report/index.html"
+    assert pages.link(tmp_path, tmp_path / "\udcff") == "%FF"
+
+
 @pytest.mark.parametrize("template", ["report.html", "comparison.html"])
 def test_templates_refuse_a_missing_value(template):
     with pytest.raises(jinja2.UndefinedError):

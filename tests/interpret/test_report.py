@@ -1,5 +1,6 @@
 """The page that a run leaves."""
 
+import dataclasses
 import html
 import os
 import re
@@ -78,6 +79,32 @@ def test_full_report(tmp_path):
         assert max(picture.size) == report.SIDE
     left = {path.name for path in index.parent.iterdir()} - set(page.sources)
     assert left == {".report.json", "index.html", "figure_attention_right.png", "figure_attention_wrong.png"}
+
+
+def test_notes_and_other_runs_are_listed_at_the_end(tmp_path):
+    content = ReportContent(
+        "t", notes=["split 'train' is the folder x"], others=[("a&b", "../../a%26b/report/index.html")]
+    )
+    text = write(tmp_path, content).read_text("utf-8")
+    assert "split &#39;train&#39; is the folder x" in text
+    assert '<li><a href="../../a%26b/report/index.html">a&amp;b</a></li>' in text
+    assert "Other runs" not in write(tmp_path, ReportContent("t")).read_text("utf-8")
+
+
+@pytest.mark.parametrize(("names", "short"), [(("combined",), "model"), (("image", "combined"), "model"),
+                                              (("sa", "glca", "combined"), "SA + GLCA")])  # fmt: skip
+def test_the_mean_of_branches_is_named_where_there_are_branches(tmp_path, names, short):
+    content = ReportContent("t", results={"test": {name: result(NAMES) for name in names}})
+    text = Page(write(tmp_path, content).read_text("utf-8")).text
+    assert short in text and ("both branches" in text) == (short == "SA + GLCA")
+
+
+def test_tables_and_figures_scroll_on_a_narrow_screen(tmp_path):
+    content = dataclasses.replace(full(), tables=[("T", ("a", "b"), [("x", 0.5)])])
+    text = write(tmp_path, content).read_text("utf-8")
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
+    wide = re.findall(r"<h2>(?:T|Results by branch)</h2>\s*(<div class=\"scroll\">)", text)
+    assert len(wide) == 2 and text.count('<figure class="wide"><a href="figure_curves.png">') == 1
 
 
 def test_the_sentence_says_what_a_trivial_predictor_reaches(tmp_path):

@@ -208,6 +208,17 @@ def test_images_replaced_under_the_same_names_are_no_pairs(tmp_path):
     assert comparison.compare(folders[:2], paired=False)
 
 
+def test_the_page_links_to_the_reports_that_are_there(tmp_path):
+    runs = [hand_made(tmp_path / "runs" / name, {"correct": right(0.5)}) for name in ("a #1", "b")]
+    (runs[0] / "report").mkdir()
+    (runs[0] / "report" / "index.html").write_text("page")
+    text = page.write(tmp_path / "runs" / "side", comparison.compare(runs)).read_text()
+    assert text.count('<a href="../a%20%231/report/index.html">a #1</a>') == 2, (
+        "in the results, and among the runs"
+    )
+    assert "b/report" not in text and "<td>b</td>" in text
+
+
 def test_the_page_is_whole(ablations, tmp_path):
     out = tmp_path / "out"
     found = comparison.compare(ablations)

@@ -94,7 +94,11 @@ class ClassScorer(NoBaselines):
         note = "the pretrained network on the same images, its features averaged over the grid"
         return [
             Baseline(
-                "logistic_regression", "Logistic regression, frozen features", float(correct.mean()), note, "correct",
+                "logistic_regression",
+                "Logistic regression, frozen features",
+                float(correct.mean()),
+                note,
+                "correct",
                 correct,
             )
         ]

@@ -159,7 +159,11 @@ class ContrastiveScorer(NoBaselines):
         measures = {name: name for name in result.hits} | {f"knn/{COMBINED}": "correct"}
         return [
             Baseline(
-                f"frozen_{name}", f"{name}, frozen features", value, note, measures.get(name, ""),
+                f"frozen_{name}",
+                f"{name}, frozen features",
+                value,
+                note,
+                measures.get(name, ""),
                 own.get(measures.get(name, "")),
             )
             for name, value in result.scores.items()

@@ -211,8 +211,8 @@ class VqaScorer(NoBaselines):
         """See `Scorer.per_example`.
 
         Returns:
-            "correct", whether the most frequent reference was given, "soft_accuracy" and, where the training questions are known,
-            "prior_soft_accuracy", that of their most frequent answer.
+            "correct", whether the most frequent reference was given, "soft_accuracy" and, where the training questions are
+            known, "prior_soft_accuracy", that of their most frequent answer.
         """
         split = headline(outputs)
         source = with_questions(sources[split])

@@ -164,7 +164,13 @@ class ReidScorer(NoBaselines):
         alone = not set(PAIR) <= set(self.config.data.eval_splits)
         measures = {"mAP": "average_precision", "rank1": "rank1"}
         return [
-            Baseline(f"frozen_features_{name}", f"{name}, frozen features", scores[name], note, measure if alone else "")
+            Baseline(
+                f"frozen_features_{name}",
+                f"{name}, frozen features",
+                scores[name],
+                note,
+                measure if alone else "",
+            )
             for name, measure in measures.items()
         ]
 

@@ -84,6 +84,9 @@ def test_a_run_answers_by_type_and_reports_it(trained):
     with np.load(folder / "outcomes.npz", allow_pickle=False) as file:
         assert file["correct"].mean() == pytest.approx(stored["test/accuracy"])
         assert file["soft_accuracy"].mean() == pytest.approx(stored["test/vqa_accuracy"], abs=1e-6)
+        assert file["prior_soft_accuracy"].mean() == pytest.approx(
+            stored["test/prior_vqa_accuracy"], abs=1e-6
+        )
     page = (folder / "report" / "index.html").read_text()
     assert (
         "question prior" in page and "answer: yes/no" in page and "Attention between image and text" in page

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import re
 
 import cv2
@@ -91,6 +92,12 @@ def test_a_run_scores_query_against_gallery_and_reports_it(trained):
     assert {"test/mAP", "test/mINP", "test/rank1", "test/rank10", "test/mAP_reranked"} <= set(summary)
     assert summary["test/mAP"] > 0.6, "colours are not hard"
     page = (folder / "report" / "index.html").read_text()
+    (few,) = [
+        line
+        for line in json.loads((folder / "results.json").read_text())["cautions"]
+        if "scratch" not in line
+    ]
+    assert "examples are few" in few and "mAP" in few and "rank1" in few and "±" in page
     assert "cosine similarity" in page and "step definition" in page and "re-ranking (k1 4, k2 2" in page
     assert {path.name for path in (folder / "report").glob("figure_queries_*.png")} == {
         "figure_queries_drawn_at_random.png", "figure_queries_with_the_lowest_average_precision.png"
@@ -122,7 +129,7 @@ def test_the_loaded_run_gives_the_same_scores_and_embeds_images(trained, people)
 def test_every_ablation_runs(people, ablation, tmp_path):
     c = settings(people, model__ablation=ablation, train__steps=2, train__log_every=1, report__enabled=False)
     run = trainer.Experiment(c, tmp_path)
-    text = run.describe()
+    text = run.describe(parameters=True)
     assert ("head_glca/kernel" in text) == ("glca" in ablation or ablation == "full")
     assert "neck_sa/scale" in text and "blocks/qkv/kernel" in text and "head/kernel " not in text
     assert 0 < run.train()["test/mAP"] <= 1
