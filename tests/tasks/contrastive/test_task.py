@@ -12,6 +12,7 @@ import pytest
 from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.data import datasets
+from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation import export
 from fusionjax.experiment import inference as run_lib
@@ -19,7 +20,9 @@ from fusionjax.experiment import trainer
 from fusionjax.interpret import embedding_figures
 from fusionjax.studies import comparison
 from fusionjax.tasks.base import multispectral_inputs
+from fusionjax.tasks.base.baselines import Untrained
 from fusionjax.tasks.base.protocol import Facts
+from fusionjax.tasks.contrastive import encoders
 from fusionjax.train import checkpoint, contrastive, metrics
 from fusionjax.train.augment import multispectral as augmentation
 from tests.support import fields as fields_lib
@@ -217,6 +220,20 @@ def test_range_mean_and_deviation_are_those_of_training(trained, data):
     made = multispectral_inputs.normalise(known, multispectral_inputs.unit(known, jnp.asarray(stack)))
     np.testing.assert_allclose(made.mean((0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(made.std((0, 1, 2)), 1, atol=1e-3)
+
+
+def test_references_hold_the_results_of_each_example(data, tmp_path, monkeypatch):
+    """So that the run is compared with them on the same images."""
+    run = trainer.Experiment(config(data), tmp_path)
+    mesh, variables = mesh_lib.create(), run.initial_variables()
+    feed = run.open_feed(mesh, variables)
+    monkeypatch.setattr(encoders, "put_weights", lambda config, module, variables, *rest: variables)
+    found = run.task.scorer.references(Untrained({}, variables, feed.evaluation, run.eval_sources, mesh))
+    paired = {b.name: b for b in found if b.measure}
+    assert {"frozen_recall@1/rgb_to_uv", "frozen_recall@1/uv_to_rgb", "frozen_knn/combined"} == paired.keys()
+    assert paired["frozen_knn/combined"].measure == "correct"
+    for one in paired.values():
+        assert len(one.values) == 16 and one.values.mean() == pytest.approx(one.value)
 
 
 def test_the_loaded_run_says_the_same(trained):
