@@ -162,7 +162,7 @@ class Run:
         """Classes and maps of some images.
 
         Args:
-            images: one or many: names of files, of folders (all images below them) or patterns such as "photos/*.jpg"; encoded
+            images: one or many: names of files, of folders (all images below them) or patterns such as `photos/*.jpg`; encoded
                 bytes; PIL pictures; uint8 RGB arrays (h, w, 3) of any size.
             texts: one per image, for a model with text input; None for any other.
             sounds: one file per image, for a model with audio input, None or "" for no sound; None for no sound at all.

@@ -44,7 +44,7 @@ def named(images: Any) -> list[NamedImage]:
 
     Args:
         images: one of, or a sequence of: the name of a file (a string is never taken apart into letters), of a folder (all
-            images below it, sorted), a pattern such as "photos/*.jpg" where no such file exists; encoded bytes; a PIL
+            images below it, sorted), a pattern such as `photos/*.jpg` where no such file exists; encoded bytes; a PIL
             picture; an array (h, w, 3) or (h, w), uint8. An array with four axes is several images.
 
     Raises:

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+from fusionjax import __main__ as program
+from fusionjax import arguments
 from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.data.text import descriptions
@@ -118,33 +120,48 @@ def test_every_config_shapes_a_step(name, argument, bert):
     assert metrics["loss"].total.dtype == np.float32
 
 
-def commands():
-    text = (ROOT / "README.md").read_text()
-    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def commands(page=ROOT / "README.md"):
+    """The command lines of a page's shell blocks."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip() and not line.startswith("#"):
                 yield line.strip()
 
 
-def test_every_command_of_the_readme_exists():
-    found = [c for c in commands() if "fusionjax." in c]
-    assert len(found) >= 4
-    for line in found:
-        words = shlex.split(line)
-        module = words[words.index("-m") + 1]
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists() or module in ("pytest", "pip", "venv"), (
-            line
-        )
-        for word in words:
-            if word.startswith("--config="):
-                path, _, arg = word.removeprefix("--config=").partition(":")
-                config_lib.validate(
-                    importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(
-                        arg or None
-                    )
-                )
-            elif word.startswith("--config."):
-                config_lib.check_key(word.removeprefix("--").partition("=")[0])
+def ours(line):
+    """The subcommand and the arguments of a command line of this program; None for another program's."""
+    words = shlex.split(line.partition(" && ")[2] or line)
+    words = words[: words.index(">")] if ">" in words else words
+    if words[0] == "fusionjax":
+        return words[1], words[2:]
+    if words[0] == "python" and words[2].startswith("fusionjax."):
+        modules = {module: name for name, module in program.MODULES.items()}
+        return modules[words[2].removeprefix("fusionjax.")], words[3:]
+    assert words[0] in ("pip", "python", "git", "hf", "apt-get", "sphinx-build"), line
+    return None
+
+
+LINES = [(page.name, line) for page in PAGES for line in commands(page) if ours(line)]
+
+
+@pytest.fixture
+def folder_of_a_reader(tmp_path, monkeypatch):
+    """Where the documents' examples are typed: class folders "photos", and tables beside them."""
+    tiny.pictures(tmp_path / "photos", per_class=12)
+    modality_tree.tables(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])
+def test_every_command_of_the_documents_is_understood(page, line, folder_of_a_reader):
+    """Command, options, config, its argument and its overrides exist, and their values are possible."""
+    name, words = ours(line)
+    options = arguments.parse(program.command(name), words)
+    if isinstance(getattr(options, "config", None), arguments.ConfigFile):
+        config_lib.validate(options.config.value)
 
 
 def test_the_quick_start_as_written(tmp_path):
