@@ -1,17 +1,33 @@
 """Options, --config with its overrides, help, completion."""
 
+import logging
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import absl.logging
 import pytest
 
 import fusionjax.__main__ as program
-from fusionjax import arguments, compare, config, main, predict, prepare, sweep
+from fusionjax import arguments, compare, config, interruption, main, predict, prepare, sweep
 from fusionjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """A command takes over warnings, threads' errors and signals, for its process; the tests' process goes on."""
+    ours = logging.getLogger("fusionjax")
+    handlers, propagates = list(ours.handlers), ours.propagate
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(interruption, "install", lambda: None)
+    verbosity = absl.logging.get_verbosity()
+    yield
+    ours.handlers[:], ours.propagate = handlers, propagates
+    absl.logging.set_verbosity(verbosity)
 
 
 @pytest.mark.parametrize("name", program.MODULES)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -16,13 +17,12 @@ import numpy as np
 import pytest
 
 from fusionjax import __main__ as program
-from fusionjax import arguments
+from fusionjax import arguments, tasks
 from fusionjax import config as config_lib
-from fusionjax import tasks
 from fusionjax.data.text import descriptions
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
-from tests.support import tiny_bert
+from tests.support import tiny, tiny_bert
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -151,7 +151,14 @@ LINES = [(page.name, line) for page in PAGES for line in commands(page) if ours(
 def folder_of_a_reader(tmp_path, monkeypatch):
     """Where the documents' examples are typed: class folders "photos", and tables beside them."""
     tiny.pictures(tmp_path / "photos", per_class=12)
-    modality_tree.tables(tmp_path)
+    shutil.copytree(tmp_path / "photos", tmp_path / "animals")
+    rows = [
+        f"photos/{label}/{i:03d}.png,{label},a {label} thing,{k},{i % 2},"
+        for k, label in enumerate(tiny.CLASSES)
+        for i in range(12)
+    ]
+    for table in ("leaves.csv", "things.csv", "cows.csv", "animals.csv", "questions.csv"):
+        (tmp_path / table).write_text("\n".join(["path,label,caption,identity,camera,audio", *rows]))
     monkeypatch.chdir(tmp_path)
 
 
