@@ -170,13 +170,13 @@ def _work(folder, gate):
 
 
 def test_processes_that_start_together_compute_once(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     gate = context.Barrier(3)
     workers = [context.Process(target=_work, args=(tmp_path, gate)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(180)
     assert [w.exitcode for w in workers] == [0, 0, 0]
     assert len(list(tmp_path.glob("by_*"))) == 1
     assert len(list((tmp_path / "cache").iterdir())) == 1, "no lock is left"

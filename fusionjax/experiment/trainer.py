@@ -145,9 +145,9 @@ class Experiment:
 
     def check_folder(self) -> None:
         """Raises UserError where what the run writes would be read as data, or would replace what is no run's."""
-        workdir.refuse_others(self.folder)
         datasets.outside_root(self.folder, self.config.data, "--workdir")
         datasets.outside_root(self.cache_folder, self.config.data, "config.data.cache.folder")
+        workdir.refuse_others(self.folder)
 
     # -- building blocks ------------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ def test_evaluations_are_compared_by_their_number(tmp_path, fake):
 @pytest.mark.parametrize(
     ("raised", "state", "note"),
     [
-        (loop.Diverged(3, "loss"), "failed", "the loss is not finite at step 3"),
+        (loop.Diverged(3, "the loss is"), "failed", "the loss is not finite at step 3"),
         (
             NotFinite("probabilities/combined", 2, 9),
             "failed",
