@@ -1,4 +1,4 @@
-"""The workdir of a run: its config.json and its lock; a folder of another run is refused."""
+"""The workdir of a run: its config.json, config.py and its lock; a folder of another run is refused."""
 
 import contextlib
 import fcntl
@@ -152,7 +152,9 @@ def _same_run(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> Non
 
 
 def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
-    """Writes config.json: the resolved config, the environment, `facts` (class names, counts …), and the run's identity."""
+    """Writes config.json: the resolved config, the environment, `facts` (class names, counts …), and the run's identity; and
+    config.py, the config to edit."""
+    edited = _edited(folder)
     stored = json.loads(config.to_json_best_effort())
     run = _identity(stored, facts)
     if _has_results(folder):
@@ -160,6 +162,19 @@ def write(folder: Path, config: ConfigDict, facts: Mapping[str, Any]) -> None:
     content = {"run": run, "config": stored, "environment": environment(), **facts}
     # ASCII: a file name may be invalid Unicode, which JSON escapes can represent.
     files.write_text(folder / "config.json", json.dumps(content, indent=1))
+    if not edited:  # after config.json, by which the folder is known as a run's
+        files.write_text(folder / "config.py", config_lib.python_file(config))
+
+
+def _edited(folder: Path) -> bool:
+    """Whether config.py is not as it was written beside the config.json that is there: then it is somebody's work."""
+    try:
+        text = (folder / "config.py").read_text(encoding="utf-8")
+        return text != config_lib.python_file(config_of(read(folder)))
+    except FileNotFoundError:
+        return False
+    except (UserError, OSError, UnicodeDecodeError):
+        return True
 
 
 def _identity(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

@@ -49,7 +49,18 @@ def test_killed_in_the_first_moment_a_run_can_start_again(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".config.json.1234abcd.part").touch()
     start(tmp_path).close()
-    assert sorted(os.listdir(tmp_path)) == [".lock", "config.json"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", "config.json", "config.py"]
+
+
+def test_the_config_to_edit_follows_the_run_until_it_is_edited(tmp_path):
+    start(tmp_path, batch_size=2).close()
+    assert "c.train.batch_size = 2\n" in (tmp_path / "config.py").read_text()
+    start(tmp_path, batch_size=4).close()
+    assert "c.train.batch_size = 4\n" in (tmp_path / "config.py").read_text()
+    mine = (tmp_path / "config.py").read_text() + "# mine\n"
+    (tmp_path / "config.py").write_text(mine)
+    start(tmp_path, batch_size=8).close()
+    assert (tmp_path / "config.py").read_text() == mine
 
 
 def test_a_trial_that_a_sweep_has_claimed_can_start(tmp_path):
