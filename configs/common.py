@@ -111,6 +111,20 @@ def _fine_grained(arg: ConfigDict, *, source: str, builder: str, train_split: st
     c.data.source = source if arg.root or not builder else "tfds"
     c.data.root, c.data.builder = arg.root, builder if c.data.source == "tfds" else ""
     c.data.train_split = train_split
+    dcal_recipe(c, arg, batch=64 if arg.recipe == "paper_x4" else 16)
+    c.train.batch_size, c.train.epochs = 16, 100.0
+    return run_local(c) if arg.runlocal else c
+
+
+def dcal_recipe(config: ConfigDict, arg: ConfigDict, *, batch: int) -> ConfigDict:
+    """Sets model, images and optimiser of DCAL's recipe for fine-grained recognition: see `fine_grained`.
+
+    Args:
+        config: the config to fill in, but for data set, batch size and epochs.
+        arg: parsed argument, with `backbone`, `ablation`, `weights` and `runlocal`.
+        batch: images per batch that the learning rate is for.
+    """
+    c = config
     c.model.name = "dcal_" + BACKBONES[arg.backbone]
     c.model.ablation = arg.ablation
     c.model.drop_path = 0.1
@@ -119,13 +133,12 @@ def _fine_grained(arg: ConfigDict, *, source: str, builder: str, train_split: st
     c.data.augment.crop, c.data.augment.flip = "random", 0.5
     start_from(c, arg, BACKBONES[arg.backbone])
     c.optim.name, c.optim.weight_decay = "adamw", 0.05
-    c.train.batch_size, c.train.epochs = 16, 100.0
-    c.optim.learning_rate = 5e-4 / 512 * (64 if arg.recipe == "paper_x4" else 16)
+    c.optim.learning_rate = 5e-4 / 512 * batch
     c.optim.warmup_epochs, c.optim.clip_norm = 5.0, 1.0
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 10.0, 1000, 50
     c.evaluation.batch_size = 32
     c.precision = "bfloat16"
-    return run_local(c) if arg.runlocal else c
+    return c
 
 
 def re_identification(
@@ -176,27 +189,42 @@ def _re_identification(
     arg: ConfigDict, *, source: str, cameras: int, image_shape: tuple[int, int]
 ) -> ConfigDict:
     c = base.default()
-    c.task = "reid"
-    c.data.source, c.data.root, c.data.label, c.data.per_identity = source, arg.root, "identity", 4
+    c.data.source, c.data.root = source, arg.root
     c.data.eval_splits = ("query", "gallery")
     c.data.train_split = arg.get("train", c.data.train_split)
+    reid_recipe(c, arg, image_shape=image_shape)
+    c.model.stride = arg.stride
+    if arg.sie:
+        c.model.cameras, c.data.carry = cameras, ("camera",)
+    c.evaluation.rerank, c.evaluation.flip = arg.rerank, arg.flip
+    return run_local(c) if arg.runlocal else c
+
+
+def reid_recipe(config: ConfigDict, arg: ConfigDict, *, image_shape: tuple[int, int]) -> ConfigDict:
+    """Sets task, model, images and optimiser of DCAL's recipe for re-identification: see `re_identification`.
+
+    Args:
+        config: the config to fill in, but for the data set.
+        arg: parsed argument, with `backbone`, `ablation`, `weights` and `runlocal`.
+        image_shape: (rows, columns) of the images.
+    """
+    c = config
+    c.task, c.data.label, c.data.per_identity = "reid", "identity", 4
     start_from(c, arg, BACKBONES[arg.backbone])
     c.data.image_shape = image_shape
     c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # of TransReID, for all backbones, DeiT included
     c.data.augment.crop, c.data.augment.pad, c.data.augment.flip = "random", 10, 0.5
     c.data.augment.erase, c.data.augment.erase_fill = 0.5, "noise"
     c.model.name, c.model.ablation = "dcal_" + BACKBONES[arg.backbone], arg.ablation
-    c.model.drop_path, c.model.ratio, c.model.stride = 0.1, 0.3, arg.stride
-    if arg.sie:
-        c.model.cameras, c.data.carry = cameras, ("camera",)
+    c.model.drop_path, c.model.ratio = 0.1, 0.3
     c.optim.name, c.optim.momentum, c.optim.weight_decay = "sgd", 0.9, 1e-4
     c.optim.decay_all = True  # as TransReID
     c.optim.learning_rate, c.optim.lr_rules = 0.008, (("bias$", 2.0),)
     c.train.batch_size, c.train.epochs, c.optim.warmup_epochs = 64, 120.0, 5.0
     c.train.eval_every_epochs, c.train.checkpoint_every, c.train.log_every = 20.0, 1000, 50
-    c.evaluation.batch_size, c.evaluation.rerank, c.evaluation.flip = 128, arg.rerank, arg.flip
+    c.evaluation.batch_size = 128
     c.precision = "bfloat16"
-    return run_local(c) if arg.runlocal else c
+    return c
 
 
 FUSION_HEADS = ("concat", "adaptive", "bilinear", "hadamard", "attention", "bottleneck", "low_rank")
@@ -280,49 +308,6 @@ def mvpdr(
         c.model.freeze_trunk = False
         c.data.resize, c.data.image_size = 224, 224
         preprocess(c, "clip_vit_base_patch32")  # all OpenAI models have the same preprocessing
-    return c
-
-
-def openmoji_dcal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """Sets up DCAL on OpenMoji with an EfficientNet-Lite0 trunk whose lower half is frozen and whose features are cached.
-
-    The upper half is trained with a tenth of the learning rate. A fifth of the identities is the test split. There is no
-    validation split, since nothing is selected by a score: the result is the last average of the weights.
-
-    Args:
-        config: the config to fill in.
-        arg: parsed argument, with `ablation` and `seed`.
-    """
-    c = config
-    c.seed = arg.seed
-    c.data.source, c.data.fractions = "openmoji", (0.8, 0.0, 0.2)
-    c.data.augment.crop = "random_resized"
-    c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)  # stronger crops lower accuracy here
-    c.data.cache.enabled = True
-    c.model.name, c.model.ablation = "dcal_vit_shallow", arg.ablation
-    c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "stride32"
-    preprocess(c, c.model.trunk)
-    c.model.train_trunk_from = "stride16"
-    c.model.freeze_trunk = c.model.trunk_norm = True
-    c.model.depth, c.model.heads, c.model.mlp_ratio = 1, 8, 2.0
-    c.model.drop_path, c.model.ratio = 0.1, 0.3
-    c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
-    c.optim.lr_rules = (("^neck/", 0.1),)
-    c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 2e-3, 0.05, 1.0
-    c.optim.clip_norm, c.optim.ema_decay = 1.0, 0.99
-    c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.log_every = 64, 20
-    c.evaluation.probe = True
-    return c
-
-
-def run_local_openmoji(c: ConfigDict) -> ConfigDict:
-    """Shortens an OpenMoji run to four steps on small drawings."""
-    c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4 if c.train.epochs else 0, 1
-    if not c.mvpdr.clip:  # CLIP has a fixed image size
-        c.data.resize, c.data.image_size = 64, 64
-        if c.task == "mvpdr":
-            c.mvpdr.align_steps = 10
     return c
 
 

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from configs import common_lite0 as lite0
 from fusionjax.config import ArgDefault
-from fusionjax.models import registry
 
 MODALITIES = ("all", "image", "audio", "text", "image_audio", "image_text", "audio_text")
 
@@ -76,27 +76,11 @@ def stamps(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     """
     c = config
     c.data.source, c.data.fractions, c.data.eval_splits = "stamps", (0.7, 0.1, 0.2), ("val", "test")
-    c.data.resize, c.data.image_size = 192, 160
-    common.preprocess(c, "tf_efficientnet_lite0")
-    c.data.augment.crop = "random_resized"
-    c.data.augment.scale, c.data.augment.ratio = (0.6, 1.0), (0.8, 1.25)
     if c.task == "vqa" or "image" in c.trimodal.modalities:
-        c.model.trunk, c.model.trunk_features = "tf_efficientnet_lite0", "head"
-        c.model.freeze_trunk = c.model.trunk_norm = c.data.cache.enabled = True
-        c.data.cache.passes, c.data.cache.folder = 4, arg.cache
-        c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
+        c.data.resize, c.data.image_size = 192, 160
     else:  # images are read in any case, so that all runs have the same examples
         c.data.resize = c.data.image_size = 32
-    c.model.width, c.model.heads, c.model.dropout = 128, 4, 0.3
-    if c.task == "vqa":
-        c.model.depth, c.model.mlp_ratio = 2, 2.0
-    else:
-        c.audio.seconds = 2.5
-    c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
-    c.optim.warmup_epochs = 1.0
-    c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.epochs, c.train.eval_every_epochs, c.train.log_every = 32, 12.0, 4.0, 20
-    return c
+    return lite0.multimodal(c, cache=arg.cache)
 
 
 def own_encoders(image: str, encoder: str = "") -> dict[str, ArgDefault]:

@@ -11,9 +11,8 @@ modalities=both|color|line (color and line train on one modality: the baselines)
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common_lite0 as lite0
 from fusionjax import config as base
-from fusionjax.models import registry
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -26,26 +25,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
         runlocal=False,
     )
     c = base.default()
-    c.task, c.seed = "spectral", options.seed
+    c.seed = options.seed
     c.data.source, c.data.fractions = "openmoji_pair", (0.8, 0.0, 0.2)
     c.data.modalities = (("color", (0, 1, 2)), ("line", (3, 4, 5)))
     c.data.train_split, c.data.eval_splits = "train_base", ("train_base", "test")
     c.data.resize, c.data.image_size = 96, 96
-    c.data.augment.crop, c.data.augment.flip = "none", 0.0
-    c.model.name, c.model.train_trunk_from = "tf_efficientnet_lite0", "stride16"
-    common.preprocess(c, c.model.name)
-    c.pretrained.source = registry.weights(c.model.name)
+    lite0.spectral(c)
     s = c.spectral
-    s.fusion, s.fixed_statistics, s.reference_split = options.fusion, True, "train_base"
+    s.fusion, s.reference_split = options.fusion, "train_base"
     s.train_on = () if options.modalities == "both" else (options.modalities,)
     s.colour, s.intensity = ("color",), ("line",)
-    s.crop_area = (0.4, 1.0)
-    c.optim.name, c.optim.learning_rate, c.optim.lr_rules = "adamw", 1e-3, (("^tower_", 0.3),)
-    c.optim.weight_decay, c.optim.clip_norm = 0.05, 1.0
-    c.optim.warmup_epochs, c.optim.ema_decay = 1.0, 0.95
-    c.train.batch_size, c.train.epochs, c.train.log_every = 128, 6.0, 10
-    c.train.eval_every_epochs = 0.0
-    c.evaluation.batch_size, c.evaluation.probe = 128, True
+    c.train.epochs = 6.0
     if options.runlocal:
         c.train.steps, c.train.batch_size, c.train.log_every = 2, 8, 1
         c.data.resize, c.data.image_size = 32, 32
