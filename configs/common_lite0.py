@@ -111,8 +111,10 @@ def multimodal(config: ConfigDict, *, cache: str = "") -> ConfigDict:
 
 
 def run_local(c: ConfigDict) -> ConfigDict:
-    """Shortens a run of `dcal` or `fusion` to four steps on small images."""
-    c.data.cache.passes, c.train.steps, c.train.log_every = 1, 4 if c.train.epochs else 0, 1
+    """Shortens a run to four steps on small images."""
+    c.train.steps, c.train.log_every = 4 if c.train.epochs else 0, 1
+    if c.data.cache.enabled:
+        c.data.cache.passes = 1
     if not c.mvpdr.clip:  # CLIP has a fixed image size
         c.data.resize, c.data.image_size = 64, 64
         if c.task == "mvpdr":

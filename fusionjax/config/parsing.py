@@ -1,5 +1,6 @@
 """From words to a config: a config file's own argument, the names of overrides, and the config.json of a run."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ def parse_arg(arg: str | None, **spec: ArgDefault) -> ConfigDict:
     """Reads a config's own argument, `name=value,flag,…`, strictly.
 
     Args:
-        arg: what stands after the colon of `--config=file.py:arg`; None or "" for none.
+        arg: what stands after the colon of `--config=file.py:arg`; None or "" for none. A comma in a value is written `\\,`.
         **spec: name → default. A bool, int, float or str also gives the type (a bare `name` sets a bool to True); a
             tuple of strings gives the allowed words, the first of which is the default.
 
@@ -33,8 +34,8 @@ def parse_arg(arg: str | None, **spec: ArgDefault) -> ConfigDict:
     128
     """
     out = ConfigDict({k: v[0] if isinstance(v, tuple) else v for k, v in spec.items()})
-    for item in filter(None, (arg or "").split(",")):
-        key, eq, text = item.partition("=")
+    for item in filter(None, re.split(r"(?<!\\),", arg or "")):
+        key, eq, text = item.replace("\\,", ",").partition("=")
         if key not in spec:
             raise UserError(
                 f"config argument {key!r} is not known; allowed: {', '.join(sorted(spec))}{near(key, spec)}"

@@ -165,6 +165,19 @@ def weights(source: str) -> Path:
     )
 
 
+def cached(source: str) -> bool:
+    """Whether the weight file of a source on the hub is in its cache; source as for `weights`."""
+    import huggingface_hub
+
+    address = _address(source)
+    wanted = (address.file,) if address.file else FOLDER_FILES
+    found = (
+        huggingface_hub.try_to_load_from_cache(address.repo, name, revision=address.revision)
+        for name in wanted
+    )
+    return any(isinstance(path, str) for path in found)
+
+
 def _address(source: str) -> _Address:
     name = source.removeprefix("hub:")
     head = re.split("[@/]", name, maxsplit=1)[0]

@@ -26,7 +26,7 @@ from tests.support import tiny, tiny_bert
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
-    p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common"))
+    p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith(("__init__", "common", "folder"))
 )
 
 

@@ -1,5 +1,6 @@
 """The inspection of a data set: its splits, classes, sizes and findings."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,8 +109,8 @@ def inspect(
         )
         for split, source in sources.items()
     }  # fmt: skip
-    identities = any(split in sources for split in ("query", "gallery")) or any(
-        "identity" in s.columns and len(s.class_names) < 2 for s in sources.values()
+    identities = any(split in sources for split in ("query", "gallery")) or all(
+        map(_are_identities, sources.values())
     )
     sizes = Counter(f.size for of_split in facts.values() for f in of_split if not f.problem)
     return Inspection(
@@ -127,7 +128,7 @@ def inspect(
         dict(sizes.most_common()),
         _columns(sources),
         tuple(findings.find(sources, facts, identities=identities)),
-        _command(path, opened.data.source, identities),
+        _command(opened.data.source, opened.data.root, sources, identities),
         sources,
     )
 
@@ -149,9 +150,26 @@ def _columns(sources: Mapping[str, Source]) -> dict[str, float]:
     return {name: float(np.mean(there)) for name, there in found.items() if there}
 
 
-def _command(path: Path, source: str, identities: bool) -> str:
-    name = path.resolve().name.split(".")[0] or "mine"
-    if source in ("folder", "manifest"):
-        task = ",task=reid" if identities else ""
-        return f"fusionjax train --config=folder:root={path}{task} --workdir=runs/{name}"
-    return f"fusionjax train --config={source}:root={path} --workdir=runs/{name}"
+def _are_identities(source: Source) -> bool:
+    """Whether the classes of a split are its identities: those of a manifest without a column label are."""
+    identity = source.columns.get("identity")
+    names = (source.class_names[k] for k in np.asarray(source.labels).tolist())
+    return identity is not None and all(str(i) == name for i, name in zip(identity, names, strict=True))
+
+
+def _command(layout: str, root: str, sources: Mapping[str, Source], identities: bool) -> str:
+    """The command that trains on it, for a shell."""
+    place = Path(root).resolve()
+    name = place.name.split(".")[0] or "mine"
+    columns = {column for source in sources.values() for column in source.columns}
+    config, task = layout, ""
+    if layout in ("folder", "manifest"):
+        config = "vqa" if "question" in columns else "folder"
+        tasks = {"reid": identities, "trimodal": "audio" in columns, "fusion": "caption" in columns}
+        task = next((f",task={task}" for task, fits in tasks.items() if fits and config == "folder"), "")
+    inside = place.is_dir() and Path.cwd().is_relative_to(place)  # a run there would be read as data
+    workdir = f"{place.parent}/{name}_run" if inside else f"runs/{name}"
+    escaped = root.replace(",", "\\,")
+    return shlex.join(
+        ["fusionjax", "train", f"--config={config}:root={escaped}{task}", f"--workdir={workdir}"]
+    )

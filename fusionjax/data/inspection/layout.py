@@ -1,6 +1,8 @@
 """Which reader a folder or file is for."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -25,11 +27,12 @@ MARKERS: dict[str, tuple[tuple[str, ...], ...]] = {
 TABLES = (".csv", ".tsv", ".parquet")
 
 
-def recognise(path: Path) -> writer.Preparation:
+def recognise(path: Path, **fields: Any) -> writer.Preparation:
     """Opens a data set of any layout that fusionjax reads as images.
 
     Args:
         path: a folder with an official layout or with class folders, or a manifest.
+        **fields: of `config.data`, such as the fractions of splits that are drawn.
 
     Returns:
         Its splits; no image is read yet.
@@ -45,22 +48,23 @@ def recognise(path: Path) -> writer.Preparation:
             raise UserError(
                 f"{path} is no manifest: name a folder, or a table that ends in {', '.join(TABLES)}"
             )
-        return _open("manifest", path)
+        return _open("manifest", path, fields)
     for name, layouts in MARKERS.items():
         if any(all(any(path.glob(marker)) for marker in markers) for markers in layouts):
-            return _open(name, path)
+            return _open(name, path, fields)
     tables = listing.files(path, TABLES)
     if not listing.folders(path) and len(tables) == 1:
-        return _open("manifest", path / tables[0])
+        return _open("manifest", path / tables[0], fields)
     if not listing.folders(path) and listing.files(path, checks.IMAGE_SUFFIXES):
         raise UserError(
             f"{path} has images but no class folders: put the images of a class in a folder of its name, or write a manifest "
             "with the columns path and label"
         )
-    return _open("folder", path)
+    return _open("folder", path, fields)
 
 
-def _open(source: str, path: Path) -> writer.Preparation:
+def _open(source: str, path: Path, fields: Mapping[str, Any]) -> writer.Preparation:
     data: ConfigDict = config.default().data
     data.source, data.root, data.check_counts = source, str(path), False
+    data.update(fields)
     return writer.Preparation(data, seed=0)
