@@ -209,7 +209,9 @@ def _opened(options: ConfigDict, **fields: Any) -> tuple[ConfigDict, Source]:
             "out, so that they are drawn"
         )
     c.data.eval_splits = scored
-    return c, datasets.create(c.data, c.data.train_split, seed=c.seed)
+    counted = c.data.copy_and_resolve_references()
+    counted.check_counts = False  # the run names what is incomplete; an override may allow it
+    return c, datasets.create(counted, counted.train_split, seed=c.seed)
 
 
 def _column(options: ConfigDict, source: Source, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""configs/folder.py: a run on data of one's own, for every task; the command that `inspect` prints; what docs/own_data.md says."""
+"""configs/folder.py, a run on data of one's own, for every task; the command that `inspect` prints; docs/own_data.md."""
 
 import importlib.metadata
 import json
