@@ -32,7 +32,7 @@ from fusionjax import config as base
 from fusionjax import progress, register
 from fusionjax.data import datasets
 from fusionjax.data.datasets import listing
-from fusionjax.data.inspection import recognise
+from fusionjax.data.inspection import DRAWN, recognise
 from fusionjax.data.multispectral import files
 from fusionjax.data.source import Source
 from fusionjax.data.unreadable import DecodeError
@@ -42,8 +42,6 @@ from fusionjax.pretrained import hub
 
 DCAL = ("classification", "reid")
 """The tasks that train DCAL, on any backbone."""
-DRAWN = (0.8, 0.0, 0.2)
-"""Shares of train, val and test where no splits are given: nothing is chosen by a score."""
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -192,7 +190,7 @@ def _vit_is_at_hand() -> bool:
 def _opened(options: ConfigDict, **fields: Any) -> tuple[ConfigDict, Source]:
     """A config with the data set and the splits to score, and the training split; `fields` are of `config.data`."""
     opened = {name: value for name, value in fields.items() if name != "label"}
-    found = recognise(Path(options.root), fractions=DRAWN, **opened)
+    found = recognise(Path(options.root), **opened)
     c = base.default()
     c.seed = options.seed
     c.data.update(fields)

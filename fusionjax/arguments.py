@@ -2,11 +2,11 @@
 
 import argparse
 import difflib
+import importlib.machinery
 import importlib.util
 import logging
 import re
 import sys
-import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,8 +257,9 @@ def make_importable(path: Path) -> None:
             sys.path.insert(0, str(place))  # before modules of the same names elsewhere, as for a script
     if folder == config_folder() or importlib.util.find_spec("configs") is None:
         # A module of its own, since the parent folder, the package's, holds names of the standard library.
-        packaged = types.ModuleType("configs")
-        packaged.__path__ = [str(config_folder())]
+        spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
+        spec.submodule_search_locations = [str(config_folder())]
+        packaged = importlib.util.module_from_spec(spec)
         sys.modules["configs"] = packaged
 
 

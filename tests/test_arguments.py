@@ -124,7 +124,8 @@ def test_a_config_of_ones_own_may_build_on_a_packaged_one(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from configs import quickstart\n\ndef get_config():\n    return quickstart.get_config('runlocal')\n"
     )
-    program = "from fusionjax import arguments; print(arguments.read_config('mine.py', ['--config.seed=5']).value.seed)"
+    program = "from fusionjax import arguments; arguments.read_config('quickstart', []); " \
+              "print(arguments.read_config('mine.py', ['--config.seed=5']).value.seed)"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "5\n", done.stderr
 

@@ -122,9 +122,8 @@ def test_re_identification_from_queries_and_a_gallery(tmp_path):
 
 def test_the_config_that_a_run_writes_is_its_config(tmp_path, libraries_warn):
     """One real run, from the command line's config to the file in its workdir."""
-    asked = arguments.read_config(
-        f"folder:root={photos(tmp_path)},runlocal", ["--config.report.enabled=False"]
-    )
+    argument = f"root={captions(tmp_path)},task=fusion,runlocal"
+    asked = arguments.read_config(f"folder:{argument}", ["--config.report.enabled=False"])
     work = tmp_path / "run"
     scores = trainer.Experiment(asked.value, work).train()
     assert scores["step"] == 4 and 0 <= scores["test/accuracy"] <= 1
@@ -139,6 +138,7 @@ def test_the_command_that_inspect_prints_is_that_of_the_task(task, tmp_path, mon
     home = tmp_path / "my, data's"
     home.mkdir()
     found = inspect(DATA[task](home) if task != "trimodal" else modality_tree.write(home))
+    assert set(found.splits) == {"train", "test"}
     words = shlex.split(found.command)
     assert words[:2] == ["fusionjax", "train"] and words[3].startswith("--workdir=runs/")
     options = arguments.parse(main.COMMAND, words[2:])

@@ -2,6 +2,6 @@
 
 from fusionjax.data.inspection.findings import Finding
 from fusionjax.data.inspection.inspect import Inspection, SplitFacts, inspect
-from fusionjax.data.inspection.layout import recognise
+from fusionjax.data.inspection.layout import DRAWN, recognise
 
-__all__ = ["Finding", "Inspection", "SplitFacts", "inspect", "recognise"]
+__all__ = ["DRAWN", "Finding", "Inspection", "SplitFacts", "inspect", "recognise"]

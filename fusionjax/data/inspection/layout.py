@@ -24,6 +24,8 @@ MARKERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 """Patterns of files and folders by which an official layout is recognised, in this order; one of the tuples suffices."""
+DRAWN = (0.8, 0.0, 0.2)
+"""Shares of train, val and test where no splits are given: nothing is chosen by a score on validation."""
 TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -35,7 +37,7 @@ def recognise(path: Path, **fields: Any) -> writer.Preparation:
         **fields: of `config.data`, such as the fractions of splits that are drawn.
 
     Returns:
-        Its splits; no image is read yet.
+        Its splits, drawn by `DRAWN` where none are given; no image is read yet.
 
     Raises:
         UserError: nothing is there, or no reader can open it; the message is of the reader that comes nearest.
@@ -66,5 +68,5 @@ def recognise(path: Path, **fields: Any) -> writer.Preparation:
 def _open(source: str, path: Path, fields: Mapping[str, Any]) -> writer.Preparation:
     data: ConfigDict = config.default().data
     data.source, data.root, data.check_counts = source, str(path), False
-    data.update(fields)
+    data.update({"fractions": DRAWN, **fields})
     return writer.Preparation(data, seed=0)
