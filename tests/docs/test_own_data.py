@@ -122,15 +122,22 @@ def test_re_identification_from_queries_and_a_gallery(tmp_path):
 
 def test_the_config_that_a_run_writes_is_its_config(tmp_path, libraries_warn):
     """One real run, from the command line's config to the file in its workdir."""
-    argument = f"root={captions(tmp_path)},task=fusion,runlocal"
-    asked = arguments.read_config(f"folder:{argument}", ["--config.report.enabled=False"])
+    quick = {
+        "model.train_trunk_from": "",
+        "optim.lr_rules": "()",
+        "evaluation.probe": False,
+        "report.enabled": False,
+    }
+    overrides = [
+        f"--config.{field}={value}" for field, value in quick.items()
+    ]  # the whole trunk frozen compiles faster
+    asked = arguments.read_config(f"folder:root={photos(tmp_path)},runlocal", overrides)
     work = tmp_path / "run"
     scores = trainer.Experiment(asked.value, work).train()
     assert scores["step"] == 4 and 0 <= scores["test/accuracy"] <= 1
     again = arguments.read_config(str(work / "config.py"), []).value
     assert again.to_json_best_effort() == asked.value.to_json_best_effort()
     assert json.loads(again.to_json_best_effort()) == json.loads((work / "config.json").read_text())["config"]
-    assert trainer.Experiment(again, work).train()["test/accuracy"] == scores["test/accuracy"]
 
 
 @pytest.mark.parametrize("task", ["classification", "reid", "fusion", "trimodal"])
