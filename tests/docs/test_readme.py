@@ -22,7 +22,7 @@ from fusionjax import config as config_lib
 from fusionjax.data.text import descriptions
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
-from tests.support import tiny, tiny_bert
+from tests.support import tiny, tiny_bert, tiny_spectral
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -152,6 +152,7 @@ def folder_of_a_reader(tmp_path, monkeypatch):
     """Where the documents' examples are typed: class folders "photos", and tables beside them."""
     tiny.pictures(tmp_path / "photos", per_class=12)
     shutil.copytree(tmp_path / "photos", tmp_path / "animals")
+    tiny_spectral.images(tmp_path / "fields", per_class=5)
     rows = [
         f"photos/{label}/{i:03d}.png,{label},a {label} thing,{k},{i % 2},"
         for k, label in enumerate(tiny.CLASSES)
