@@ -9,13 +9,14 @@ from ml_collections import ConfigDict
 from fusionjax import arguments, progress
 from fusionjax.data.inspection import Inspection
 from fusionjax.data.inspection import inspect as inspect_data
+from fusionjax.errors import UserError
 
 if TYPE_CHECKING:
     from fusionjax.experiment.inference import Run
     from fusionjax.interpret.comparison import Comparison
 
 
-def config(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+def config(spec: str | Path, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """Reads a config as `--config` does.
 
     Args:
@@ -28,17 +29,22 @@ def config(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     Raises:
         UserError: the file, its argument or a field is wrong.
     """
+    for name, value in (overrides or {}).items():
+        if value is None or isinstance(value, Mapping):
+            raise UserError(f"the override {name!r} is {value!r}: give a value to each dotted field")
     words = [f"--config.{name}={value}" for name, value in (overrides or {}).items()]
-    return arguments.read_config(spec, words).value
+    return arguments.read_config(str(spec), words).value
 
 
-def train(spec: str | ConfigDict, workdir: str | Path, overrides: Mapping[str, Any] | None = None) -> "Run":
+def train(
+    spec: str | Path | ConfigDict, workdir: str | Path, overrides: Mapping[str, Any] | None = None
+) -> "Run":
     """Trains a config, evaluates it and writes a report, as `fusionjax train` does; a finished run is opened.
 
     Args:
         spec: as for `config`, or a config.
         workdir: folder of the run; the same call again resumes it.
-        overrides: as for `config`.
+        overrides: as for `config`; of a config that is read already, set the fields themselves.
 
     Returns:
         The trained run.
@@ -48,7 +54,9 @@ def train(spec: str | ConfigDict, workdir: str | Path, overrides: Mapping[str, A
     """
     from fusionjax.experiment import inference, trainer
 
-    made = config(spec, overrides) if isinstance(spec, str) else spec
+    if isinstance(spec, ConfigDict) and overrides:
+        raise UserError("overrides are for a config file: this config is read already, set its fields")
+    made = spec if isinstance(spec, ConfigDict) else config(spec, overrides)
     with progress.showing():
         trainer.enable_compilation_cache()
         trainer.Experiment(made, Path(workdir)).train()
@@ -78,4 +86,4 @@ def compare(runs: Sequence[str | Path]) -> "Comparison":
     """
     from fusionjax.studies.comparison import compare as compare_runs
 
-    return compare_runs([str(run) for run in runs])
+    return compare_runs([str(run) for run in ([runs] if isinstance(runs, str | Path) else runs)])

@@ -5,6 +5,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,10 @@ from fusionjax.config.user_file import UserFile
 from fusionjax.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+_PATHS = ("DIR", "PATH", "RUN")
+"""Metavars of options that name a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ def parser(command: Command) -> argparse.ArgumentParser:
             help="config file or name; --config.section.field=value overrides a field of it",
         )
     command.add(made)
+    for action in made._actions:
+        if action.metavar in _PATHS and action.type is None:
+            action.type = os.path.expanduser  # a shell leaves the ~ of --workdir=~/runs as it is
     made.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
         help="module or .py file of your own that registers a task, data set, backbone or fusion head",
@@ -211,8 +219,8 @@ def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
     Raises:
         UserError: the file, its argument or a field is wrong.
     """
-    path = config_path(spec)
-    file, colon, argument = path.partition(":")
+    found_at = config_path(spec)
+    file, colon, argument = found_at.partition(":")
     make_importable(Path(file))
     value = UserFile(file).config(*([argument] if colon else []))
     before = value.copy_and_resolve_references()
@@ -232,6 +240,8 @@ def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
         raise UserError(
             f"{found[1]}={found[2]!r} is of the wrong type: {found[3]}" if found else text
         ) from None
+    except TypeError as e:  # a whole section, {"learning_rate": 1}, with a value of another type
+        raise UserError(f"an override has a value of the wrong type: {e}") from None
     if rest:
         raise UserError(
             f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
@@ -241,7 +251,7 @@ def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
         unread = config.apply_switches(flag.value, before, given)
         if unread:
             log.warning("with these overrides nothing reads %s: at the default again", ", ".join(unread))
-    return ConfigFile(spec, path, flag.value, given)
+    return ConfigFile(spec, found_at, flag.value, given)
 
 
 def make_importable(path: Path) -> None:
@@ -255,7 +265,8 @@ def make_importable(path: Path) -> None:
             if str(place) in sys.path:
                 sys.path.remove(str(place))
             sys.path.insert(0, str(place))  # before modules of the same names elsewhere, as for a script
-    if folder == config_folder() or importlib.util.find_spec("configs") is None:
+    ours = getattr(sys.modules.get("configs"), "__path__", None) == [str(config_folder())]
+    if folder == config_folder() or (not ours and importlib.util.find_spec("configs") is None):
         # A module of its own, since the parent folder, the package's, holds names of the standard library.
         spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
         spec.submodule_search_locations = [str(config_folder())]

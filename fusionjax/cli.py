@@ -33,6 +33,9 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     argv = sys.argv[1:] if argv is None else argv
     verbose = not {"-v", "--verbose"}.isdisjoint(argv)
     interruption.install()
+    _open_streams()
+    # Figures are only written to files; a notebook's own backend, which its shell commands inherit, may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     _quiet()
     try:
         with interruption.raising():
@@ -44,7 +47,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         interruption.leave()
     except Exception as e:
-        told = _disk(e) or _memory(e)
+        told = _disk(e) or _memory(e) or _device(e)
         if told is None:
             raise
         if verbose:
@@ -81,6 +84,13 @@ def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
     if "\udc80" <= character <= "\udcff":  # Python's form of a byte that is not of the file system's encoding
         return bytes([ord(character) - 0xDC00]), error.start + 1
     return character.encode("ascii", "backslashreplace"), error.start + 1
+
+
+def _open_streams() -> None:
+    """Opens what the process was started without (`>&-`), so that no file of a run gets the number of a standard stream."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def _quiet() -> None:
@@ -132,6 +142,15 @@ def _disk(error: BaseException | None) -> str | None:
             return _DISK[errno.ENOSPC]
         error = error.__cause__ or error.__context__
     return None
+
+
+def _device(error: BaseException) -> str | None:
+    """Returns a one-line message where JAX has none of the devices that JAX_PLATFORMS names; None for other errors."""
+    asked, frames = os.environ.get("JAX_PLATFORMS"), traceback.extract_tb(error.__traceback__)
+    if not asked or not frames or os.path.basename(frames[-1].filename) != "xla_bridge.py":
+        return None
+    why = f": {' '.join(str(error).split())}" if str(error) else ""
+    return f"JAX has no device for JAX_PLATFORMS={asked}{why}; unset the variable, or install JAX for that device"
 
 
 def _memory(error: BaseException | None) -> str | None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import fusionjax
-from fusionjax import api
+from fusionjax import api, arguments
 from fusionjax.errors import UserError
 from tests.support import tiny
 
@@ -37,7 +37,7 @@ def test_a_config_with_overrides():
         api.config("quikstart")
 
 
-def test_train_open_and_inspect(tmp_path):
+def test_train_open_and_inspect(tmp_path, caplog):
     root = tiny.pictures(tmp_path / "pictures", per_class=8)
     made = tiny.get_config(f"root={root}")
     with made.unlocked():
@@ -46,3 +46,53 @@ def test_train_open_and_inspect(tmp_path):
     assert run.step == 2 and run.predict(root)[0].classes
     assert api.train(made, tmp_path / "run").step == 2, "a finished run is opened"
     assert api.inspect(root).layout == "folder"
+    with pytest.raises(UserError, match="this config is read already, set its fields"):
+        api.train(made, tmp_path / "other", {"train.steps": 1})
+    for wrong in ({"top": 0}, {"top": "3"}, {"batch": -1}, {"batch": 0}):
+        with pytest.raises(UserError, match="is no whole number of at least 1"):
+            run.predict(root, **wrong)
+    with pytest.raises(UserError, match="is a file: name the folder of a run"):
+        fusionjax.load(run.folder / "config.json")
+    _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog)
+
+
+def _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog):
+    """Scores of other data are said to be that, and data that have moved can be found again."""
+    before = run.evaluate("test")
+    assert list(before) == ["test"] and not caplog.records
+    changed = root / run.source("test").names[0]
+    kept = changed.read_bytes()
+    changed.write_bytes((root / run.source("train").names[0]).read_bytes())
+    run.evaluate()
+    assert [r.getMessage() for r in caplog.records] == [
+        "the contents of split 'test' of pictures have changed since the run: these are scores of other data than those in "
+        "its report"
+    ]
+    changed.unlink()
+    caplog.clear()
+    run.evaluate(["test"])
+    assert "split 'test' of pictures has 3 other examples" in caplog.text
+    changed.write_bytes(kept)
+    root.rename(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match=r"if the data of .*run have moved, start its training command again"
+    ) as e:
+        run.evaluate()
+    assert "\n" not in str(e.value)
+
+
+def test_odd_overrides_and_configs(tmp_path):
+    """A path, values that a command line cannot hold, and a config of one's own after a packaged one."""
+    with pytest.raises(
+        UserError, match="the override 'data.root' is None: give a value to each dotted field"
+    ):
+        api.config("quickstart", {"data.root": None})
+    with pytest.raises(UserError, match="the override 'optim' is {'learning_rate': 1}"):
+        api.config("quickstart", {"optim": {"learning_rate": 1}})
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from configs import quickstart\n\n\ndef get_config(arg=None):\n    return quickstart.get_config(arg)\n"
+    )
+    assert api.config(own).task == api.config("quickstart").task == "classification"
+    with pytest.raises(UserError, match="a value of the wrong type"):
+        arguments.read_config("quickstart", ["--config.optim={'learning_rate': 1}"])

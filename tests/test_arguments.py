@@ -154,3 +154,18 @@ def test_an_override_that_turns_a_switch_off_takes_its_fields_along(caplog):
 def test_a_whole_part_is_turned_off_by_one_override():
     asked = arguments.read_config("quickstart:runlocal", ["--config.data.cache.enabled=False"])
     assert not config.validate(asked.value).evaluation.probe, "it measures cached features"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (main, ["--workdir=~/x"]),
+        (prepare, ["folder", "--root=~/x"]),
+        (compare, ["~/x"]),
+        (sweep, ["--workdir", "~/x"]),
+    ],
+)
+def test_the_home_folder_is_not_a_folder_called_tilde(command, words, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    options = vars(arguments.parse(command.COMMAND, words))
+    assert "/home/me/x" in (options.get("workdir"), options.get("root"), *options.get("runs", ()))

@@ -1,6 +1,7 @@
 """Exit codes and one line."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,14 @@ def twice(rest):
     finally:
         signal.raise_signal(signal.SIGINT)
         time.sleep(60)
+
+def backend(rest):
+    import jax
+    jax.devices()
+
+def figure(rest):
+    import matplotlib
+    print(matplotlib.get_backend())
 
 def bug(rest):
     raise ValueError("ours")
@@ -151,3 +160,33 @@ def test_a_wrong_config_file_is_one_line_and_a_traceback_where_it_is_wanted(tmp_
     assert said == (
         "fusionjax: error: --config=/etc/passwd is not a Python file: its name does not end in .py\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("platform", "why"), [("wrong", ": Unable to initialize backend 'wrong': .*"), ("cuda", ".*")]
+)
+def test_a_device_that_is_not_there_is_one_line(platform, why):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{name}", "backend")],
+        capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": platform},
+    )  # fmt: skip
+    line = f"fusionjax: error: JAX has no device for JAX_PLATFORMS={platform}{why}; unset the variable, or install"
+    assert done.returncode == 2 and re.match(line, done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
+def test_a_notebooks_backend_of_matplotlib_is_not_needed():
+    """Its shell commands inherit it, and may run in an environment that does not have it."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{name}", "figure")],
+        capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "module://absent.backend"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "agg\n", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(closed):
+    """As of a program that a daemon starts."""
+    command = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PROGRAM.replace("{name}", "once")]
+    done = subprocess.run(command, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -37,9 +37,10 @@ def parse_arg(arg: str | None, **spec: ArgDefault) -> ConfigDict:
     for item in filter(None, re.split(r"(?<!\\),", arg or "")):
         key, eq, text = item.replace("\\,", ",").partition("=")
         if key not in spec:
-            raise UserError(
-                f"config argument {key!r} is not known; allowed: {', '.join(sorted(spec))}{near(key, spec)}"
-            )
+            hint = near(key, spec)
+            if not key.isidentifier():
+                hint = "; a value with a comma is set by an override, such as --config.data.root=a,b"
+            raise UserError(f"config argument {key!r} is not known; allowed: {', '.join(sorted(spec))}{hint}")
         want = spec[key]
         if isinstance(want, tuple):
             if text not in want:

@@ -1,5 +1,6 @@
 """Class names: comparison of names that a user typed, and how messages list and suggest them."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,29 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         forms.setdefault(readable(k).casefold(), k)
     close = difflib.get_close_matches(readable(name).casefold(), forms, 1)
     return f" (did you mean {forms[close[0]]!r}?)" if close else ""
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """A sentence for each set of names that differ only in capitals, spaces, signs or the form of a number.
+
+    >>> alike(["Cat", "cat ", "1", "1.0", "-1", "dog"])[1]
+    "the classes '1' and '1.0' differ only in spelling: are they one class?"
+    """
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        forms.setdefault(_form(name), []).append(name)
+    return [
+        f"the classes {' and '.join(map(repr, same))} differ only in spelling: are they one class?"
+        for same in forms.values()
+        if len(same) > 1
+    ]
+
+
+def _form(name: str) -> str:
+    """A name without what spellings differ in; a number by its value."""
+    with contextlib.suppress(ValueError):
+        return repr(float(name))
+    return "".join(c for c in name.casefold() if c.isalnum()) or name
 
 
 def listed(names: Sequence[str], known: Iterable[str] = ()) -> str:

@@ -39,6 +39,29 @@ def fingerprint(
     }
 
 
+def changed(stored: Mapping[str, Any], sources: Mapping[str, Source]) -> list[str]:
+    """A line for each split whose data are not those that a run has seen.
+
+    Args:
+        stored: content of its config.json.
+        sources: by split; those that the run has not seen are left out.
+    """
+    lines = []
+    for split, source in sources.items():
+        if stored.get("examples", {}).get(split, _digest(source)) != _digest(source):
+            before = stored.get("images", {}).get(split)
+            lines.append(
+                f"split {split!r} of {source.name} has {len(source)} other examples (the run: {before})"
+            )
+            continue
+        for what, digest in (("contents", contents.contents), ("columns", _columns)):
+            before = stored.get(what, {}).get(split)
+            if before is not None and before != digest(source):
+                lines.append(f"the {what} of split {split!r} of {source.name} have changed since the run")
+                break
+    return lines
+
+
 def _digest(source: Source) -> str:
     """Digest of a source's names and labels, equal if two runs read the same examples in the same order."""
     text = json.dumps([list(map(str, source.names)), np.asarray(source.labels).tolist()])

@@ -24,6 +24,7 @@ from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
 from fusionjax.experiment import user_images, workdir
+from fusionjax.experiment.fingerprint import changed
 from fusionjax.experiment.prediction import Prediction
 from fusionjax.experiment.user_images import NamedImage
 from fusionjax.models import parameters
@@ -44,7 +45,7 @@ def load(folder: str | Path) -> "Run":
     Raises:
         UserError: no run there, no whole checkpoint, or one of another architecture.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     content = workdir.read(folder)
     config = workdir.config_of(content)
     if workdir.other_version(content):
@@ -193,6 +194,9 @@ class Run:
     ) -> Iterator[Prediction]:
         """As `predict`, one after another: a batch of images is in memory at a time."""
         wanted = user_images.named(images)
+        for name, number in (("top", top), ("batch", batch)):
+            if not isinstance(number, int | np.integer) or number < 1:
+                raise UserError(f"{name}={number!r} is no whole number of at least 1")
         self._check_predicts(len(wanted), texts, sounds)
         if sounds is None and self.task.inputs.reads_sound and wanted:
             log.warning("the model has audio input and no sound is given: it predicts without sound")
@@ -219,6 +223,9 @@ class Run:
             raise UserError(f"{self.folder} reads no text of an image: leave texts out")
         if sounds is not None and not self.task.inputs.reads_sound:
             raise UserError(f"{self.folder} is a model without audio input: leave sounds out")
+        for name, given in (("texts", texts), ("sounds", sounds)):
+            if isinstance(given, str):  # would be taken apart into letters
+                raise UserError(f"{name} is a list with one for each image, not one string: {given!r}")
         if sounds is not None and len(sounds) != count:
             raise UserError(f"{self.folder}: give {count} sounds, one per image, an empty one for none")
 
@@ -297,7 +304,16 @@ class Run:
         Raises:
             UserError: its classes are not those of the run, where they must be.
         """
-        found = datasets.create(self.config.data, split, seed=self.config.seed)
+        root = self.config.data.root
+        try:
+            found = datasets.create(self.config.data, split, seed=self.config.seed)
+        except UserError as e:
+            if not root or Path(root).expanduser().exists():
+                raise
+            raise UserError(
+                f"{e}; if the data of {self.folder} have moved, start its training command again with their new place, "
+                "--config.data.root=…"
+            ) from None
         if self.task.scorer.closed_set and tuple(found.class_names) != tuple(self.task.class_names):
             raise UserError(
                 f"the data set's classes are not those of {self.folder}: {_first_difference(self, found)}"
@@ -323,8 +339,14 @@ class Run:
 
         Args:
             splits: None for those of the config.
+
+        Warns where a split is not the data that the run was trained and scored with.
         """
-        sources = {split: self.source(split) for split in (splits or self.config.data.eval_splits)}
+        names = [splits] if isinstance(splits, str) else splits or self.config.data.eval_splits
+        sources = {split: self.source(split) for split in names}
+        scored = {split: s for split, s in sources.items() if split in self.config.data.eval_splits}
+        for line in changed(workdir.read(self.folder), scored):
+            log.warning("%s: these are scores of other data than those in its report", line)
         train = self.source(self.config.data.train_split) if self.task.scorer.reads_training else None
         task = tasks.create(self.config, Facts(self.task.class_names, train, sources))
         outputs = {split: self._outputs(task, split, source) for split, source in sources.items()}

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import config as config_lib
 from fusionjax import files, progress, tasks
-from fusionjax.data import datasets
+from fusionjax.data import class_names, datasets
 from fusionjax.data.datasets import duplicates
 from fusionjax.data.feature_cache import store
 from fusionjax.data.image import transforms
@@ -62,7 +62,7 @@ class Experiment:
     """
 
     def __init__(self, config: ConfigDict, folder: Path):
-        self.config, self.folder = config_lib.validate(config), Path(folder)
+        self.config, self.folder = config_lib.validate(config), Path(folder).expanduser()
         trackers.check_installed(config.train.trackers)
         data = config.data
         # An impossible model and weights that are not there are found before the data set is read, which takes longer.
@@ -81,6 +81,8 @@ class Experiment:
             initial_weights.notes(probe, config.model.name, fresh, random, len(self.source))
         )
         self.readers_notes = datasets.notes(splits.values())
+        if data.label == "label" and not data.questions:
+            self.readers_notes += tuple(class_names.alike(self.source.class_names)[: class_names.SHOWN])
         self.leaks = duplicates.notes(splits, data.train_split)
         self.task = tasks.create(
             config, Facts(tuple(self.source.class_names), self.source, self.eval_sources)
@@ -266,7 +268,9 @@ class Experiment:
     def cache_folder(self) -> Path:
         """Folder of values that are computed once from the data."""
         return (
-            Path(self.config.data.cache.folder) if self.config.data.cache.folder else self.folder / "features"
+            Path(self.config.data.cache.folder).expanduser()
+            if self.config.data.cache.folder
+            else self.folder / "features"
         )
 
     def _check_devices(self, shards: int) -> None:

@@ -1,4 +1,4 @@
-"""Images as a user names them: files, folders, patterns, bytes, arrays, PIL pictures, one or many."""
+"""Images as a user names them: files, folders, patterns, bytes, open files, arrays, PIL pictures, one or many."""
 
 import glob
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from fusionjax.data.datasets import checks, listing
 from fusionjax.data.image import grey
 from fusionjax.data.image.decode import decode
-from fusionjax.data.unreadable import DecodeError, why_unreadable
+from fusionjax.data.unreadable import why_unreadable
 from fusionjax.errors import UserError
 
 Image = str | Path | bytes | np.ndarray
@@ -44,15 +44,18 @@ def named(images: Any) -> list[NamedImage]:
 
     Args:
         images: one of, or a sequence of: the name of a file (a string is never taken apart into letters), of a folder (all
-            images below it, sorted), a pattern such as `photos/*.jpg` where no such file exists; encoded bytes; a PIL
-            picture; an array (h, w, 3) or (h, w), uint8. An array with four axes is several images.
+            images below it, sorted), a pattern such as `photos/*.jpg` where no such file exists; encoded bytes, or an open
+            file of them; a PIL picture; an array (h, w, 3) or (h, w), uint8, of NumPy, JAX or what converts to NumPy's. An
+            array with four axes is several images, an array of names with one axis is several names.
 
     Raises:
         UserError: a folder without images, a pattern without matches, or something that is no image.
     """
-    one = isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "convert")
+    images = _as_numpy(images)
+    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_picture(images)
     if isinstance(images, np.ndarray):
-        images, one = (list(images), False) if images.ndim == 4 else (images, True)
+        several = images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")
+        images, one = (list(images), False) if several else (images, True)
     if not one and not isinstance(images, Iterable):
         raise UserError(
             f"{type(images).__name__} is no image: give a file, a folder, bytes, an array or a PIL picture"
@@ -63,15 +66,33 @@ def named(images: Any) -> list[NamedImage]:
     return found
 
 
+def _is_picture(image: Any) -> bool:
+    """Whether it is a PIL picture, told without importing PIL, or an open file, over whose lines nobody wants to iterate."""
+    return hasattr(image, "convert") or hasattr(image, "read")
+
+
+def _as_numpy(image: Any) -> Any:
+    """An array of another library, such as JAX, as NumPy's; anything else as it is."""
+    if isinstance(image, np.ndarray) or not hasattr(image, "__array__") or _is_picture(image):
+        return image
+    array = np.asarray(image)
+    return image if array.dtype.kind in "OU" else array  # a column of names, as pandas has it, is a sequence
+
+
 def _expanded(image: Any, number: int) -> Sequence[NamedImage]:
+    image = _as_numpy(image)
     if isinstance(image, str | os.PathLike):
         return [NamedImage(name, name) for name in _files(os.fspath(image))]
     if hasattr(image, "convert"):  # PIL's class, without importing it
         try:
             image = _pixels(image)
-        except DecodeError as e:
-            raise UserError(f"image {number} cannot be read: {e}") from None
-    if isinstance(image, bytes | bytearray | np.ndarray):
+        except Exception as e:  # a picture that was closed, or whose file ends early
+            raise UserError(
+                f"image {number} cannot be read: {why_unreadable(e, f'image {number}')}"
+            ) from None
+    if hasattr(image, "read"):
+        image = image.read()
+    if isinstance(image, bytes | bytearray | memoryview | np.ndarray):
         return [NamedImage(f"image {number}", image if isinstance(image, np.ndarray) else bytes(image))]
     raise UserError(
         f"image {number} is {type(image).__name__}: give a file, a folder, bytes, an array or a PIL picture"
@@ -89,6 +110,7 @@ def _pixels(picture: Any) -> np.ndarray:
 
 
 def _files(name: str) -> list[str]:
+    name = name if os.path.lexists(name) else os.path.expanduser(name)
     if os.path.isdir(name):  # of os.path, for which a name that is too long is no folder
         path = Path(name)
         inside = listing.files_below(path, "", checks.IMAGE_SUFFIXES)

@@ -192,6 +192,10 @@ def read(folder: Path) -> dict[str, Any]:
         UserError: no such folder, no config.json, or one that is no JSON or of the wrong types.
     """
     path = Path(folder) / "config.json"
+    if Path(folder).is_file():
+        raise UserError(
+            f"--workdir={folder} is a file: name the folder of a run, the one that holds config.json"
+        )
     try:
         content = files.read_json(path)
         _check_types(content)

@@ -62,7 +62,7 @@ def read(
         raise UserError(
             f"{text}: weights cannot be read from a URL: download the file, or pass hub:owner/name"
         )
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         path = _of_folder(path)
     if not path.is_file():

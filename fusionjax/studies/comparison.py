@@ -42,7 +42,8 @@ def compare(
     if not folders:
         raise UserError("a workdir is missing; usage: python -m fusionjax.compare runs/a runs/b …")
     seen: set[Path] = set()
-    for folder in map(Path, folders):
+    folders = [Path(folder).expanduser() for folder in folders]
+    for folder in folders:
         if folder.resolve() in seen:
             raise UserError(f"{folder} is listed twice; list each workdir once")
         seen.add(folder.resolve())

@@ -24,6 +24,7 @@ def test_arguments():
         ("kind=c", "allowed are a, b"),
         ("fast=perhaps", "allowed are true and false"),
         ("size", "is not a int"),
+        ("size=3,/y/z", "'/y/z' is not known; .*; a value with a comma is set by an override"),
         ("fast=", "allowed are true and false"),
     ],
 )

@@ -41,6 +41,13 @@ def config(data, **fields):
     return c
 
 
+def test_a_run_names_labels_that_are_spelt_in_two_ways(data, tmp_path):
+    rows = [f"{data}/{c}/{i:03d}.png,{c if i % 2 else c.upper()}" for c in tiny.CLASSES for i in range(16)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows]))
+    made = trainer.Experiment(config(tmp_path / "m.csv", data__source="manifest"), tmp_path / "run")
+    assert "the classes 'BLUE' and 'blue' differ only in spelling: are they one class?" in made.notes
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A finished run: (workdir, summary)."""

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,3 +125,34 @@ def test_floating_point_has_the_range_of_the_run(tmp_path):
     assert set(np.unique(image.read(10**6, ())[0])) == {51}
     with pytest.raises(UserError, match="image 1 cannot be read: its grey values are 51 to 51, not 0 to 1"):
         named(grey)
+
+
+class Column(list):
+    """As a column of names of pandas, which also converts to an array."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(list(self), dtype or object)
+
+
+def test_images_as_other_libraries_hold_them(folder):
+    """Open files, as of a web form; arrays of JAX; arrays and columns of names."""
+    encoded, path = (folder / "b.png").read_bytes(), str(folder / "b.png")
+    opened = (io.BytesIO(encoded), [io.BytesIO(encoded)], (folder / "b.png").open("rb"), memoryview(encoded))
+    for images in (*opened, jnp.asarray(PIXELS), [jnp.asarray(PIXELS)]):
+        (image,) = named(images)
+        np.testing.assert_array_equal(image.read(10**6, ())[0], PIXELS)
+    assert len(named(jnp.stack([PIXELS] * 3))) == 3
+    for names in (np.asarray([path, path]), Column([path, path])):
+        assert [i.name for i in named(names)] == [path, path]
+
+
+def test_a_closed_picture_is_one_line(folder):
+    picture = Image.open(folder / "b.png")
+    picture.close()
+    with pytest.raises(UserError, match="image 1 cannot be read: "):
+        named(picture)
+
+
+def test_a_home_folder_is_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    assert [i.name for i in named("~/b.png")] == [str(folder / "b.png")]

@@ -13,6 +13,7 @@ from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_URL = "; it is a URL, and nothing is downloaded: download the files, and write their paths"
 
 
 def root_folder(root: str, name: str, get: str) -> Path:
@@ -30,9 +31,14 @@ def root_folder(root: str, name: str, get: str) -> Path:
         raise UserError(f"config.data.root is empty: set it to the folder of {name} ({get})")
     path = Path(root).expanduser()
     if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "does not exist"
+        what = "is a file, not a folder" if path.exists() else f"does not exist{seen_from(path)}"
         raise UserError(f"config.data.root={root!r} {what}: it must be the folder of {name} ({get})")
     return path
+
+
+def seen_from(path: Path) -> str:
+    """ " (seen from <the current folder>)" for a relative path, which may be right elsewhere."""
+    return "" if path.is_absolute() else f" (seen from {Path.cwd()})"
 
 
 def inside(root: Path, marker: str, *names: str) -> Path:
@@ -142,9 +148,9 @@ def files_exist(
         name, more = names[missing[0]], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         folder, base = os.path.split(os.path.join(root, name))
         where = f"{listed_in}, {rows[missing[0]]}" if rows else listed_in
-        raise UserError(
-            f"{what} {root / name} is missing{more}; it is listed in {where}{_alike(base, listing[folder])}"
-        )
+        hint = _URL if re.match(r"[a-z]{2,}:/", name) else _alike(base, listing[folder])
+        path = name if hint == _URL else root / name
+        raise UserError(f"{what} {path} is missing{more}; it is listed in {where}{hint}")
 
 
 def _names(folder: str) -> set[str]:

@@ -71,15 +71,8 @@ def read(
     if len(classes) < fewest:
         raise UserError(_one_class(root, tops[0] if tops else classes[0], suffixes))
     label_of = {c: i for i, c in enumerate(classes)}
-    names: list[str] = []
-    labels: list[int] = []
-    for top in tops:
-        images = listing.files_below(root, top, suffixes)
-        if not images:
-            raise UserError(f"class folder {root / top} has no {what} ({', '.join(suffixes)})")
-        _check_inside(root, top, images, label_of)
-        names.extend(images)
-        labels.extend([label_of[Path(top).name]] * len(images))
+    names, labels, left_out = _class_files(root, tops, label_of, suffixes, what)
+    notes = (*notes, *left_out)
     source = np.asarray(labels, np.int32)
     if not given:
         if data.label == "identity":  # a class is in one split only
@@ -89,6 +82,28 @@ def read(
         chosen = splits.pick(str(root), parts, split)
         names, source = [names[i] for i in chosen], source[chosen]
     return FileSource(root.resolve().name, split, tuple(classes), source, names, root, notes=notes)
+
+
+def _class_files(
+    root: Path, tops: Sequence[str], label_of: dict[str, int], suffixes: Sequence[str], what: str
+) -> tuple[list[str], list[int], list[str]]:
+    """The files of some class folders, their labels, and a note on files that are not read."""
+    names: list[str] = []
+    labels: list[int] = []
+    others: list[str] = []
+    for top in tops:
+        images, rest = listing.with_others(root, top, suffixes)
+        if not images:
+            has = f"; it has {listing.counted(rest)}" if rest else ""
+            raise UserError(
+                f"class folder {root / top} has no {what} ({', '.join(suffixes)}){has}: add some, or remove the folder"
+            )
+        _check_inside(root, top, images, label_of)
+        names.extend(images)
+        others.extend(rest)
+        labels.extend([label_of[Path(top).name]] * len(images))
+    note = f"not read, as they are no {what} ({', '.join(suffixes)}): {listing.counted(others)}"
+    return names, labels, [note] if others else []
 
 
 @dataclasses.dataclass(frozen=True)

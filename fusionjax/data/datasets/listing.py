@@ -34,7 +34,27 @@ def files_below(root: Path, top: str, suffixes: Sequence[str]) -> list[str]:
     Raises:
         UserError: a folder cannot be listed, or a link leads to a folder that contains it.
     """
-    return sorted(name for name, entry in _walk(root, top) if has_suffix(entry.name, suffixes))
+    return with_others(root, top, suffixes)[0]
+
+
+def with_others(root: Path, top: str, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What `files_below` returns, and the visible files that it leaves out."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for name, entry in _walk(root, top):
+        found[not has_suffix(entry.name, suffixes)].append(name)
+    return sorted(found[0]), sorted(found[1])
+
+
+def counted(names: Sequence[str]) -> str:
+    """Files counted by their suffix, each with one of them: "12 .heic (a/1.heic …), 1 without suffix (b/2)"; "" for none."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
+    ordered = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
+    return ", ".join(
+        f"{len(files)} {suffix or 'without suffix'} ({files[0]}{' …' if len(files) > 1 else ''})"
+        for suffix, files in ordered
+    )
 
 
 def all_below(root: Path) -> list[str]:

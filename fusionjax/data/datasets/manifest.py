@@ -85,7 +85,8 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
         raise UserError(f"config.data.root is empty: set it to the manifest, {_WHAT}")
     path = Path(data.root).expanduser()
     if not path.is_file():
-        raise UserError(f"config.data.root={data.root!r} is not a file: it must be the manifest, {_WHAT}")
+        where = f"is not a file{checks.seen_from(path)}"
+        raise UserError(f"config.data.root={data.root!r} {where}: it must be the manifest, {_WHAT}")
     content = tables.read(path, COLUMNS)
     rows, table = content.rows, dict(content.columns)
     # Paths are normalised, so that examples that share a file are recognised.

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from fusionjax.data import class_names
 from fusionjax.data.inspection.images import ImageFacts, alike
 from fusionjax.data.source import Source
 
@@ -125,16 +126,8 @@ def _look_alike(
 
 def _classes(sources: Mapping[str, Source], identities: bool) -> Iterator[Finding]:
     names = next(iter(sources.values())).class_names
-    folded: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        folded["".join(c for c in name.casefold() if c.isalnum())].append(name)
-    for same in folded.values():
-        if len(same) > 1:
-            listed = " and ".join(map(repr, same))
-            yield Finding(
-                "warning",
-                f"the classes {listed} differ only in capitals, spaces or signs: are they one class?",
-            )
+    for line in class_names.alike(names):
+        yield Finding("warning", line)
     train = sources.get("train")
     if train is None:
         return
@@ -159,7 +152,7 @@ def _classes(sources: Mapping[str, Source], identities: bool) -> Iterator[Findin
             )
     for split, source in sources.items():
         if split != "train" and not identities:
-            half = 1.96 * math.sqrt(0.25 / len(source))
+            half = 1.96 * math.sqrt(0.25 / (len(source) + 1.96**2))  # Wilson's, which stays within 0 and 1
             if half > 0.07:
                 text = f"{split} has {len(source)} images: an accuracy near 50 % has an interval of ± {100 * half:.0f} points"
                 yield Finding("warning", text)

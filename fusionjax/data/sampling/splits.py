@@ -128,7 +128,8 @@ def pick(name: str, parts: dict[str, np.ndarray], split: str) -> np.ndarray:
         )
     if not len(parts[split]):
         raise UserError(
-            f"split {split!r} of {name} is empty: increase its fraction in data.fractions, or add images"
+            f"split {split!r} of {name} is empty: increase its fraction in data.fractions, or add images (each class, or "
+            "identity, keeps at least one image, or group of images, for training)"
         )
     return parts[split]
 

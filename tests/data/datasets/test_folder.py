@@ -7,6 +7,7 @@ import pytest
 
 from fusionjax import config
 from fusionjax.data import datasets
+from fusionjax.data.datasets import checks
 from fusionjax.data.source import Source
 from fusionjax.errors import UserError
 from tests.support import trees
@@ -162,3 +163,28 @@ def test_classes_that_differ_only_in_unicode_composition(tmp_path):
     tree(tmp_path / "d" / "train", (".",), (names[0], "tea"))
     tree(tmp_path / "d" / "test", (".",), (names[1], "tea"))
     fails("look the same and differ only in the composition", tmp_path / "d")
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    """A telephone's HEIC, and a picture without a suffix, would vanish without a word."""
+    tree(tmp_path, ("",))
+    for name in ("a.HEIC", "b.heic", "picture", ".hidden"):
+        shutil.copy(tmp_path / "ash/0.jpg", tmp_path / "beech" / name)
+    note = "2 .heic (beech/a.HEIC …), 1 without suffix (beech/picture)"
+    (found,) = open_split(tmp_path, fractions=(1.0, 0.0, 0.0)).notes
+    assert found == f"not read, as they are no images ({', '.join(checks.IMAGE_SUFFIXES)}): {note}"
+    for name in ("0.jpg", "1.jpg"):
+        (tmp_path / "beech" / name).unlink()
+    fails(
+        "class folder .*beech has no images .*; it has 2 .heic .*: add some, or remove the folder", tmp_path
+    )
+
+
+def test_a_class_of_one_image_gives_no_test_image(tmp_path):
+    tree(tmp_path, ("",), images=1)
+    fails("split 'test' of .* is empty: .*each class, or identity, keeps at least one", tmp_path, "test")
+
+
+def test_a_relative_root_says_where_it_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(f"config.data.root='absent' does not exist \\(seen from {tmp_path}\\)", "absent")

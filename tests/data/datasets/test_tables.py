@@ -277,3 +277,15 @@ def test_a_missing_file_with_a_name_that_is_there(tmp_path):
     refused("gone.jpg is missing; it is listed in list.csv, line 3", path, fractions=(1.0, 0, 0))
     path = listed(tmp_path, "path,label", [f"{'a' * 5000}.jpg,x", "ash/01.jpg,y"])
     refused("is missing; it is listed in list.csv, line 2", path, fractions=(1.0, 0, 0))
+
+
+@pytest.mark.parametrize("url", ["https://example.com/1.jpg", "file:///images/1.jpg", "s3://bucket/1.jpg"])
+def test_a_url_is_no_path(tmp_path, url):
+    (tmp_path / "m.csv").write_text(f"path,label\n{url},a\n{url},b\n")
+    data = config.default().data
+    data.source, data.root, data.fractions = "manifest", str(tmp_path / "m.csv"), (1.0, 0.0, 0.0)
+    with pytest.raises(
+        UserError, match=r"m.csv, line 2; it is a URL, and nothing is downloaded: download the"
+    ) as e:
+        datasets.create(data, "train", seed=0)
+    assert str(tmp_path / "http") not in str(e.value) and "\n" not in str(e.value)

@@ -1,6 +1,7 @@
 """What `fusionjax inspect` finds in small data sets with planted faults."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -173,3 +174,22 @@ def test_the_text_names_everything(photos):
     said = inspection_page.text(inspect(photos))
     for part in ("40", "rust", "64 × 48 (60)", "to train: fusionjax train"):
         assert part in said
+
+
+def test_classes_that_are_spelt_in_two_ways(photos):
+    for split in ("Train", "Test"):
+        for name in ("Rust ", "1", "1.0", "-1"):
+            (photos / split / name).mkdir()
+            for i in range(10):
+                picture(hash((split, name, i)) % 2**31).save(photos / split / name / f"{i}.png")
+    found = [t for t in texts(inspect(photos), "warning") if "spelling" in t]
+    assert found == [
+        "the classes '1' and '1.0' differ only in spelling: are they one class?",
+        "the classes 'Rust ' and 'rust' differ only in spelling: are they one class?",
+    ]
+
+
+def test_the_command_can_be_pasted(photos):
+    there = photos.rename(photos.parent / "my photos; 1")
+    words = shlex.split(inspect(there).command)
+    assert words[2] == f"--config=folder:root={there}" and len(words) == 4
