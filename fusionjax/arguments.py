@@ -240,15 +240,18 @@ def read_config(spec: str, overrides: Sequence[str]) -> ConfigFile:
         raise UserError(
             f"{found[1]}={found[2]!r} is of the wrong type: {found[3]}" if found else text
         ) from None
-    except TypeError as e:  # a whole section, {"learning_rate": 1}, with a value of another type
-        raise UserError(f"an override has a value of the wrong type: {e}") from None
     if rest:
         raise UserError(
             f"unexpected argument {rest[0]!r}; overrides are written --config.section.field=value"
         )
     given = dict(defined.override_values)
     if given:
-        unread = config.apply_switches(flag.value, before, given)
+        try:
+            unread = config.apply_switches(flag.value, before, given)
+        except (
+            TypeError
+        ) as e:  # a whole section, {'learning_rate': 1}, in which a value is of another type than its field
+            raise UserError(f"an override has a value of the wrong type: {e}") from None
         if unread:
             log.warning("with these overrides nothing reads %s: at the default again", ", ".join(unread))
     return ConfigFile(spec, found_at, flag.value, given)

@@ -3,6 +3,7 @@
 With a re-identification model the first image is the query, and the others are ranked by their similarity to it.
 """
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -92,7 +93,8 @@ def main(options: Namespace) -> int:
 
 
 def _listed() -> list[str]:
-    return [line for line in sys.stdin.read().splitlines() if line.strip()]
+    # As find writes them, with -print0 too; only a line break ends a name.
+    return [line for line in re.split("\r?\n|\0", sys.stdin.read()) if line.strip()]
 
 
 def _with_progress(found: "Iterator[Prediction]", count: int) -> "Iterator[Prediction]":

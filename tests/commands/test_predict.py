@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,3 +58,12 @@ def test_a_folder_that_cannot_be_is_one_line(monkeypatch, tmp_path, out):
     with pytest.raises(UserError, match="--out=.* cannot be a folder: (.*file is a file|File name too long)"):
         run(monkeypatch, tmp_path, f"--out={tmp_path / out}", "photo.jpg")
     assert (tmp_path / "file").read_text() == "mine" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_list_on_standard_input(monkeypatch, tmp_path):
+    """One name per line, or as `find -print0` separates them; a name may hold U+2028."""
+    for text in ("a.png\nb\u2028c.png\n", "a.png\r\n\r\nb\u2028c.png", "a.png\0b\u2028c.png\0"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        run(monkeypatch, tmp_path, "-", "--csv", f"--out={tmp_path / 'maps'}")
+        names = [line.split(",")[0] for line in sys.stdout.getvalue().split("\n")[1:] if line]
+        assert names == ["a.png", "b\u2028c.png"]

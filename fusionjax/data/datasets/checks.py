@@ -148,7 +148,7 @@ def files_exist(
         name, more = names[missing[0]], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         folder, base = os.path.split(os.path.join(root, name))
         where = f"{listed_in}, {rows[missing[0]]}" if rows else listed_in
-        hint = _URL if re.match(r"[a-z]{2,}:/", name) else _alike(base, listing[folder])
+        hint = _URL if re.match(r"[A-Za-z][\w+.-]+:/", name) else _alike(base, listing[folder])
         path = name if hint == _URL else root / name
         raise UserError(f"{what} {path} is missing{more}; it is listed in {where}{hint}")
 
