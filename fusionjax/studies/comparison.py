@@ -42,12 +42,12 @@ def compare(
     if not folders:
         raise UserError("a workdir is missing; usage: python -m fusionjax.compare runs/a runs/b …")
     seen: set[Path] = set()
-    folders = [Path(folder).expanduser() for folder in folders]
-    for folder in folders:
+    places = [Path(folder).expanduser() for folder in folders]
+    for folder in places:
         if folder.resolve() in seen:
             raise UserError(f"{folder} is listed twice; list each workdir once")
         seen.add(folder.resolve())
-    runs = [load(folder) for folder in folders]
+    runs = [load(folder) for folder in places]
     arrays = [
         name for name in runs[0].per_example.measures if all(name in r.per_example.measures for r in runs)
     ]

@@ -137,7 +137,7 @@ class Column(list):
 def test_images_as_other_libraries_hold_them(folder):
     """Open files, as of a web form; arrays of JAX; arrays and columns of names."""
     encoded, path = (folder / "b.png").read_bytes(), str(folder / "b.png")
-    opened = (io.BytesIO(encoded), [io.BytesIO(encoded)], (folder / "b.png").open("rb"), memoryview(encoded))
+    opened = (io.BytesIO(encoded), [io.BytesIO(encoded)], memoryview(encoded))
     for images in (*opened, jnp.asarray(PIXELS), [jnp.asarray(PIXELS)]):
         (image,) = named(images)
         np.testing.assert_array_equal(image.read(10**6, ())[0], PIXELS)
