@@ -74,16 +74,20 @@ def whole() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a subcommand; without any, says how to begin."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words:
-        print(_BEGIN)
-        sys.exit(0)
-    if words[0].startswith("-"):
-        whole().parse_args(words[:1])
+    if not words or words[0].startswith("-"):
+        sys.exit(cli.printed(lambda: _overview(words)))
     try:
         chosen = command(words[0])
     except UserError as e:
         cli.fail(str(e))
     cli.run(chosen, words[1:])
+
+
+def _overview(words: Sequence[str]) -> int:
+    if words:
+        whole().parse_args(words[:1])
+    print(_BEGIN)
+    return 0
 
 
 def _completion_options(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     _quiet()
     try:
         with interruption.raising():
-            code = _printed(lambda: command.main(arguments.parse(command, argv)) or 0)
+            code = printed(lambda: command.main(arguments.parse(command, argv)) or 0)
     except UserError as e:
         if verbose:
             traceback.print_exc()
@@ -57,7 +57,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _printed(work: Callable[[], int]) -> int:
+def printed(work: Callable[[], int]) -> int:
     """The exit code of `work`, whose output is written before the interpreter ends; 141, as of SIGPIPE, if nobody reads it.
 
     Names of files are printed as the bytes that they are, in any locale; characters that it lacks, as their number.
@@ -77,7 +77,7 @@ def _printed(work: Callable[[], int]) -> int:
 
 
 def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
-    """A handler of encoding errors: see `_printed`."""
+    """A handler of encoding errors: see `printed`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]

@@ -59,7 +59,9 @@ def compilation_cache(tmp_path_factory):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
-SLOW = re.compile(r"\btrainer\.|\bsubprocess\b|import .*\bprocess\b|\bprocess\.python\b|\bsweep_runs\b|\bNotebookClient\b")
+SLOW = re.compile(
+    r"\btrainer\.|\bsubprocess\b|import .*\bprocess\b|\bprocess\.python\b|\bsweep_runs\b|\bNotebookClient\b"
+)
 """What a module mentions whose tests train or start processes."""
 COMPILED = ("models/", "train/", "parity/", "tasks/", "faults/")
 """Folders whose tests compile whole models or start runs: minutes, not seconds."""

@@ -190,3 +190,10 @@ def test_closed_standard_streams(closed):
     command = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PROGRAM.replace("{name}", "once")]
     done = subprocess.run(command, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("argument", ["", " --help", " train --help", " models"])
+def test_a_reader_that_has_gone_is_no_traceback(argument):
+    line = f"{sys.executable} -m fusionjax{argument} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stderr == "" and done.returncode in (0, 141)
