@@ -347,7 +347,7 @@ def test_mistakes_are_one_line(tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"hidden_size": 768}')
-    says("foreign is not a workdir: its config.json has no config", foreign)
+    says(r"foreign/config.json is damaged \(it holds no config\)", foreign)
     running = hand_made(tmp_path / "running", {"correct": right(0.8)})
     (running / "results.json").unlink()
     says("running is not finished: .* run its training command again", good, running)

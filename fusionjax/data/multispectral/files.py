@@ -5,6 +5,7 @@
 
 import dataclasses
 import math
+import threading
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +16,8 @@ from fusionjax.data.unreadable import DecodeError, decode_error
 from fusionjax.files import LARGEST, check_readable
 
 SUFFIXES = (".npy", ".tif", ".tiff")
+_HEADERS = threading.Lock()
+"""NumPy reads a header by `ast.literal_eval`, which in Python 3.11 may fail where several threads call it at once."""
 _NPY = b"\x93NUMPY"
 TYPES = ("uint8", "uint16", "float32")
 
@@ -109,7 +112,9 @@ def _npy(path: Path, pixels: bool) -> _Opened:
         if file.read(len(_NPY)) != _NPY:  # np.load would also take archives and pickles
             raise DecodeError("it is not in NumPy's .npy format")
     # A memory map reads the header and checks the length of the file, but no pixel.
-    image = np.load(path, mmap_mode=None if pixels else "r", allow_pickle=False)
+    with _HEADERS:
+        image = np.load(path, mmap_mode="r", allow_pickle=False)
+    image = np.array(image) if pixels else image
     return Format(image.shape, image.dtype.name), image, None
 
 

@@ -321,7 +321,7 @@ def test_another_task_starts_from_an_encoder(trained, data, tmp_path, tower):
     np.testing.assert_array_equal(
         variables["params"]["blocks"]["qkv"]["kernel"], learned["blocks"]["qkv"]["kernel"]
     )
-    assert 0 <= run.train()["test/accuracy"] <= 1
+    assert 0 <= trainer.Experiment(c, tmp_path / "run").train()["test/accuracy"] <= 1
 
 
 def test_a_file_with_other_channels_or_nan_is_named(tmp_path):
