@@ -37,7 +37,7 @@ def contestant(cached: bool, folder: Path):
     config.data.threads = 2
     run = trainer.Experiment(config, folder / f"cached_{cached}")
     mesh, optimizer = mesh_lib.create(config.train.batch_size), run.optimizer()
-    variables = run._initial_variables()
+    variables = run.initial_variables()
     began = time.perf_counter()
     feed = run._feed(mesh, variables)
     filled = time.perf_counter() - began
