@@ -1,4 +1,4 @@
-"""Every notebook of colabs/ runs from its first cell to its last, in an empty folder, on data that install as packages."""
+"""The notebooks of colabs/: a run from the first cell to the last in an empty folder, and that they are committed clean."""
 
 import os
 import pathlib
@@ -9,9 +9,11 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+EXECUTED = ("looking_inside",)
+"""Those whose shortened form is cheap enough for every test run; it has the training and the opening of a run in it."""
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem in EXECUTED], ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     """Training is cut to a few steps (SMALL); a cell that fails raises with its traceback."""
     monkeypatch.setenv("SMALL", "1")
@@ -22,7 +24,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert pictures or path.stem in ("your_photographs", "image_and_text", "image_sound_text")
+    assert pictures
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
