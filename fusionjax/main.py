@@ -34,7 +34,7 @@ def main(options: Namespace) -> None:
         trainer.enable_compilation_cache()
         with progress.phase("reading config, data and weights", log=False):
             run = trainer.Experiment(config, Path(options.workdir or "."))
-        if options.workdir:
+        if options.check and options.workdir:  # training checks it itself
             run.check_folder()
         summary = {} if options.check else run.train()
     if options.check:

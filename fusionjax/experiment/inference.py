@@ -142,10 +142,7 @@ class Run:
         found = [np.zeros((0, 0), np.float32)] if not wanted else []
         for start in range(0, len(wanted), _BATCH):
             part = slice(start, start + _BATCH)
-            pixels, errors = self._read(wanted[part])
-            for image, error in zip(wanted[part], errors, strict=True):
-                if error:
-                    raise UserError(f"{image.name} cannot be read: {error}")
+            pixels, _ = self._read(wanted[part])
             out = self._outputs_of(pixels, ("embedding",), _BATCH, cameras=cameras[part])
             found.append(out["embedding"][: len(pixels)])
         return np.concatenate(found)
@@ -232,11 +229,7 @@ class Run:
     def _predict(
         self, images: Sequence[NamedImage], auxiliary: Auxiliary | None, top: int, size: int, skip_bad: bool
     ) -> Iterator[Prediction]:
-        pixels, errors = self._read(images)
-        if not skip_bad:
-            for image, error in zip(images, errors, strict=True):
-                if error:
-                    raise UserError(f"{image.name} cannot be read: {error}")
+        pixels, errors = self._read(images, skip_bad=skip_bad)
         names = ("probabilities/combined", "rollout", "selected")
         out = {} if all(errors) else self._outputs_of(pixels, names, size, auxiliary=auxiliary)
         for i, (image, error) in enumerate(zip(images, errors, strict=True)):
@@ -254,8 +247,10 @@ class Run:
                 selected=out["selected"][i] if "selected" in out else None,
             )
 
-    def _read(self, images: Sequence[NamedImage]) -> tuple[list[np.ndarray], list[str]]:
-        """The images as the model sees them, a blank one for each that cannot be read; and why it cannot."""
+    def _read(
+        self, images: Sequence[NamedImage], *, skip_bad: bool = False
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """The images as the model sees them and why each cannot be read; with `skip_bad` a blank one for such an image."""
         data = self.config.data
         view = transforms.eval_transform(data)
 
@@ -265,6 +260,9 @@ class Run:
 
         with ThreadPoolExecutor(min(data.threads, max(1, len(images)))) as pool:
             read = list(pool.map(one, images))
+        for image, (_, error) in zip(images, read, strict=True):
+            if error and not skip_bad:
+                raise UserError(f"{image.name} cannot be read: {error}")
         blank = next(
             (np.zeros_like(pixels) for pixels, _ in read if pixels is not None), np.zeros((1, 1, 3), np.uint8)
         )
