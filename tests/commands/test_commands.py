@@ -116,8 +116,8 @@ def test_eight_devices_give_the_loss_of_one(data, tmp_path):
         (["--config=configs/cub.py:backbone=vgg"], "config argument backbone='vgg': allowed are vit_base"),
         (["--config=configs/none.py"], "--config=configs/none.py cannot be read"),
         (["--config=configs/cub.py", "--wrkdir=x"], "unknown option --wrkdir; did you mean --workdir"),
-        (["--config=configs/cub.py:root=/nowhere"], "config.data.root='/nowhere'"),
-        (["--config=configs/aircraft.py"], "config.data.root is empty"),
+        (["--config=configs/cub.py:root=/nowhere,weights=none"], "config.data.root='/nowhere'"),
+        (["--config=configs/aircraft.py:weights=none"], "config.data.root is empty"),
         (
             ["--config=configs/cub.py", "--config.model.ratio=0"],
             r"config.model.ratio=0.0 is not possible: allowed is \(0, 1\]",

@@ -18,7 +18,8 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     """Training is cut to a few steps (SMALL); a cell that fails raises with its traceback."""
     monkeypatch.setenv("SMALL", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
-    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    for name in ("PYTHONWARNINGS", "MPLBACKEND"):  # which pytest or another test has set
+        monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
