@@ -26,6 +26,8 @@ Transform = Callable[[np.ndarray], np.ndarray]
 """Image → image."""
 RandomTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """(image, generator) → image."""
+Fitted = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""(top, left) and (rows, columns) of the part of an image that is resized, and the (rows, columns) that it is resized to."""
 _LONGEST = 64
 _MOST = 4
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -89,14 +91,20 @@ def resize_shorter(image: np.ndarray, size: int, *, interpolation: str = "biline
         interpolation: as for `resize`.
     """
     h, w = image.shape[:2]
+    (top, left), (rows, columns), (height, width) = _shorter(h, w, size)
+    if (rows, columns) != (h, w):
+        image = image[top : top + rows, left : left + columns]
+    return resize(image, height, width, interpolation=interpolation)
+
+
+def _shorter(h: int, w: int, size: int) -> "Fitted":
+    """What `resize_shorter` does to an image of h × w pixels."""
     longest = _LONGEST * min(h, w)
-    if max(h, w) > longest:
-        top, left = max(0, h - longest) // 2, max(0, w - longest) // 2
-        image = image[top : top + longest, left : left + longest]
-        h, w = image.shape[:2]
+    top, left = max(0, h - longest) // 2, max(0, w - longest) // 2
+    h, w = min(h, longest), min(w, longest)
     if h <= w:
-        return resize(image, size, max(size, int(size * w / h)), interpolation=interpolation)
-    return resize(image, max(size, int(size * h / w)), size, interpolation=interpolation)
+        return (top, left), (h, w), (size, max(size, int(size * w / h)))
+    return (top, left), (h, w), (max(size, int(size * h / w)), size)
 
 
 def pad(image: np.ndarray, pixels: int, colour: Colour) -> np.ndarray:
@@ -350,6 +358,15 @@ def _fit(data: ConfigDict) -> Transform:
     if data.resize_mode == "squash":
         return lambda image: resize(image, size, size, interpolation=interpolation)
     return lambda image: resize_shorter(image, size, interpolation=interpolation)
+
+
+def fitted(data: ConfigDict, height: int, width: int) -> Fitted:
+    """What `eval_transform` resizes of an image of height × width pixels, and to which size, before the centre crop."""
+    if data.image_shape:
+        return (0, 0), (height, width), image_shape(data)
+    if data.resize_mode == "squash":
+        return (0, 0), (height, width), (data.resize, data.resize)
+    return _shorter(height, width, data.resize)
 
 
 def _border(image: np.ndarray, top: int, bottom: int, left: int, right: int, colour: Colour) -> np.ndarray:
