@@ -25,7 +25,7 @@ import xxhash
 
 from fusionjax import files
 from fusionjax._version import __version__
-from fusionjax.errors import UserError
+from fusionjax.errors import UserError, folder_errors
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,8 @@ class Entry:
             UserError: the cache folder cannot be created.
             OSError: a file cannot be written, such as on a full disk.
         """
-        try:
+        with folder_errors(f"the cache folder {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(
-                f"{self._folder}: a file is in the way of the cache folder; name another"
-            ) from None
-        except OSError as e:
-            raise UserError(f"the cache folder {self._folder} cannot be created: {e.strerror}") from None
         _remove_leftovers(self._folder)
         if self._damage() == "":
             return self.path

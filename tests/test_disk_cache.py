@@ -228,7 +228,7 @@ def test_arrays_in_memory(tmp_path, caplog):
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="a file is in the way of the cache folder") as e:
+        with pytest.raises(UserError, match="is a file; name a folder") as e:
             Cache(folder).sum()
         assert "\n" not in str(e.value)
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from fusionjax import config as config_lib
 from fusionjax import files
 from fusionjax._version import __version__
-from fusionjax.errors import UserError
+from fusionjax.errors import UserError, folder_errors
 
 # Fields that may change when a run resumes: they do not affect its scores.
 FREE = ("data.root", "data.cache.folder", "data.cache.batch_size", "data.threads", "data.prefetch", "data.max_bad_fraction",
@@ -53,12 +53,8 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
         UserError: a file in the way, no permission, a training that is running there, files that are no run's, or the first
             field in which the stored config, or the data set, differs.
     """
-    try:
+    with folder_errors(f"--workdir={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir={folder} is a file; name a folder") from None
-    except OSError as e:
-        raise UserError(f"--workdir={folder} cannot be written: {e.strerror}") from None
     with contextlib.ExitStack() as held:
         refuse_others(folder)
         _lock(folder, held)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusionjax import files
-from fusionjax.errors import UserError
+from fusionjax.errors import UserError, folder_errors
 from fusionjax.interpret import comparison_figures, figures, pages
 
 FIELDS_BESIDE = 3
@@ -260,12 +260,8 @@ def write(folder: Path, comparison: Comparison) -> Path:
         UserError: the folder is a file, holds a run or a page that is no comparison, or cannot be written.
     """
     folder = Path(folder)
-    try:
+    with folder_errors(f"--out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--out={folder} is a file; name a folder") from None
-    except OSError as e:
-        raise UserError(f"--out={folder} cannot be written: {e.strerror}") from None
     other = (folder / "index.html").exists() and not (folder / "comparison.csv").exists()
     if other or (folder / "config.json").exists():
         what = "a page that is no comparison" if other else "a run"

@@ -27,7 +27,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from fusionjax import disk_cache, tasks
-from fusionjax.errors import UserError
+from fusionjax.errors import UserError, folder_errors
 from fusionjax.evaluation.collect import NotFinite
 from fusionjax.experiment import trainer, workdir
 from fusionjax.experiment.evaluation_hook import check_best_metric
@@ -134,13 +134,9 @@ class Sweep:
         Raises:
             UserError: a folder that cannot be written or belongs to another sweep, a storage that cannot be opened.
         """
-        try:
+        with folder_errors(f"--workdir={self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ".lock").open("ab").close()
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"--workdir={self.folder} is a file; name a folder") from None
-        except OSError as e:
-            raise UserError(f"--workdir={self.folder} cannot be written: {e.strerror}") from None
         path = self.folder / "sweep.json"
         with self._locked():
             if path.exists():

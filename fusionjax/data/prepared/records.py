@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 from fusionjax import files
 from fusionjax._version import __version__
 from fusionjax.data.source import FileSource
-from fusionjax.errors import UserError
+from fusionjax.errors import UserError, folder_errors
 
 INDEX = "index.json"
 VERSION = 1
@@ -205,16 +205,12 @@ def writing(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder is a file, cannot be written, holds other files, or is being written by another process.
     """
-    try:
+    with folder_errors(f"--out={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         others = sorted(p.name for p in folder.iterdir() if not _OURS.fullmatch(p.name))
         if others:
             raise UserError(f"--out={folder} holds other files ({others[0]}); name an empty or a new folder")
         lock = (folder / ".lock").open("ab")
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--out={folder} is a file; name a folder") from None
-    except OSError as e:
-        raise UserError(f"--out={folder} cannot be written: {e.strerror}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

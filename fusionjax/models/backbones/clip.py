@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fusionjax.errors import UserError
+from fusionjax.models.backbones import naming
 from fusionjax.models.backbones.text import SelfAttention
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
 from fusionjax.types import Array
@@ -265,10 +266,7 @@ def build(name: str, **overrides: Any) -> CLIP:
 
 def make(name: str, **fields: Any) -> CLIP:
     """Builds a CLIP from fields; `name` is the name of the model in messages."""
-    known = {field.name for field in dataclasses.fields(CLIP)} - {"parent", "name"}
-    for key in fields:
-        if key not in known:
-            raise UserError(f"model {name} has no field {key!r}; it has {', '.join(sorted(known))}")
+    naming.check_fields(name, fields, naming.fields_of(CLIP))
     module = CLIP(**fields)
     check(module, name)
     return module

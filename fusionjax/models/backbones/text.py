@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
+from fusionjax.models.backbones import naming
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
 from fusionjax.types import Array
 from fusionjax.vectors import unit
@@ -238,11 +239,8 @@ def build(name: str, **overrides: Any) -> TextEncoder:
 
 def make(config: TextConfig, name: str = "text", **overrides: Any) -> TextEncoder:
     """Builds a text encoder from a config; `name` is the name of the model in messages."""
-    sizes = {field.name for field in dataclasses.fields(TextConfig)}
-    fields = {field.name for field in dataclasses.fields(TextEncoder)} - {"config", "parent", "name"}
-    for key in overrides:
-        if key not in sizes | fields:
-            raise UserError(f"model {name} has no field {key!r}; it has {', '.join(sorted(sizes | fields))}")
+    sizes, fields = naming.fields_of(TextConfig), naming.fields_of(TextEncoder) - {"config"}
+    naming.check_fields(name, overrides, sizes | fields)
     config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if k in sizes})
     module = TextEncoder(config, **{k: v for k, v in overrides.items() if k in fields})
     check(module, name)

@@ -5,7 +5,6 @@ Queries, keys and values are the thirds of one matrix, each heads × d wide, as 
 which are concatenated.
 """
 
-import dataclasses
 from collections.abc import Container, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 from fusionjax.errors import UserError
 from fusionjax.models import registry
 from fusionjax.models.attention import attention
+from fusionjax.models.backbones import naming
 from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
 from fusionjax.models.backbones.record import (
     HALF,
@@ -197,10 +197,7 @@ def make(name: str, module: type[V], settings: Mapping[str, Any], overrides: Map
         raise UserError(f"model {name}: trunk_features and train_trunk_from are of a trunk: name one")
     elif not fields.get("trunk"):
         fields["trunk"] = None
-    known = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
-    for key in fields:
-        if key not in known:
-            raise UserError(f"model {name} has no field {key!r}; it has {', '.join(sorted(known))}")
+    naming.check_fields(name, fields, naming.fields_of(module))
     made = module(**fields)
     check(name, made)
     return made
