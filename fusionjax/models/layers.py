@@ -1,7 +1,7 @@
 """Building blocks that every transformer here shares."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import flax.linen as nn
@@ -106,6 +106,39 @@ class Mlp(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Dense(width, dtype=self.dtype, name="fc2")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x) if self.last_dropout else x
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP, fc2(silu(a) ∘ b) with (a, b) = fc1(x) (Shazeer, 2020), as `Mlp`; `hidden` is the width of a and of b."""
+
+    hidden: int
+    dropout: float = 0.0
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        width = x.shape[-1]
+        gate, value = jnp.split(Dense(2 * self.hidden, dtype=self.dtype, name="fc1")(x), 2, axis=-1)
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(gate) * value)
+        x = Dense(width, dtype=self.dtype, name="fc2")(x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+FEED_FORWARD: Mapping[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
+
+
+class LayerScale(nn.Module):
+    """A learned factor of each channel of a residual, initialised to `initial` (Touvron et al., ICCV 2021); 0: none."""
+
+    initial: float
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if not self.initial:
+            return x
+        start = nn.initializers.constant(self.initial)
+        return x * self.param("scale", start, (x.shape[-1],), jnp.float32).astype(self.dtype)
 
 
 def drop_path(x: Array, rate: Array | float, key: Array) -> Array:

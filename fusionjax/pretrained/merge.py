@@ -31,6 +31,7 @@ def merge(
     drop: Sequence[str] = (),
     into: str = "",
     grid: Grid | Sequence[Grid] | None = None,
+    antialias: bool = True,
     log: Callable[[str], None] = logging.info,
 ) -> dict[str, Any]:
     """Replaces the variables of a model by pretrained values.
@@ -53,6 +54,7 @@ def merge(
         into: path of the submodule that the weights belong to, such as "trunk"; the rest of the model is not changed.
         grid: (rows, columns) of the tokens of the model; None for a square grid; a sequence of grids, one per branch, where
             those of `pos_embed_0`, `pos_embed_1`, … are not square.
+        antialias: how `pos_embed` is resampled, see `resample_pos_embed`.
         log: receives one line per adaptation.
 
     Returns:
@@ -92,7 +94,7 @@ def merge(
         if value.shape == shape and not (grid and POSITIONS.fullmatch(name)):
             adapted, note = value, ""
         else:
-            adapted, note = _adapt(name, np.asarray(value), shape, grid)
+            adapted, note = _adapt(name, np.asarray(value), shape, grid, antialias)
         if adapted is None and not note:
             wrong.append(f"{name} {value.shape} for {shape}")
             continue
@@ -112,7 +114,11 @@ def merge(
 
 
 def _adapt(
-    name: str, value: np.ndarray, shape: tuple[int, ...], grid: Grid | Sequence[Grid] | None
+    name: str,
+    value: np.ndarray,
+    shape: tuple[int, ...],
+    grid: Grid | Sequence[Grid] | None,
+    antialias: bool,
 ) -> tuple[np.ndarray | None, str]:
     """(value, or None where the leaf keeps its initial value; note for the log); (None, "") where the shapes do not match."""
     if HEAD.fullmatch(name) and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]:
@@ -123,7 +129,7 @@ def _adapt(
         if value.shape == shape and math.isqrt(value.shape[1] - 1) ** 2 != value.shape[1] - 1:
             # A table of equal size that is not square: it has the same grid.
             return value, ""
-        resampled = resample_pos_embed(value, (rows, columns))
+        resampled = resample_pos_embed(value, (rows, columns), antialias=antialias)
         changed = f"resampled from {value.shape[1] - 1} to {rows}×{columns} cells"
         return resampled, "" if resampled is value else changed
     if INPUT_KERNEL.fullmatch(name) and len(shape) == 4 and value.shape == (*shape[:2], 3, shape[3]):

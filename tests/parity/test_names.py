@@ -16,6 +16,8 @@ from .originals import CONV_SIZE, arrays, away_from_kinks, images, original, ran
 TOLERANCE = 1e-4
 GRADIENT = 1e-3
 PLAIN = [name for name in names() if not name.startswith("dcal_")]
+# Those of test_dinov2.py, at small sizes, are left out: the largest has 1.1 billion parameters.
+COMPUTED = [name for name in PLAIN if not name.endswith("dinov2")]
 DUALS = [name for name in names() if name.startswith("dcal_")]
 # One a family: the gradient of the input, or of the words where the input is text.
 SMOOTH = (
@@ -32,7 +34,7 @@ SMOOTH = (
 KINKED = ("resnet50", "efficientnet_lite0", "tf_efficientnet_lite0", "vit_base_r50_s16_224")
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", COMPUTED)
 def test_output_and_parameters_equal_the_original(name):
     case = original(name)
     reference = randomise(case.build())

@@ -14,7 +14,7 @@ from fusionjax.models import create
 from fusionjax.models.backbones import audio, crossvit, keys, resnet
 from fusionjax.models.backbones.records import crossvit as keys_crossvit
 from fusionjax.models.backbones.records import resnet as keys_resnet
-from fusionjax.models.backbones.records import vit as keys_vit
+from fusionjax.models.backbones.records import vit_keys as keys_vit
 from fusionjax.models.backbones.records import wav2vec2 as keys_wav2vec2
 from fusionjax.pretrained.convert import abstract, place
 from fusionjax.pretrained.positions import resample_pos_embed

@@ -12,7 +12,7 @@ from fusionjax.models import create
 from fusionjax.models.backbones import efficientnet, resnet
 from fusionjax.models.backbones.records import efficientnet as keys_efficientnet
 from fusionjax.models.backbones.records import resnet as keys_resnet
-from fusionjax.models.backbones.records import vit as keys_vit
+from fusionjax.models.backbones.records import vit_keys as keys_vit
 from fusionjax.pretrained import files
 from fusionjax.pretrained.convert import abstract
 from fusionjax.pretrained.positions import resample_pos_embed

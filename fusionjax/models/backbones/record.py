@@ -154,6 +154,10 @@ def _same(value: T) -> T:
     return value
 
 
+def _own_antialias(module: nn.Module) -> bool:
+    return getattr(module, "antialias", True)
+
+
 def _own_grid(module: nn.Module) -> Grid | Sequence[Grid] | None:
     return getattr(module, "grid", None)
 
@@ -191,6 +195,7 @@ class Family:
         embeds: whether its CLS features can be used for re-identification (`methods.reid`).
         shown: a map that explains its predictions, in addition to those of the methods; None if there is none.
         grids: module → rows and columns of its position embeddings, or one pair per branch; None without such embeddings.
+        antialias: module → whether its position embeddings are resampled with antialiasing (`pretrained.merge`).
         counted: module → an equivalent module whose multiply-adds `models.cards` counts.
         capture: names that `models.cards` captures, so that attention maps are computed in full.
     """
@@ -223,6 +228,7 @@ class Family:
     embeds: bool = False
     shown: Shown | None = None
     grids: Callable[[Any], Grid | Sequence[Grid] | None] = _own_grid
+    antialias: Callable[[Any], bool] = _own_antialias
     counted: Callable[[Any], nn.Module] = _same
     capture: tuple[str, ...] = ()
 

@@ -1,4 +1,6 @@
-"""Vision transformer (Dosovitskiy et al., ICLR 2021; DeiT: Touvron et al., ICML 2021), with timm's parameter names.
+"""Vision transformer (Dosovitskiy et al., ICLR 2021), with timm's parameter names. DeiT (Touvron et al., ICML 2021) is the
+same network; DINOv2 (Oquab et al., 2024) adds layer scale, at its largest size SwiGLU, and registers (Darcet et al., ICLR
+2024): learned tokens after CLS, without a position, whose outputs are not used.
 
 The blocks run as one `nn.scan`: their parameters have a leading layer axis, and only one layer is compiled.
 """
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 
 from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
 from fusionjax.models.layers import (
+    FEED_FORWARD,
     Dense,
     DType,
     LayerNorm,
-    Mlp,
+    LayerScale,
     PatchEmbed,
     feature_norm,
     residual,
@@ -36,6 +39,8 @@ class Block(nn.Module):
         qk_scale: factor of q kᵀ; None for 1 / √d.
         attention_dropout: rate for the attention map; in training the map is then computed, whatever `attend` is.
         norm: constructor of both norms, called with `dtype` and `name`.
+        layer_scale: initial value of the factors of both residuals' channels; 0 for none.
+        feed_forward: "gelu" or "swiglu".
 
     Args (call):
         x: (B, N, D).
@@ -56,6 +61,8 @@ class Block(nn.Module):
     qk_scale: float | None = None
     attention_dropout: float = 0.0
     norm: Callable[..., nn.Module] = LayerNorm
+    layer_scale: float = 0.0
+    feed_forward: str = "gelu"
 
     @nn.compact
     def __call__(
@@ -81,10 +88,12 @@ class Block(nn.Module):
         else:
             out = attend(q, k, v)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
-        x = residual(self, x, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train=train)
-        out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(
-            self.norm(dtype=self.dtype, name="norm2")(x), train=train
-        )
+        out = nn.Dropout(self.dropout, deterministic=not train)(out)
+        out = LayerScale(self.layer_scale, self.dtype, name="ls1")(out)
+        x = residual(self, x, out, rate, train=train)
+        mlp = FEED_FORWARD[self.feed_forward](self.hidden, self.dropout, self.dtype, name="mlp")
+        out = mlp(self.norm(dtype=self.dtype, name="norm2")(x), train=train)
+        out = LayerScale(self.layer_scale, self.dtype, name="ls2")(out)
         x = residual(self, x, out, rate, train=train)
         if "tokens" in capture:
             seen["tokens"] = x
@@ -112,6 +121,10 @@ class ViT(nn.Module):
         cameras: number of cameras. The embedding of the camera, times `camera_scale`, is added to every token (side
             information embedding; He et al., TransReID, ICCV 2021, equation 3); 0 for none.
         remat: recompute blocks in the backward pass, which saves memory and takes longer.
+        registers: number of register tokens.
+        layer_scale, feed_forward: see `Block`; with "swiglu", two thirds of mlp_ratio · D are the hidden width, rounded up to
+            a multiple of 8.
+        antialias: whether published position embeddings are resampled with antialiasing; see `resample_pos_embed`.
         dtype: dtype of the computation; parameters are float32.
     """
 
@@ -134,7 +147,25 @@ class ViT(nn.Module):
     camera_scale: float = 3.0
     output: str = "logits"
     remat: bool = False
+    registers: int = 0
+    layer_scale: float = 0.0
+    feed_forward: str = "gelu"
+    antialias: bool = True
     dtype: DType = jnp.float32
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patches: CLS and the registers."""
+        return 1 + self.registers
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """Fields of its blocks, and of those that a subclass adds."""
+        hidden = int(self.width * self.mlp_ratio)
+        if self.feed_forward == "swiglu":
+            hidden = (hidden * 2 // 3 + 7) // 8 * 8
+        shared = dict(dropout=self.dropout, dtype=self.dtype, feed_forward=self.feed_forward)
+        return dict(heads=self.heads, hidden=hidden, layer_scale=self.layer_scale, **shared)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -161,7 +192,10 @@ class ViT(nn.Module):
             self.camera_embed = self.param(
                 "camera_embed", trunc_normal, (self.cameras, 1, self.width), jnp.float32
             )
-        self.blocks = Block(self.heads, int(self.width * self.mlp_ratio), self.dropout, self.dtype)
+        if self.registers:
+            shape = (1, self.registers, self.width)
+            self.reg_token = self.param("reg_token", nn.initializers.normal(1e-6), shape, jnp.float32)
+        self.blocks = Block(**self.block)
         self.norm = LayerNorm(dtype=self.dtype)
         self.embed_dropout = nn.Dropout(self.dropout)
         if self.trunk_norm:
@@ -185,7 +219,8 @@ class ViT(nn.Module):
             features: (B, h, w, C), output of `trunk`.
             camera: (B,) int, 0 … cameras − 1; required if the model has `cameras`.
             train: whether dropout and stochastic depth are on; needs the PRNG collection "dropout".
-            capture: "attention" (L, B, H, N, N), "qk" (queries and keys, (L, B, H, N, d)), "tokens" (L, B, N, D).
+            capture: "attention" (L, B, H, N, N), "qk" (queries and keys, (L, B, H, N, d)), "tokens" (L, B, N, D), registers
+                included.
 
         Returns:
             Logits (B, C) float32 (the CLS feature (B, D) if num_classes is 0), and aux: "features" (B, D) and what `capture`
@@ -194,7 +229,7 @@ class ViT(nn.Module):
         x = self.embed(images, features, camera, train=train)
         x, aux = self.encode(x, attend=attention, train=train, capture=capture)
         if self.output == "tokens":
-            patches = self.norm(x[:, 1:])
+            patches = self.norm(x[:, self.prefix :])
             return patches.reshape(-1, *self.grid, self.width), aux
         cls = self.norm(x[:, 0])
         aux["features"] = cls
@@ -216,7 +251,7 @@ class ViT(nn.Module):
     def embed(
         self, images: Array | None, features: Array | None, camera: Array | None = None, *, train: bool
     ) -> Array:
-        """Returns the tokens, with the CLS token and with position and camera embeddings, (B, N, D)."""
+        """Returns the tokens, (B, N, D): CLS and patches with position and camera embeddings, and the registers after CLS."""
         if (camera is None) != (not self.cameras):
             raise ValueError(
                 f"the model has {self.cameras} cameras: pass camera if and only if there are any"
@@ -239,6 +274,9 @@ class ViT(nn.Module):
         x = jnp.concatenate([cls, x], axis=1) + self.pos_embed.astype(x.dtype)
         if camera is not None:
             x = x + self.camera_scale * self.camera_embed[camera].astype(x.dtype)
+        if self.registers:
+            registers = jnp.broadcast_to(self.reg_token.astype(x.dtype), (len(x), *self.reg_token.shape[1:]))
+            x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
         return self.embed_dropout(x, deterministic=not train)
 
     def encode(

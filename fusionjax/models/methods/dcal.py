@@ -19,7 +19,15 @@ from jaxtyping import Float, Int
 
 from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
 from fusionjax.models.backbones.vit import Attend, ViT
-from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, residual, take_within_groups
+from fusionjax.models.layers import (
+    FEED_FORWARD,
+    Dense,
+    DType,
+    LayerNorm,
+    LayerScale,
+    residual,
+    take_within_groups,
+)
 from fusionjax.models.methods.rollout import cls_rollout_from_qk
 from fusionjax.types import Array, Aux
 
@@ -99,6 +107,7 @@ class GlobalLocalBlock(nn.Module):
         hidden: hidden width of the MLP.
         dropout: after the attention projection and inside the MLP.
         dtype: of the computation; parameters are float32.
+        layer_scale, feed_forward: as for `vit.Block`.
 
     Args (call):
         x: (B, N, D) float, all tokens.
@@ -115,6 +124,8 @@ class GlobalLocalBlock(nn.Module):
     hidden: int
     dropout: float = 0.0
     dtype: DType = jnp.float32
+    layer_scale: float = 0.0
+    feed_forward: str = "gelu"
 
     @nn.compact
     def __call__(
@@ -134,11 +145,12 @@ class GlobalLocalBlock(nn.Module):
         k, v = (split_heads(part, self.heads) for part in jnp.split(kv, 2, axis=-1))
         out, weights = attention_and_map(q, k, v, with_map="glca_attention" in capture)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
-        local = residual(
-            self, local, nn.Dropout(self.dropout, deterministic=not train)(out), rate, train=train
-        )
+        out = nn.Dropout(self.dropout, deterministic=not train)(out)
+        out = LayerScale(self.layer_scale, self.dtype, name="ls1")(out)
+        local = residual(self, local, out, rate, train=train)
         normed = LayerNorm(dtype=self.dtype, name="norm2")(local)
-        out = Mlp(self.hidden, self.dropout, self.dtype, name="mlp")(normed, train=train)
+        mlp = FEED_FORWARD[self.feed_forward](self.hidden, self.dropout, self.dtype, name="mlp")
+        out = LayerScale(self.layer_scale, self.dtype, name="ls2")(mlp(normed, train=train))
         return residual(self, local, out, rate, train=train), weights
 
 
@@ -163,9 +175,7 @@ class DCAL(ViT):
     def setup(self) -> None:
         super().setup()
         if "glca" in self.branches:
-            self.glca_block = GlobalLocalBlock(
-                self.heads, int(self.width * self.mlp_ratio), self.dropout, self.dtype
-            )
+            self.glca_block = GlobalLocalBlock(**self.block)
             self.glca_norm = LayerNorm(dtype=self.dtype)
             if self.num_classes:
                 self.glca_head = Dense(self.num_classes, dtype=jnp.float32)
@@ -193,8 +203,8 @@ class DCAL(ViT):
 
         Returns:
             (B, C) float32, whose softmax is the prediction, or without classes the CLS features of SA and GLCA, (B, 2·D);
-            and aux: "logits" and "features", each by branch; with GLCA "rollout" (B, N) and "selected" (B, n);
-            "log_variances" by branch.
+            and aux: "logits" and "features", each by branch; with GLCA "rollout" (B, N) and "selected" (B, n), both over CLS
+            and patches, without registers, whose share of the rollout is left out; "log_variances" by branch.
 
         Raises:
             ValueError: attention maps are captured although `partner` is given.
@@ -224,10 +234,12 @@ class DCAL(ViT):
                 source = x[:batch]
             else:  # the input of the only block is the embedding
                 source = aux["tokens"][-2] if self.depth > 1 else embedded
-            aux["rollout"] = cls_rollout_from_qk(aux["queries"], aux["keys"])
-            aux["selected"] = select(aux["rollout"], num_selected(self.ratio, x.shape[1] - 1))
+            aux["rollout"] = self._without_registers(cls_rollout_from_qk(aux["queries"], aux["keys"]))
+            aux["selected"] = select(aux["rollout"], num_selected(self.ratio, x.shape[1] - self.prefix))
+            # Positions among CLS and patches → among all tokens.
+            rows = jnp.where(aux["selected"] > 0, aux["selected"] + self.registers, 0)
             local, weights = self.glca_block(
-                source, aux["selected"], self.drop_path or None, train=train, capture=capture
+                source, rows, self.drop_path or None, train=train, capture=capture
             )
             feature["glca"] = self.glca_norm(local[:, 0])
             if weights is not None:
@@ -242,6 +254,12 @@ class DCAL(ViT):
         if not self.num_classes:
             return jnp.concatenate([feature[b] for b in ("sa", "glca") if b in feature], axis=-1), aux
         return combine(logits), aux
+
+    def _without_registers(self, rollout: Array) -> Array:
+        """(B, N) weights of all tokens → of CLS and patches."""
+        if not self.registers:
+            return rollout
+        return jnp.concatenate([rollout[:, :1], rollout[:, self.prefix :]], axis=1)
 
     def _two_streams(self, partner: Array) -> Attend:
         """Returns the attention of the SA stream (first half of the batch) and of the PWCA stream (second half)."""

@@ -110,7 +110,8 @@ def put_weights(
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
         log("the weights have no head: the model's stays initialised")
         new = (*new, HEAD.pattern)
-    return pretrained.merge(variables, weights, skip=c.skip, new=new, grid=family.grids(module), log=log)
+    tables = dict(grid=family.grids(module), antialias=family.antialias(module))
+    return pretrained.merge(variables, weights, skip=c.skip, new=new, log=log, **tables)
 
 
 def _merge_trunk(
@@ -122,7 +123,7 @@ def _merge_trunk(
     """
     trunk, skip, earlier = getattr(module, "trunk", None), config.pretrained.skip, config.model.trunk_features
     family = None if trunk is None else registry.family_of(trunk)
-    grid = None if trunk is None or family is None else family.grids(trunk)
+    tables = {} if family is None else dict(grid=family.grids(trunk), antialias=family.antialias(trunk))
     new = () if family is None else family.unpublished
     parts = [part for part in ("trunk", "neck") if part in variables["params"]]
     owned = {part: set(variables["params"][part]) for part in parts}
@@ -138,7 +139,7 @@ def _merge_trunk(
         others = [leaf for other in parts if other != part for leaf in _paths(inside[other])]
         # A pattern that is met in the other part need not be met in this one.
         mine = [p for p in skip if _meets(p, _paths(own)) or not _meets(p, others)]
-        variables = pretrained.merge(variables, own, skip=mine, new=new, into=part, grid=grid, log=log)
+        variables = pretrained.merge(variables, own, skip=mine, new=new, into=part, log=log, **tables)
     return variables
 
 

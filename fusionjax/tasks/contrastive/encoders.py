@@ -95,14 +95,15 @@ def put_weights(
     """
     if weights is None:
         return variables
-    grid = registry.family(config.model.name).grids(module.encoder(3))
+    family, encoder = registry.family(config.model.name), module.encoder(3)
     for tower in module.towers:
         variables = pretrained.merge(
             variables,
             weights,
             skip=config.pretrained.skip,
             into=f"tower_{tower}",
-            grid=grid,
+            grid=family.grids(encoder),
+            antialias=family.antialias(encoder),
             log=_prefixed(tower, log),
         )
     return variables

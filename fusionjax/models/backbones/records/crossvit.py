@@ -22,7 +22,7 @@ from fusionjax.models.backbones.record import (
     Shown,
     hub_timm,
 )
-from fusionjax.models.backbones.records.vit import LINEAR, NORMS
+from fusionjax.models.backbones.records.vit_keys import LINEAR, NORMS
 
 
 def key_map(model: CrossViT, tensors: Mapping[str, np.ndarray]) -> KeyMap:

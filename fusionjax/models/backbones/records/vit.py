@@ -1,11 +1,6 @@
-"""The ViT family: ViT, DeiT (not distilled) and the hybrid R50-ViT.
+"""The ViT family: ViT, DeiT (not distilled), DINOv2 with and without registers, and the hybrid R50-ViT."""
 
-Key maps of timm's names and of transformers' names for ViT and DeiT. The layers are stacked along a leading axis here.
-Queries, keys and values are the thirds of one matrix, each heads × d wide, as in timm's qkv; transformers has three matrices,
-which are concatenated.
-"""
-
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -18,7 +13,7 @@ from fusionjax.errors import UserError
 from fusionjax.models import registry
 from fusionjax.models.attention import attention
 from fusionjax.models.backbones import naming
-from fusionjax.models.backbones.keys import KeyMap, Rule, classes, conv, linear_rules, norm_rules, same
+from fusionjax.models.backbones.keys import classes
 from fusionjax.models.backbones.record import (
     HALF,
     Encoder,
@@ -30,10 +25,9 @@ from fusionjax.models.backbones.record import (
     Reference,
     hub_timm,
 )
-from fusionjax.models.backbones.records import resnet as resnet_family
-from fusionjax.models.backbones.resnet import ResNet
+from fusionjax.models.backbones.records.vit_keys import clean, key_map, of_transformers
 from fusionjax.models.backbones.vit import ViT
-from fusionjax.models.layers import DType
+from fusionjax.models.layers import FEED_FORWARD, DType
 
 V = TypeVar("V", bound=ViT)
 
@@ -42,6 +36,12 @@ _SIZES = {
     "small": dict(width=384, depth=12, heads=6),
     "base": dict(width=768, depth=12, heads=12),
 }
+_DINOV2_SIZES = {
+    **{size: _SIZES[size] for size in ("small", "base")},
+    "large": dict(width=1024, depth=24, heads=16),
+    "giant": dict(width=1536, depth=40, heads=24, feed_forward="swiglu"),
+}
+_REGISTERS = {"": 0, "reg4_": 4}
 _R50 = dict(**_SIZES["base"], patch=1, trunk="resnetv2_50_s16")
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -52,117 +52,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         for pixels in (224, 384)
     },
     "vit_base_patch32_224": dict(**_SIZES["base"], patch=32, image_size=224),
+    # Layer scale starts at transformers' value; of the blocks the published weights replace it. Without registers, positions
+    # are resampled without antialiasing, as by DINOv2's authors and transformers; with them, with it, as also by timm.
+    **{
+        f"vit_{size}_patch14_{kind}dinov2": dict(
+            **fields, patch=14, image_size=518, layer_scale=1.0, registers=registers, antialias=registers > 0
+        )
+        for size, fields in _DINOV2_SIZES.items()
+        for kind, registers in _REGISTERS.items()
+    },
     "vit_base_r50_s16_224": dict(**_R50, image_size=224),
     "vit_base_r50_s16_384": dict(**_R50, image_size=384),
     # Not a published model: a shallow transformer for feature maps of a frozen trunk, and for tests.
     "vit_shallow": dict(width=256, depth=2, heads=8, patch=16, image_size=224, mlp_ratio=2.0),
 }
 """By name, the fields of `ViT`; `trunk` by its name."""
-
-# timm's name inside a block → the path here; linear layers, then norms.
-LINEAR = {
-    "attn.qkv": ("qkv",),
-    "attn.proj": ("proj",),
-    "mlp.fc1": ("mlp", "fc1"),
-    "mlp.fc2": ("mlp", "fc2"),
-}
-NORMS = ("norm1", "norm2")
-
-# transformers' names: of a file, and of a state dict in memory from version 5 on. Layers; queries, keys and values; the rest.
-FILE, MEMORY = "encoder.layer", "layers"
-QKV = {
-    FILE: tuple(f"attention.attention.{part}" for part in ("query", "key", "value")),
-    MEMORY: tuple(f"attention.{part}_proj" for part in "qkv"),
-}
-DENSE = {
-    FILE: {
-        "attention.output.dense": ("proj",),
-        "intermediate.dense": ("mlp", "fc1"),
-        "output.dense": ("mlp", "fc2"),
-    },
-    MEMORY: {"attention.o_proj": ("proj",), "mlp.fc1": ("mlp", "fc1"), "mlp.fc2": ("mlp", "fc2")},
-}
-PREFIXES = ("vit.", "deit.")
-CLS = "embeddings.cls_token"
-# Tensors of masked pretraining, and of the pooler of ViTModel, which was never trained.
-UNUSED = ("embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")
-DISTILLED = ("dist_token", "embeddings.distillation_token")
-
-
-def of_transformers(names: Container[str]) -> bool:
-    """Returns whether cleaned names are those of transformers; otherwise they are those of timm."""
-    return CLS in names
-
-
-def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the tensors without the prefix of transformers' models with a head, and without tensors unknown to `ViT`.
-
-    Raises:
-        UserError: the tensors are of a distilled DeiT, whose second token is not supported.
-    """
-    prefix = next((prefix for prefix in PREFIXES if f"{prefix}{CLS}" in tensors), "")
-    cleaned = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    for token in DISTILLED:
-        if token in cleaned:
-            raise UserError(
-                f"{prefix}{token}: a distilled DeiT, whose second token is not supported; "
-                "use the plain model (deit_*_patch16_* without distilled in its name)"
-            )
-    if of_transformers(cleaned):
-        cleaned = {key: tensor for key, tensor in cleaned.items() if key not in UNUSED}
-    return cleaned
-
-
-def key_map(model: ViT, names: Container[str] = ()) -> KeyMap:
-    """The map for a model's settings.
-
-    Args:
-        model: determines the number of layers, and whether there is a ResNet trunk.
-        names: names of the cleaned tensors; they determine whether timm's names (the default) or transformers' apply.
-
-    Returns:
-        Reference name → Rule.
-    """
-    return _transformers(model, names) if of_transformers(names) else _timm(model)
-
-
-def _timm(model: ViT) -> KeyMap:
-    rules: KeyMap = {
-        "cls_token": Rule(("params", "cls_token"), same),
-        "pos_embed": Rule(("params", "pos_embed"), same),
-    }
-    rules |= linear_rules("patch_embed.proj", "patch_embed", turn=conv)
-    for layer in range(model.depth):
-        for source, path in LINEAR.items():
-            rules |= _layer(linear_rules(f"blocks.{layer}.{source}", "blocks", *path), layer)
-        for norm in NORMS:
-            rules |= _layer(norm_rules(f"blocks.{layer}.{norm}", "blocks", norm), layer)
-    rules |= norm_rules("norm", "norm") | linear_rules("head", "head")
-    if isinstance(model.trunk, ResNet):
-        rules |= resnet_family.key_map(model.trunk, "patch_embed.backbone.", ("trunk",))
-    return rules
-
-
-def _transformers(model: ViT, names: Container[str]) -> KeyMap:
-    rules: KeyMap = {
-        CLS: Rule(("params", "cls_token"), same),
-        "embeddings.position_embeddings": Rule(("params", "pos_embed"), same),
-    }
-    rules |= linear_rules("embeddings.patch_embeddings.projection", "patch_embed", turn=conv)
-    stack = MEMORY if f"{MEMORY}.0.layernorm_before.weight" in names else FILE
-    for layer in range(model.depth):
-        source = f"{stack}.{layer}"
-        for third, name in enumerate(QKV[stack]):
-            rules |= _layer(linear_rules(f"{source}.{name}", "blocks", "qkv"), layer, (third, 3))
-        for name, path in DENSE[stack].items():
-            rules |= _layer(linear_rules(f"{source}.{name}", "blocks", *path), layer)
-        for name, norm in zip(("layernorm_before", "layernorm_after"), NORMS, strict=True):
-            rules |= _layer(norm_rules(f"{source}.{name}", "blocks", norm), layer)
-    return rules | norm_rules("layernorm", "norm") | linear_rules("classifier", "head")
-
-
-def _layer(rules: KeyMap, layer: int, part: tuple[int, int] | None = None) -> KeyMap:
-    return {key: rule._replace(layer=layer, part=part) for key, rule in rules.items()}
 
 
 def build(name: str, **overrides: Any) -> ViT:
@@ -220,6 +124,10 @@ def check(name: str, module: ViT) -> None:
             raise UserError(
                 f"model {name}: image_size={module.image_size} must be a multiple of the patch size {unit}"
             )
+    if module.feed_forward not in FEED_FORWARD:
+        raise UserError(
+            f"model {name}: feed_forward={module.feed_forward!r} is not one of {', '.join(FEED_FORWARD)}"
+        )
     if module.trunk_norm and module.trunk is None:
         raise UserError(f"model {name}: trunk_norm=True needs a trunk")
     for rate in ("drop_path", "dropout"):
@@ -240,7 +148,7 @@ def layers(module: ViT) -> LayerOrder:
     return LayerOrder(
         module.depth,
         (
-            Layer(r"(cls_token|pos_embed|camera_embed|patch_embed/.*)", 0),
+            Layer(r"(cls_token|reg_token|pos_embed|camera_embed|patch_embed/.*)", 0),
             Layer(r"blocks/.*", 1, stacked=True),
             Layer(r"(norm|head)/.*", module.depth + 1),
         ),
@@ -292,18 +200,20 @@ TAGS = {
     "vit_base_r50_s16_384": "orig_in21k_ft_in1k",
     **{f"deit_{size}_patch16_224": "fb_in1k" for size in _SIZES},
     "deit_base_patch16_384": "fb_in1k",
+    **{name: "lvd142m" for name in CONFIGS if name.endswith("dinov2")},
 }
 
 
 def _preprocessing(name: str) -> Preprocessing:
     side = CONFIGS[name]["image_size"]
-    found = Preprocessing((side, side), crop=1.0 if side == 384 else 0.9)
-    # AugReg's and Google's ViTs were trained with mean = std = 0.5, DeiT with the values of ImageNet.
-    return found if name.startswith("deit") else found._replace(mean=HALF, std=HALF)
+    found = Preprocessing((side, side), crop=0.9 if side == 224 else 1.0)
+    # AugReg's and Google's ViTs were trained with mean = std = 0.5, DeiT and DINOv2 with the values of ImageNet.
+    imagenet = name.startswith("deit") or name.endswith("dinov2")
+    return found if imagenet else found._replace(mean=HALF, std=HALF)
 
 
 def _tokens(module: ViT, images: jax.Array, train: bool) -> jax.Array:
-    """All tokens after the last normalisation, CLS first: (B, 1 + N, D)."""
+    """All tokens after the last normalisation, CLS first, then registers: (B, prefix + N, D)."""
     x = module.embed(images, None, train=train)
     x, _ = module.encode(x, attend=attention, train=train)
     return module.norm(x)
@@ -324,7 +234,7 @@ FAMILY = Family(
     build=build,
     layers=layers,
     inputs=inputs,
-    undecayed=("cls_token", "pos_embed", "camera_embed"),
+    undecayed=("cls_token", "reg_token", "pos_embed", "camera_embed"),
     heads=("head",),
     preprocessing={name: _preprocessing(name) for name in CONFIGS if name != "vit_shallow"},
     # Published at 224 pixels only; the position embeddings are resampled.
@@ -342,7 +252,7 @@ FAMILY = Family(
     encoder=Encoder(
         {"num_classes": 0},
         feature=lambda module, images, train: _tokens(module, images, train)[:, 0],
-        tokens=lambda module, images, train: _tokens(module, images, train)[:, 1:],
+        tokens=lambda module, images, train: _tokens(module, images, train)[:, module.prefix :],
     ),
     tokens=tokens,
     embeds=True,
