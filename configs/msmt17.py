@@ -4,9 +4,10 @@ r"""DCAL on MSMT17: 30,248 training images (32,621 with val) of 1,041 persons, 1
     python -m fusionjax.main --config=configs/msmt17.py:root=/data/MSMT17_V1 --workdir=runs/msmt17
 
 Needs the data set in the folder layout of its authors. V1 and V2 are distinguished by their folders; scores on V2 are lower.
-Arguments: root=<folder>, ablation=full|sa_only|sa_glca|sa_pwca, backbone=vit_base|deit_tiny|deit_small|deit_base,
-weights=published|none|<file, package: or hub:>, sie (camera embedding), stride=<pixels; patches overlap if less than 16>,
-rerank, flip (mirror averaging), train=train|trainval, runlocal. Weights as in configs/market1501.py.
+Arguments: root=<folder>, ablation=full|sa_only|sa_glca|sa_pwca,
+backbone=vit_base|deit_tiny|deit_small|deit_base|dinov2_small|dinov2_base|dinov2_large, weights=published|none|<file, package:
+or hub:>, sie (camera embedding), stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging),
+train=train|trainval, runlocal. Weights as in configs/market1501.py.
 
 mAP / rank-1 in the paper (docs/reproduce.md): DeiT-T 44.9 / 68.2, DeiT-S 55.1 / 77.3, DeiT-B 62.3 / 83.1, ViT-B 64.0 / 83.1.
 """

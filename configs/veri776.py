@@ -4,9 +4,10 @@ r"""DCAL on VeRi-776: 37,778 training images of 576 vehicles, 1,678 queries, 11,
     python -m fusionjax.main --config=configs/veri776.py:root=/data/VeRi --workdir=runs/veri776
 
 Needs the data set in the folder layout of its authors. Arguments: root=<folder>, ablation=full|sa_only|sa_glca|sa_pwca,
-backbone=vit_base|deit_tiny|deit_small|deit_base, weights=published|none|<file, package: or hub:>, sie (camera embedding),
-stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging), runlocal. Starts from timm's weights on the
-Hugging Face hub: ViT from ImageNet-21k, DeiT from ImageNet-1k.
+backbone=vit_base|deit_tiny|deit_small|deit_base|dinov2_small|dinov2_base|dinov2_large, weights=published|none|<file, package:
+or hub:>, sie (camera embedding), stride=<pixels; patches overlap if less than 16>, rerank, flip (mirror averaging), runlocal.
+Starts from timm's weights on the Hugging Face hub: ViT from ImageNet-21k, DeiT from ImageNet-1k, DINOv2 without labels; with
+DINOv2, whose patches have 14 pixels, sides are rounded down to their multiples.
 
 mAP / rank-1 in the paper (docs/reproduce.md): DeiT-T 74.1 / 94.7, DeiT-S 78.1 / 95.9, DeiT-B 80.0 / 96.5, ViT-B 80.2 / 96.9.
 """

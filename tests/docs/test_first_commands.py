@@ -29,6 +29,7 @@ from tests.support.published import BERT
 
 VIT = "hub:timm/vit_base_patch16_224.augreg_in21k"
 R50_VIT = "hub:timm/vit_base_r50_s16_224.orig_in21k"
+DINOV2 = "hub:timm/vit_small_patch14_dinov2.lvd142m"
 RESNET = "hub:timm/resnet50.a1_in1k"
 WAV2VEC2 = "hub:facebook/wav2vec2-base"
 HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -46,6 +47,7 @@ CASES = {
         (550, 448),
     ),
     ("cub", "backbone=deit_base"): ({WHOLE: "hub:timm/deit_base_patch16_224.fb_in1k"}, IMAGENET, (550, 448)),
+    ("cub", "backbone=dinov2_small"): ({WHOLE: DINOV2}, IMAGENET, (550, 448)),
     ("cars", ""): ({WHOLE: VIT}, HALF, (550, 448)),
     ("aircraft", ""): ({WHOLE: VIT}, HALF, (550, 448)),
     ("market1501", ""): ({WHOLE: VIT}, HALF, (256, 128)),
@@ -55,6 +57,7 @@ CASES = {
         HALF,
         (256, 128),
     ),
+    ("market1501", "backbone=dinov2_small"): ({WHOLE: DINOV2}, IMAGENET, (252, 126)),
     ("dukemtmc", ""): ({WHOLE: VIT}, HALF, (256, 128)),
     ("msmt17", ""): ({WHOLE: VIT}, HALF, (256, 128)),
     ("veri776", ""): ({WHOLE: VIT}, HALF, (256, 256)),

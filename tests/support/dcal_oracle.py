@@ -36,12 +36,21 @@ def attend(q, k, v, h):
     return (weights @ v).transpose(1, 0, 2).reshape(q.shape[1], -1), weights
 
 
-def mlp(x, p):
-    return dense(gelu(dense(x, p["fc1"])), p["fc2"])
+def mlp(x, p, gated=False):
+    hidden = dense(x, p["fc1"])
+    if gated:
+        a, b = np.split(hidden, 2, axis=-1)
+        return dense(a / (1 + np.exp(-a)) * b, p["fc2"])
+    return dense(gelu(hidden), p["fc2"])
 
 
-def block(x, p, h, partner=None):
-    """One image (N, D). With `partner`, the tokens of the other image entering the same block: PWCA."""
+def scaled(x, p, name):
+    """The residual x, times the layer scale of this name where the block has one."""
+    return x * p[name]["scale"] if name in p else x
+
+
+def block(x, p, h, partner=None, gated=False):
+    """One image (N, D). With `partner`, the tokens of the other image entering the same block: PWCA. `gated`: SwiGLU."""
     d = x.shape[-1]
 
     def qkv(tokens):
@@ -53,8 +62,8 @@ def block(x, p, h, partner=None):
         _, k2, v2 = qkv(partner)
         k, v = np.concatenate([k, k2]), np.concatenate([v, v2])
     out, weights = attend(q, k, v, h)
-    x = x + dense(out, p["proj"])
-    return x + mlp(layer_norm(x, p["norm2"]), p["mlp"]), weights
+    x = x + scaled(dense(out, p["proj"]), p, "ls1")
+    return x + scaled(mlp(layer_norm(x, p["norm2"]), p["mlp"], gated), p, "ls2"), weights
 
 
 def rollout_matrix(maps):
@@ -66,14 +75,14 @@ def rollout_matrix(maps):
     return total
 
 
-def glca(x, selected, p, h):
+def glca(x, selected, p, h, gated=False):
     """All tokens (N, D); queries are the rows `selected`."""
     d = x.shape[-1]
     normed = layer_norm(x, p["norm1"])
     kv = dense(normed, p["kv"])
     out, _ = attend(dense(normed[selected], p["q"]), kv[:, :d], kv[:, d:], h)
-    local = x[selected] + dense(out, p["proj"])
-    return local + mlp(layer_norm(local, p["norm2"]), p["mlp"])
+    local = x[selected] + scaled(dense(out, p["proj"]), p, "ls1")
+    return local + scaled(mlp(layer_norm(local, p["norm2"]), p["mlp"], gated), p, "ls2")
 
 
 def layer(params, i):
@@ -83,30 +92,37 @@ def layer(params, i):
     return params[i]
 
 
-def dcal(params, images, patch, h, depth, count, partner=None, glca_input="last", partner_stream="pwca"):
-    """Logits by branch, rollout (B, N) and selection (B, 1 + count) of a batch (B, s, s, 3)."""
+def dcal(params, images, patch, h, depth, count, partner=None, glca_input="last", partner_stream="pwca",
+         gated=False):  # fmt: skip
+    """Logits by branch, rollout (B, N) and selection (B, 1 + count) of a batch (B, s, s, 3), both over CLS and patches."""
     batch, side, _, channels = images.shape
     grid, d = side // patch, params["cls_token"].shape[-1]
     patches = images.reshape(batch, grid, patch, grid, patch, channels).transpose(0, 1, 3, 2, 4, 5)
     kernel = params["patch_embed"]["kernel"].reshape(-1, d)
     tokens = patches.reshape(batch, grid * grid, -1) @ kernel + params["patch_embed"]["bias"]
     x = np.concatenate([np.broadcast_to(params["cls_token"], (batch, 1, d)), tokens], 1) + params["pos_embed"]
+    registers = params["reg_token"][0] if "reg_token" in params else np.zeros((0, d))
+    extra = np.broadcast_to(registers, (batch, *registers.shape))
+    x = np.concatenate([x[:, :1], extra, x[:, 1:]], 1)
     sa, pwca = [x], [x]
     maps = []
     for i in range(depth):
         p = layer(params["blocks"], i)
-        done = [block(image, p, h) for image in sa[-1]]
+        done = [block(image, p, h, gated=gated) for image in sa[-1]]
         maps.append(np.stack([w.mean(0) for _, w in done]))
         if partner is not None:
             source = pwca[-1] if partner_stream == "pwca" else sa[-1]
-            pwca.append(np.stack([block(pwca[-1][b], p, h, source[partner[b]])[0] for b in range(batch)]))
+            done_pairs = [block(pwca[-1][b], p, h, source[partner[b]], gated) for b in range(batch)]
+            pwca.append(np.stack([tokens for tokens, _ in done_pairs]))
         sa.append(np.stack([image for image, _ in done]))
     maps = np.stack(maps)
     rollout = np.stack([rollout_matrix(maps[:, b])[0] for b in range(batch)])
+    rollout = np.delete(rollout, range(1, 1 + len(registers)), axis=1)
     order = np.argsort(-rollout[:, 1:], axis=1, kind="stable")[:, :count] + 1
     selected = np.concatenate([np.zeros((batch, 1), int), order], 1)
     source = sa[-1] if glca_input == "last" else sa[-2]
-    local = np.stack([glca(source[b], selected[b], params["glca_block"], h) for b in range(batch)])
+    rows = np.where(selected > 0, selected + len(registers), 0)
+    local = np.stack([glca(source[b], rows[b], params["glca_block"], h, gated) for b in range(batch)])
     logits = {
         "sa": dense(layer_norm(sa[-1][:, 0], params["norm"]), params["head"]),
         "glca": dense(layer_norm(local[:, 0], params["glca_norm"]), params["glca_head"]),

@@ -14,8 +14,8 @@ from fusionjax.train.state import flatten
 FAMILIES = dict(register.backbones.records())
 # Shapes alone are computed, of the smallest name and of one that is built otherwise.
 CHOSEN = {
-    "vit": ("vit_tiny_patch16_224", "vit_base_r50_s16_224"),
-    "dcal": ("dcal_deit_tiny_patch16_224",),
+    "vit": ("vit_tiny_patch16_224", "vit_base_r50_s16_224", "vit_small_patch14_reg4_dinov2"),
+    "dcal": ("dcal_deit_tiny_patch16_224", "dcal_vit_small_patch14_reg4_dinov2"),
     "crossvit": ("crossvit_9_240", "crossvit_9_dagger_240"),
     "efficientnet": ("efficientnet_b0", "tf_efficientnet_lite0"),
     "resnet": ("resnet50", "resnetv2_50_s16"),
@@ -69,7 +69,7 @@ def test_patterns_match_and_the_order_covers_every_parameter(family, name):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_undecayed_pattern_matches_a_parameter_of_some_model(family):
     record = FAMILIES[family]
-    fields = {"cameras": 2} if family in ("vit", "dcal") else {}
+    fields = {"cameras": 2, "registers": 1} if family in ("vit", "dcal") else {}
     if fields:
         module = record.build(CHOSEN[family][0], **fields)
         images, camera = record.inputs(module, None)[0], jax.ShapeDtypeStruct((1,), int)

@@ -55,6 +55,32 @@ def test_equals_the_oracle(rng, glca_input, partner_stream):
     np.testing.assert_allclose(jax.nn.softmax(output), mean, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("feed_forward", ["gelu", "swiglu"])
+def test_registers_are_tokens_that_are_never_selected(rng, feed_forward):
+    module, variables, images = build(
+        rng, registers=3, layer_scale=0.5, feed_forward=feed_forward, ratio=0.999
+    )
+    _, aux = module.apply(variables, images, partner=jnp.array([[1, 0], [1, 0]]))
+    logits, rollout, selected = dcal_oracle.dcal(
+        exact(variables), images.astype(np.float64), 8, 3, 3, 15, [1, 0, 3, 2], gated=feed_forward == "swiglu"
+    )
+    assert aux["rollout"].shape == (4, 17) and aux["selected"].max() <= 16
+    np.testing.assert_allclose(aux["rollout"], rollout, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(aux["selected"], selected)
+    for branch, want in logits.items():
+        np.testing.assert_allclose(aux["logits"][branch], want, rtol=1e-3, atol=1e-3)
+    # What reads the patches gets as many as the grid has cells.
+    plain = models.create(
+        "vit_shallow", **SMALL, output="tokens", registers=3, layer_scale=0.5, feed_forward=feed_forward
+    )
+    own = {"params": {k: v for k, v in variables["params"].items() if k in plain_names(plain, images)}}
+    assert plain.apply(own, images)[0].shape == (4, 4, 4, 24)
+
+
+def plain_names(plain, images):
+    return jax.eval_shape(plain.init, jax.random.key(0), images)["params"]
+
+
 def test_rollout_row_chain_equals_the_matrix_product(rng):
     maps = dcal_oracle.softmax(rng.normal(size=(5, 2, 3, 9, 9)))
     want = np.stack([dcal_oracle.rollout_matrix(maps[:, b].mean(1))[0] for b in range(2)])
