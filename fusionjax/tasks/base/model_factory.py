@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -110,7 +111,7 @@ def put_weights(
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
         log("the weights have no head: the model's stays initialised")
         new = (*new, HEAD.pattern)
-    tables = dict(grid=family.grids(module), antialias=family.antialias(module))
+    tables: dict[str, Any] = dict(grid=family.grids(module), antialias=family.antialias(module))
     return pretrained.merge(variables, weights, skip=c.skip, new=new, log=log, **tables)
 
 
@@ -123,7 +124,9 @@ def _merge_trunk(
     """
     trunk, skip, earlier = getattr(module, "trunk", None), config.pretrained.skip, config.model.trunk_features
     family = None if trunk is None else registry.family_of(trunk)
-    tables = {} if family is None else dict(grid=family.grids(trunk), antialias=family.antialias(trunk))
+    tables: dict[str, Any] = (
+        {} if family is None else dict(grid=family.grids(trunk), antialias=family.antialias(trunk))
+    )
     new = () if family is None else family.unpublished
     parts = [part for part in ("trunk", "neck") if part in variables["params"]]
     owned = {part: set(variables["params"][part]) for part in parts}

@@ -36,7 +36,7 @@ _SIZES = {
     "small": dict(width=384, depth=12, heads=6),
     "base": dict(width=768, depth=12, heads=12),
 }
-_DINOV2_SIZES = {
+_DINOV2_SIZES: dict[str, dict[str, Any]] = {
     **{size: _SIZES[size] for size in ("small", "base")},
     "large": dict(width=1024, depth=24, heads=16),
     "giant": dict(width=1536, depth=40, heads=24, feed_forward="swiglu"),

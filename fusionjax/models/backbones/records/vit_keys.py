@@ -73,7 +73,7 @@ def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if of_transformers(cleaned) or "mask_token" in cleaned:
         cleaned = {key: tensor for key, tensor in cleaned.items() if key not in UNUSED}
     # timm adds the position of CLS to the token itself where there are registers, and stores only those of the patches.
-    if "reg_token" in cleaned and np.ndim(cleaned.get("pos_embed")) == 3:
+    if {"reg_token", "pos_embed"} <= set(cleaned) and np.ndim(cleaned["pos_embed"]) == 3:
         table = cleaned["pos_embed"]
         cleaned["pos_embed"] = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
     if "register_tokens" in cleaned:
