@@ -15,6 +15,7 @@ MODULES = {
     "train": "main",
     "evaluate": "evaluate",
     "predict": "predict",
+    "export": "export",
     "inspect": "inspect",
     "prepare": "prepare",
     "compare": "compare",

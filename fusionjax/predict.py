@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusionjax import cli
@@ -29,7 +30,11 @@ def add(parser: ArgumentParser) -> None:
         metavar="IMAGE",
         help="files, folders, patterns; - reads a list from standard input",
     )
-    parser.add_argument("--workdir", metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="folder of a run, or of an exported one; hub:owner/name reads it from the hub",
+    )
     parser.add_argument(
         "--top", type=at_least(1), default=5, metavar="N", help="classes, or images of a gallery, to name (5)"
     )
@@ -38,7 +43,8 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder of the attention maps; without it, of up to 16 images: <workdir>/predictions",
+        help="folder of the attention maps; without it, of up to 16 images: <workdir>/predictions, or ./predictions where the "
+        "run was exported",
     )
     parser.add_argument(
         "--text", action="append", help="text of an image, once per image, for a model that reads it"
@@ -83,7 +89,8 @@ def main(options: Namespace) -> int:
         ),
         len(options.images),
     )
-    folder = output_folder(options.out) if options.out else run.folder / "predictions"
+    beside = Path() if run.exported else run.folder  # what is exported may be uploaded
+    folder = output_folder(options.out) if options.out else beside / "predictions"
     draws = bool(options.out) or len(options.images) <= _MAPS
     form = "json" if options.json else "csv" if options.csv else "text"
     bad = answers.write(found, form, top=options.top, maps=folder if draws else None)

@@ -139,6 +139,23 @@ def _as_named(config: ConfigDict) -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sharing:
+    """What `fusionjax export` has to know of a task to make a folder of a run that others can read.
+
+    Attributes:
+        use: what its model is for: a sentence of the model card.
+        pipeline_tag: the Hugging Face hub's name of such a model, e.g. "image-classification"; "" where it has none.
+        files: fields of its sections that name what a trained run opens again: a folder with a tokenizer, or a JSON file.
+        weights: fields of its sections that name weights, which only the start of a training reads.
+    """
+
+    use: str = ""
+    pipeline_tag: str = ""
+    files: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskRecord:
     """A task as the rest of the program knows it before it is built. Importing it must not import jax.
 
@@ -157,6 +174,7 @@ class TaskRecord:
         examples: "section.field" of a tuple that is empty by default → an example of it, whose elements have all possible
             types, e.g. {"spectral.train_on": ("rgb",)}; without one, any elements pass.
         classifies: whether it learns the classes of the data, so that there must be two or more.
+        sharing: for the model card and the files of an exported run.
     """
 
     name: str
@@ -170,6 +188,7 @@ class TaskRecord:
     builds: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     examples: Mapping[str, tuple[object, ...]] = dataclasses.field(default_factory=dict)
     classifies: bool = True
+    sharing: Sharing = Sharing()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +201,7 @@ class DatasetRecord:
         reads: fields of `config.data` that it reads beyond those that every data set reads, e.g. ("root", "renderings").
         check: raises a UserError where the config cannot be: the data set's own rules.
         lists_folders: whether it takes all folders below the root for data, so that nothing else may be written there.
+        licence: of the data, where they come as a package; "" where it is their authors' to say.
     """
 
     name: str
@@ -189,6 +209,7 @@ class DatasetRecord:
     reads: tuple[str, ...] = ("root",)
     check: Callable[[ConfigDict], None] = _no_rules
     lists_folders: bool = False
+    licence: str = ""
 
 
 tasks: Registry[TaskRecord] = Registry(
@@ -320,11 +341,12 @@ def task(
     training_free: bool = False,
     builds: Mapping[str, Sequence[str]] | None = None,
     examples: Mapping[str, tuple[object, ...]] | None = None,
+    sharing: Sharing = Sharing(),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a task's builder, (config, facts) → task.
 
     Args:
-        name, sections, check, reported_splits, frozen_trunk, training_free, builds, examples: see `TaskRecord`.
+        name, sections, check, reported_splits, frozen_trunk, training_free, builds, examples, sharing: see `TaskRecord`.
         reads: as there, or the fields themselves where they are always the same.
     """
 
@@ -341,6 +363,7 @@ def task(
             training_free,
             builds or {},
             examples or {},
+            sharing=sharing,
         )
         tasks.add(name, record)
         return build

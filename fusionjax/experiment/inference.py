@@ -23,7 +23,7 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
-from fusionjax.experiment import user_images, workdir
+from fusionjax.experiment import exported, user_images, workdir
 from fusionjax.experiment.fingerprint import changed
 from fusionjax.experiment.prediction import Prediction
 from fusionjax.experiment.user_images import NamedImage
@@ -37,17 +37,21 @@ _BATCH = 16
 
 
 def load(folder: str | Path) -> "Run":
-    """Opens a workdir: its config, class names and reported weights.
+    """Opens a run: its config, class names and reported weights.
 
     Args:
-        folder: the --workdir of a run.
+        folder: the --workdir of a run, a folder that `fusionjax export` wrote, or such a folder on the Hugging Face hub,
+            "hub:owner/name" or "hub:owner/name@revision".
 
     Raises:
-        UserError: no run there, no whole checkpoint, or one of another architecture.
+        UserError: no run there, no whole checkpoint, or one of another architecture; files that are missing or damaged.
     """
-    folder = Path(folder).expanduser()
+    folder = exported.place(folder)
     content = workdir.read(folder)
-    config = workdir.config_of(content)
+    shared = exported.MARK in content
+    if shared:
+        exported.verify(folder)
+    config = exported.config_of(folder, content) if shared else workdir.config_of(content)
     if workdir.other_version(content):
         log.warning(
             "the run in %s was trained by fusionjax %s, this is %s: what it computes may have changed, see CHANGELOG.md",
@@ -64,6 +68,10 @@ def load(folder: str | Path) -> "Run":
         )
     mesh = mesh_lib.create()
     where = mesh_lib.replicated(mesh)
+    if shared:
+        template = jax.eval_shape(task.model.init, jax.random.key(0))
+        variables = mesh_lib.put_replicated(exported.variables(folder, template), mesh)
+        return Run(folder, config, task, mesh, variables, content[exported.MARK], exported=True)
     abstract = jax.eval_shape(functools.partial(_state, task, config), jax.random.key(0))
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract)
     if not (folder / "checkpoints").is_dir():
@@ -107,11 +115,21 @@ class Run:
         task: see `fusionjax.tasks.base.protocol`; `task.model.module` is the linen module, `task.class_names` its classes.
         variables: the weights, for `task.model.module.apply`.
         step: of the checkpoint that they come from.
+        exported: whether the folder is one of `fusionjax export`, without the data and nothing to write to.
     """
 
     def __init__(
-        self, folder: Path, config: ConfigDict, task: Task, mesh: Mesh, variables: Variables, step: int
+        self,
+        folder: Path,
+        config: ConfigDict,
+        task: Task,
+        mesh: Mesh,
+        variables: Variables,
+        step: int,
+        *,
+        exported: bool = False,
     ):
+        self.exported = exported
         self.folder, self.config, self.task, self.mesh = folder, config, task, mesh
         self.variables, self.step = variables, step
         self.compiled = jax.jit(task.scorer.predict)
@@ -306,6 +324,10 @@ class Run:
         try:
             found = datasets.create(self.config.data, split, seed=self.config.seed)
         except UserError as e:
+            if self.exported:
+                raise UserError(
+                    f"{e}; {self.folder} was exported without its data: evaluate the run in its own --workdir"
+                ) from None
             if not root or Path(root).expanduser().exists():
                 raise
             raise UserError(

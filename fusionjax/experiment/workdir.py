@@ -68,7 +68,14 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
 
 def refuse_others(folder: Path) -> None:
     """Refuses a folder without config.json that holds anything but logs: a run would overwrite and remove files in it."""
-    if not folder.is_dir() or (folder / "config.json").exists():
+    if not folder.is_dir():
+        return
+    if (folder / "config.json").exists():
+        if (folder / "model.safetensors").exists():
+            raise UserError(
+                f"--workdir={folder} is an exported run, which is not trained further: use another --workdir, with "
+                f"config.pretrained.source={folder}"
+            )
         return
     found = sorted(p.name for p in folder.iterdir() if not (_is_mark(p) or _is_log(p)))
     found = [name for name in found if not (name.startswith(".config.json.") and name.endswith(".part"))]
@@ -211,7 +218,13 @@ def _check_types(content: Any) -> None:
     names = content.get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("class_names is no list of names")
-    kinds: dict[str, type] = {"environment": dict, "images": dict, "examples": dict, "steps": int}
+    kinds: dict[str, type] = {
+        "environment": dict,
+        "images": dict,
+        "examples": dict,
+        "steps": int,
+        "exported": int,
+    }
     kinds |= dict.fromkeys(("run", "tokenizer", "data_set", "command"), str)
     for key, kind in kinds.items():
         if not isinstance(content.get(key, kind()), kind):

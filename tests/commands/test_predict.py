@@ -17,6 +17,8 @@ from fusionjax.experiment.prediction import Prediction
 class Run:
     """A run of two classes that looks at nothing."""
 
+    exported = False
+
     def __init__(self, folder):
         self.folder = folder
         self.task = SimpleNamespace(

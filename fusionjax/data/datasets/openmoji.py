@@ -236,4 +236,6 @@ def _package(name: str) -> ModuleType:
 ElementTree.register_namespace("", _SVG)
 
 
-RECORD = DatasetRecord("openmoji", create, reads=("fractions", "resize", "renderings"))
+RECORD = DatasetRecord(
+    "openmoji", create, reads=("fractions", "resize", "renderings"), licence="CC BY-SA 4.0"
+)

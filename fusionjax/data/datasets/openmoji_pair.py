@@ -85,4 +85,4 @@ def create(data: ConfigDict, split: str, *, seed: int) -> OpenMojiPair:
     return OpenMojiPair(split, class_names, drawings, data.resize)
 
 
-RECORD = DatasetRecord("openmoji_pair", create, reads=("fractions", "resize"))
+RECORD = DatasetRecord("openmoji_pair", create, reads=("fractions", "resize"), licence="CC BY-SA 4.0")

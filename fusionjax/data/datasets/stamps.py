@@ -249,4 +249,5 @@ RECORD = DatasetRecord(
     reads=("root", "fractions", "resize", "languages", "audio_languages", "sound"),
     check=_check,
     lists_folders=True,
+    licence="GPL-2 as a whole",
 )

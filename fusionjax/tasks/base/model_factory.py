@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from fusionjax import models, pretrained
@@ -108,11 +108,29 @@ def put_weights(
         return _merge_trunk(config, module, variables, weights, log)
     family = registry.family(config.model.name)
     new = (*new, *family.unpublished)
+    weights = _fitting(weights, variables, (*new, *registry.unpublished()), log)
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
         log("the weights have no head: the model's stays initialised")
         new = (*new, HEAD.pattern)
     tables: dict[str, Any] = dict(grid=family.grids(module), antialias=family.antialias(module))
     return pretrained.merge(variables, weights, skip=c.skip, new=new, log=log, **tables)
+
+
+def _fitting(weights: PyTree, variables: PyTree, patterns: Sequence[str], log: Say) -> PyTree:
+    """The weights without those that no published weights have and that do not fit: an exported run's GLCA in a plain ViT, or
+    with other classes."""
+    target, left = flatten_dict(variables), []
+    kept = {}
+    for path, value in flatten_dict(weights).items():
+        name = "/".join(path[1:])
+        fits = path in target and target[path].shape == value.shape
+        if not fits and any(re.fullmatch(pattern, name) for pattern in patterns):
+            left.append(name)
+        else:
+            kept[path] = value
+    if left:
+        log(f"{', '.join(sorted(left))} of the weights do not fit and are left out")
+    return unflatten_dict(kept)
 
 
 def _merge_trunk(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from fusionjax.register import TaskRecord
+from fusionjax.register import Sharing, TaskRecord
 from fusionjax.tasks.base import fields
 
 if TYPE_CHECKING:
@@ -24,4 +24,9 @@ def reads(config: ConfigDict) -> Sequence[str]:
     return (*fields.CLASS_LOSS, "loss.mixup", "loss.cutmix", *fields.CHANNELS)
 
 
-RECORD = TaskRecord("classification", build, reads=reads)
+RECORD = TaskRecord(
+    "classification",
+    build,
+    reads=reads,
+    sharing=Sharing("Names the class of an image.", "image-classification"),
+)

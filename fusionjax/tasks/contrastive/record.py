@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from fusionjax.config import default, impossible, require_one_of
-from fusionjax.register import TaskRecord
+from fusionjax.register import Sharing, TaskRecord
 from fusionjax.tasks.base import fields
 
 if TYPE_CHECKING:
@@ -192,4 +192,8 @@ RECORD = TaskRecord(
     check=check,
     reads=reads,
     classifies=False,
+    sharing=Sharing(
+        "Embeds the modalities of a multispectral image in one space, in which those of one scene are close.",
+        "image-feature-extraction",
+    ),
 )

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from fusionjax import register
 from fusionjax.config import impossible, require_one_of, require_within
-from fusionjax.register import TaskRecord
+from fusionjax.register import Sharing, TaskRecord
 from fusionjax.tasks.base import fields
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ FUSION_MODEL = {
     )
 }  # fmt: skip
 """The model that fusion and vqa build, and the fields of `config.model` that it reads."""
+TEXT_FILES = ("text.encoder", "text.descriptions")
+"""Of `config.text`: see `Sharing.files`."""
 FUSION = TaskRecord(
     "fusion",
     build_fusion,
@@ -116,6 +118,11 @@ FUSION = TaskRecord(
     check=check_fusion,
     reads=fusion_reads,
     builds=FUSION_MODEL,
+    sharing=Sharing(
+        "Names the class of an image with the text that belongs to it.",
+        "image-classification",
+        files=TEXT_FILES,
+    ),
 )
 
 
@@ -171,4 +178,9 @@ MVPDR = TaskRecord(
     frozen_trunk=lambda config: bool(config.mvpdr.clip),
     training_free=True,
     builds={"mvpdr": ("freeze_trunk", "trunk", "trunk_features")},
+    sharing=Sharing(
+        "Names the class of an image by its nearest prototypes in a space that images and texts share.",
+        "image-classification",
+        files=(*TEXT_FILES, "mvpdr.clip"),
+    ),
 )

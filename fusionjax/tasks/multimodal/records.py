@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible, require_one_of, require_within
-from fusionjax.register import TaskRecord
+from fusionjax.register import Sharing, TaskRecord
 from fusionjax.tasks.base import fields
 from fusionjax.tasks.image_text import records as image_text
 
@@ -114,6 +114,12 @@ TRIMODAL = TaskRecord(
     check=check_trimodal,
     reads=trimodal_reads,
     builds=_TRIMODAL_MODEL,
+    sharing=Sharing(
+        "Names the class of an image with its sound and its caption, any of which may be missing.",
+        "image-classification",
+        files=("text.encoder",),
+        weights=("audio.source",),
+    ),
 )
 AUDIOVISUAL = TaskRecord(
     "audiovisual",
@@ -122,6 +128,11 @@ AUDIOVISUAL = TaskRecord(
     check=check_audiovisual,
     reads=audiovisual_reads,
     builds=_TRIMODAL_MODEL,
+    sharing=Sharing(
+        "Names the class of an image with its sound, either of which may be missing.",
+        "image-classification",
+        weights=("audio.source",),
+    ),
 )
 
 
@@ -165,4 +176,9 @@ VQA = TaskRecord(
     check=check_vqa,
     reads=vqa_reads,
     builds=image_text.FUSION_MODEL,
+    sharing=Sharing(
+        "Answers a question about an image with one of the answers that it was trained on.",
+        "visual-question-answering",
+        files=("text.encoder",),
+    ),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
-from fusionjax.register import TaskRecord
+from fusionjax.register import Sharing, TaskRecord
 
 if TYPE_CHECKING:
     from fusionjax.tasks.base.protocol import Facts, Task
@@ -67,4 +67,14 @@ def reads(config: ConfigDict) -> Sequence[str]:
     return (*(f"loss.{key}" for key in loss), *(f"evaluation.{key}" for key in evaluation))
 
 
-RECORD = TaskRecord("reid", build, check=check, reads=reads, reported_splits=reported_splits)
+RECORD = TaskRecord(
+    "reid",
+    build,
+    check=check,
+    reads=reads,
+    reported_splits=reported_splits,
+    sharing=Sharing(
+        "Ranks the images of a gallery by their similarity to a query: those of one identity come first.",
+        "image-feature-extraction",
+    ),
+)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import fusionjax
-from fusionjax import tasks
+from fusionjax import pretrained, tasks
 from fusionjax.data.text.texts import LEAK
 from fusionjax.errors import UserError
-from fusionjax.experiment import trainer
+from fusionjax.experiment import sharing, trainer
 from fusionjax.models import registry
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.tasks.image_text import text_inputs
@@ -104,6 +104,25 @@ def test_predicting_needs_a_text_of_each_image(finished, leaves):
     assert np.abs(other.probabilities - a.probabilities).max() > 1e-6
     with pytest.raises(UserError, match="give 2 texts, one per image"):
         run.predict(images, texts=["one"])
+
+
+def test_an_exported_run_brings_its_tokenizer(finished, leaves, bert, tmp_path):
+    """Bit-equal predictions from a folder, without the encoder that it was trained with; its trunk starts another run."""
+    run = fusionjax.load(finished[0])
+    sharing.write(run, tmp_path / "shared")
+    assert "text.encoder/vocab.txt" in json.loads((tmp_path / "shared" / "sums.json").read_text())["files"]
+    written = b"".join(path.read_bytes() for path in (tmp_path / "shared").rglob("*") if path.is_file())
+    assert str(bert).encode() not in written and str(leaves).encode() not in written
+    hidden = bert.rename(bert.with_name("hidden"))
+    try:
+        again = fusionjax.load((tmp_path / "shared").rename(tmp_path / "elsewhere"))
+        images, texts = [leaves / "red0.png", leaves / "blue1.png"], ["a leaf", "dark long spots"]
+        for a, b in zip(run.predict(images, texts=texts), again.predict(images, texts=texts), strict=True):
+            assert a.classes == b.classes and np.array_equal(a.probabilities, b.probabilities)
+    finally:
+        hidden.rename(bert)
+    trunk = pretrained.load(tmp_path / "elsewhere", "vit_shallow")
+    assert jax.tree.all(jax.tree.map(np.array_equal, trunk["params"], run.variables["params"]["trunk"]))
 
 
 def test_killed_and_resumed_is_bit_equal(leaves, bert, tmp_path):
