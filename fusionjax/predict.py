@@ -31,9 +31,7 @@ def add(parser: ArgumentParser) -> None:
         help="files, folders, patterns; - reads a list from standard input",
     )
     parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="folder of a run, or of an exported one; hub:owner/name reads it from the hub",
+        "--workdir", metavar="DIR", help="folder of a run, exported or not; or hub:owner/name"
     )
     parser.add_argument(
         "--top", type=at_least(1), default=5, metavar="N", help="classes, or images of a gallery, to name (5)"
@@ -43,8 +41,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder of the attention maps; without it, of up to 16 images: <workdir>/predictions, or ./predictions where the "
-        "run was exported",
+        help="folder of the attention maps; without it, of up to 16 images: <workdir>/predictions",
     )
     parser.add_argument(
         "--text", action="append", help="text of an image, once per image, for a model that reads it"

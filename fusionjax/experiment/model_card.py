@@ -14,11 +14,14 @@ from fusionjax._version import __version__
 from fusionjax.evaluation import per_example, significance
 from fusionjax.evaluation.per_example import PerExample
 from fusionjax.models.packages import PACKAGES
+from fusionjax.pretrained import hub
+from fusionjax.register import Sharing
 
 _CLASSES = 20
 """Names of classes that the card lists; config.json has all."""
 _NOT_SCORES = ("step", "seconds", "cautions")
 _LICENCE = "not-stated"
+_EMBEDS = "image-feature-extraction"
 
 
 def text(
@@ -71,21 +74,17 @@ def _metadata(
     measured: Mapping[str, tuple[float, tuple[float, float]]],
     licence: str,
 ) -> str:
-    import huggingface_hub
-
     config, data_set = content["config"], _slug(content.get("data_set", "")) or "own-data"
-    tag = register.tasks.get(config["task"]).sharing.pipeline_tag
-    split, n = outcomes.split, len(outcomes.names)
-    found = [
-        huggingface_hub.EvalResult(
-            task_type=tag or "other", dataset_type=data_set, dataset_name=data_set, dataset_split=split,
+    tag, source = _sharing(config).pipeline_tag, _source(config)
+    results = [
+        dict(
+            task_type=tag or "other", dataset_type=data_set, dataset_name=data_set, dataset_split=outcomes.split,
             metric_type=score, metric_value=round(value, 6),
-            metric_name=f"{score} (95 % interval {low:.4f} to {high:.4f}, {n} examples)",
+            metric_name=f"{score} (95 % interval {low:.4f} to {high:.4f}, {len(outcomes.names)} examples)",
         )
         for score, (value, (low, high)) in measured.items()
     ]  # fmt: skip
-    source = _source(config)
-    card = huggingface_hub.ModelCardData(
+    fields = dict(
         license=licence or "other",
         license_name=None if licence else _LICENCE,
         license_link=None if licence else "README.md",
@@ -94,11 +93,10 @@ def _metadata(
         tags=["fusionjax", "jax", _slug(config["task"]), _slug(config["model"]["name"])],
         datasets=[data_set],
         metrics=list(measured) or None,
-        base_model=re.sub("[@#].*", "", source.removeprefix("hub:")) if source.startswith("hub:") else None,
-        model_name=_title(content) if found else None,
-        eval_results=found or None,
+        base_model=_repository(source) if source.startswith("hub:") else None,
+        model_name=_title(content) if results else None,
     )
-    return str(card.to_yaml(line_break="\n"))
+    return hub.card_metadata(fields, results)
 
 
 def _title(content: Mapping[str, Any]) -> str:
@@ -108,7 +106,7 @@ def _title(content: Mapping[str, Any]) -> str:
 
 def _introduction(content: Mapping[str, Any], parameters: int) -> str:
     config, names = content["config"], content["class_names"]
-    use = register.tasks.get(config["task"]).sharing.use
+    use = _sharing(config).use
     shown = ", ".join(map(_plain, names[:_CLASSES]))
     more = f" and {len(names) - _CLASSES:,} more" if len(names) > _CLASSES else ""
     model = f"A model of [fusionjax](https://pypi.org/project/fusionjax/) {__version__} with {parameters:,} parameters."
@@ -135,8 +133,8 @@ def _results(
         width = f"{known[name][0]:.4f} to {known[name][1]:.4f}" if name in known else ""
         lines.append(f"| {_plain(name)} | {numbers[name]:.4f} | {width} |")
     note = (
-        f"Measured on {len(outcomes.names):,} examples of the split “{_plain(split)}”; shares are fractions. The interval is a "
-        "bootstrap over the examples: it covers their choice, not the variation between training runs. Names that begin with "
+        f"Measured on {len(outcomes.names):,} examples of the split “{_plain(split)}”; shares are fractions. The interval is "
+        "a bootstrap over the examples: it covers their choice, not the variation between training runs. Names with "
         "`baseline/` are references on the same examples."
     )
     return "\n".join(["## Results", "", *lines, "", note])
@@ -144,9 +142,9 @@ def _results(
 
 def _use(content: Mapping[str, Any], repository: str) -> str:
     config = content["config"]
-    extra = ' --text="…"' if "text.encoder" in register.tasks.get(config["task"]).sharing.files else ""
+    extra = ' --text="…"' if "text.encoder" in _sharing(config).files else ""
     shell = f"pip install fusionjax\nfusionjax predict --workdir=hub:{repository} photo.jpg{extra}"
-    if config["task"] in ("reid", "spectral"):
+    if _sharing(config).pipeline_tag == _EMBEDS:
         python = 'run.embed(["photo.jpg"])'
     else:
         python = 'run.predict(["photo.jpg"])[0].classes'
@@ -169,11 +167,11 @@ A downloaded copy of this folder takes the place of `hub:{repository}`. Another 
 
 def _limits(content: Mapping[str, Any]) -> str:
     tag, names = (
-        register.tasks.get(content["config"]["task"]).sharing.pipeline_tag,
+        _sharing(content["config"]).pipeline_tag,
         len(content["class_names"]),
     )
     lines = []
-    if tag in ("image-classification", "visual-question-answering"):
+    if tag != _EMBEDS:
         lines = [
             f"It answers with one of its {names:,} classes for any image, also for one of none of them: it does not reject.",
             "Its probabilities are not calibrated.",
@@ -247,7 +245,7 @@ def _licences(config: Mapping[str, Any], licence: str) -> str:
 
 def _texts(config: Mapping[str, Any]) -> list[str]:
     """Other encoders that the model contains, by their public names."""
-    fields = register.tasks.get(config["task"]).sharing
+    fields = _sharing(config)
     found = []
     for field in (*fields.files, *fields.weights):
         section, _, key = field.partition(".")
@@ -262,8 +260,16 @@ def _licence_of(source: str) -> str:
         if known is not None and known.licence:
             return known.licence
     if source.startswith("hub:"):
-        return f"see https://huggingface.co/{re.sub('[@#].*', '', source.removeprefix('hub:'))}"
+        return f"see https://huggingface.co/{_repository(source)}"
     return "not known"
+
+
+def _sharing(config: Mapping[str, Any]) -> Sharing:
+    return register.tasks.get(config["task"]).sharing
+
+
+def _repository(source: str) -> str:
+    return re.sub("[@#].*", "", source.removeprefix("hub:"))
 
 
 def _source(config: Mapping[str, Any]) -> str:

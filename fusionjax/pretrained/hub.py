@@ -7,9 +7,9 @@ of a checkpoint is ever executed; weights are read as safetensors, or from a .bi
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -146,6 +146,19 @@ def fetch(source: str, names: Sequence[str], *, ignore: str = "") -> Path:
     # The hub's client raises its own errors, its HTTP library's and OSError.
     except Exception as error:
         raise _unreachable(address, error) from None
+
+
+def card_metadata(fields: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
+    """The metadata of a model card, YAML without its marks.
+
+    Args:
+        fields: of `huggingface_hub.ModelCardData`.
+        results: fields of a `huggingface_hub.EvalResult` each.
+    """
+    import huggingface_hub
+
+    found = [huggingface_hub.EvalResult(**result) for result in results]
+    return str(huggingface_hub.ModelCardData(**fields, eval_results=found or None).to_yaml(line_break="\n"))
 
 
 class _Address(NamedTuple):
