@@ -41,7 +41,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder of the attention maps; without it, of up to 16 images: <workdir>/predictions",
+        help="folder of the maps; without it, of up to 16 images: <workdir>/predictions",
     )
     parser.add_argument(
         "--text", action="append", help="text of an image, once per image, for a model that reads it"
@@ -57,7 +57,7 @@ def add(parser: ArgumentParser) -> None:
 def main(options: Namespace) -> int:
     """Prints the top classes of every image, and draws its maps; exit code 1 where some cannot be read."""
     needed(options.workdir, "--workdir is missing: name the folder of a run")
-    needed(options.images, "no image given: python -m fusionjax.predict --workdir=… photo.jpg …")
+    needed(options.images, "no image given: fusionjax predict --workdir=… photo.jpg …")
     if options.json and options.csv:
         raise UserError("--json and --csv are two forms of one answer: choose one")
     from fusionjax.experiment import answers, user_images
@@ -86,8 +86,8 @@ def main(options: Namespace) -> int:
         ),
         len(options.images),
     )
-    beside = Path() if run.exported else run.folder  # what is exported may be uploaded
-    folder = output_folder(options.out) if options.out else beside / "predictions"
+    # What was exported may be uploaded: nothing is written there.
+    folder = output_folder(options.out or str((Path() if run.exported else run.folder) / "predictions"))
     draws = bool(options.out) or len(options.images) <= _MAPS
     form = "json" if options.json else "csv" if options.csv else "text"
     bad = answers.write(found, form, top=options.top, maps=folder if draws else None)
