@@ -69,9 +69,7 @@ def main(options: Namespace) -> int:
     ]
     run = load(options.workdir)
     if run.task.inputs.reads_text and len(options.text or ()) != len(options.images):
-        raise UserError(
-            f"the run reads a text of each image: give --text {len(options.images)} times, one for each image"
-        )
+        raise UserError(f"the run reads a text of each image: give --text {len(options.images)} times")
     if "embedding" in run.task.scorer.output_names:
         _rank(run, options)
         return 0
