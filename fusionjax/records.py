@@ -11,18 +11,15 @@ def _nothing(config: ConfigDict) -> Sequence[str]:
     return ()
 
 
-def no_rules(config: ConfigDict) -> None:
-    """The check of a record without rules."""
+def _no_rules(config: ConfigDict) -> None:
     return None
 
 
-def never(config: ConfigDict) -> bool:
-    """For no config."""
+def _never(config: ConfigDict) -> bool:
     return False
 
 
-def as_named(config: ConfigDict) -> tuple[str, ...]:
-    """The splits under their own names."""
+def _as_named(config: ConfigDict) -> tuple[str, ...]:
     return tuple(config.data.eval_splits)
 
 
@@ -68,10 +65,10 @@ class TaskRecord:
     name: str
     build: Callable[..., Any]
     sections: Mapping[str, Callable[[], ConfigDict]] = dataclasses.field(default_factory=dict)
-    check: Callable[[ConfigDict], None] = no_rules
+    check: Callable[[ConfigDict], None] = _no_rules
     reads: Callable[[ConfigDict], Sequence[str]] = _nothing
-    reported_splits: Callable[[ConfigDict], tuple[str, ...]] = as_named
-    frozen_trunk: Callable[[ConfigDict], bool] = never
+    reported_splits: Callable[[ConfigDict], tuple[str, ...]] = _as_named
+    frozen_trunk: Callable[[ConfigDict], bool] = _never
     training_free: bool = False
     builds: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     examples: Mapping[str, tuple[object, ...]] = dataclasses.field(default_factory=dict)
@@ -95,7 +92,7 @@ class DatasetRecord:
     name: str
     create: Callable[..., Any]
     reads: tuple[str, ...] = ("root",)
-    check: Callable[[ConfigDict], None] = no_rules
+    check: Callable[[ConfigDict], None] = _no_rules
     lists_folders: bool = False
     licence: str = ""
 

@@ -28,9 +28,6 @@ from fusionjax.records import (
     FusionHeadRecord,
     Sharing,
     TaskRecord,
-    as_named,
-    never,
-    no_rules,
 )
 
 __all__ = [
@@ -224,10 +221,10 @@ def task(
     name: str,
     *,
     sections: Mapping[str, Callable[[], ConfigDict]] | None = None,
-    check: Callable[[ConfigDict], None] = no_rules,
+    check: Callable[[ConfigDict], None] = TaskRecord.check,
     reads: Callable[[ConfigDict], Sequence[str]] | Sequence[str] = (),
-    reported_splits: Callable[[ConfigDict], tuple[str, ...]] = as_named,
-    frozen_trunk: Callable[[ConfigDict], bool] = never,
+    reported_splits: Callable[[ConfigDict], tuple[str, ...]] = TaskRecord.reported_splits,
+    frozen_trunk: Callable[[ConfigDict], bool] = TaskRecord.frozen_trunk,
     training_free: bool = False,
     builds: Mapping[str, Sequence[str]] | None = None,
     examples: Mapping[str, tuple[object, ...]] | None = None,
@@ -262,7 +259,7 @@ def task(
 
 
 def dataset(
-    name: str, *, reads: tuple[str, ...] = ("root",), check: Callable[[ConfigDict], None] = no_rules
+    name: str, *, reads: tuple[str, ...] = ("root",), check: Callable[[ConfigDict], None] = TaskRecord.check
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a reader, (config.data, split, seed=…) → source; see `DatasetRecord`."""
 
