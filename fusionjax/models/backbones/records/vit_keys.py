@@ -5,6 +5,7 @@ The layers are stacked along a leading axis here. Queries, keys and values are t
 as in timm's qkv; transformers has three matrices, which are concatenated. The first layer of SwiGLU is one matrix too.
 """
 
+import re
 from collections.abc import Container, Mapping
 
 import numpy as np
@@ -46,6 +47,8 @@ CLS, POSITIONS = "embeddings.cls_token", "embeddings.position_embeddings"
 # Tensors of masked pretraining, and of the pooler of ViTModel, which was never trained.
 UNUSED = ("mask_token", "embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")
 DISTILLED = ("dist_token", "embeddings.distillation_token")
+# The table of positions in an exported graph, which resamples it: CLS, then the grid.
+SPLIT_POSITIONS = re.compile(r"embeddings\.(Concat|Reshape)(_\d+)?")
 # Names of DINOv2's authors → timm's.
 AUTHORS = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
 
@@ -72,6 +75,14 @@ def clean(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             )
     if of_transformers(cleaned) or "mask_token" in cleaned:
         cleaned = {key: tensor for key, tensor in cleaned.items() if key not in UNUSED}
+    if of_transformers(cleaned) and POSITIONS not in cleaned:
+        split = sorted(
+            (len(t[0]), key)
+            for key, t in cleaned.items()
+            if SPLIT_POSITIONS.fullmatch(key) and np.ndim(t) == 3
+        )
+        if len(split) == 2:
+            cleaned[POSITIONS] = np.concatenate([cleaned.pop(key) for _, key in split], axis=1)
     # timm adds the position of CLS to the token itself where there are registers, and stores only those of the patches.
     if {"reg_token", "pos_embed"} <= set(cleaned) and np.ndim(cleaned["pos_embed"]) == 3:
         table = cleaned["pos_embed"]
