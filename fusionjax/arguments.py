@@ -104,7 +104,10 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
         UserError: an option, a field or the file is unknown or wrong.
         SystemExit: after --help.
     """
-    spec, overrides, others = _split(argv) if command.reads_config else (None, [], list(argv))
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    operands, words = words[end + 1 :], words[:end]  # after -- they may begin with a dash
+    spec, overrides, others = _split(words) if command.reads_config else (None, [], words)
     made = parser(command)
     defaults = {
         a.dest: a.default for a in made._actions if a.default is not argparse.SUPPRESS and a.dest != "_"
@@ -117,7 +120,12 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
         name, equals, value = word.partition("=")
         return spelt.get(name.replace("-", "_"), name) + equals + value if name.startswith("--") else word
 
-    given = vars(made.parse_intermixed_args(list(map(canonical, others))))
+    others = list(map(canonical, others))
+    _once(others, [o for a in made._actions if type(a) is argparse._StoreAction for o in a.option_strings])
+    # argparse takes operands with a dash for options, whatever stands before them: it sees their numbers.
+    others += [f"\0{i}" for i in range(len(operands))]
+    given = vars(made.parse_intermixed_args(others))
+    given = {name: _operands(value, operands) for name, value in given.items()}
     options = argparse.Namespace(**{**defaults, **given}, given=frozenset(given))
     for name in options.imports:
         load_module(name)
@@ -127,6 +135,21 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
         if spec is None and overrides:
             raise UserError(f"{overrides[0]} overrides a config, but --config is missing")
     return options
+
+
+def _operands(value: Any, operands: Sequence[str]) -> Any:
+    """An option's value, with the operands in place of their numbers."""
+    if isinstance(value, list):
+        return [_operands(one, operands) for one in value]
+    return operands[int(value[1:])] if isinstance(value, str) and value.startswith("\0") else value
+
+
+def _once(words: Sequence[str], options: Iterable[str]) -> None:
+    """Raises a UserError for an option that is given twice, of which the first would be ignored."""
+    names = [word.partition("=")[0] for word in words]
+    twice = next((o for o in options if o.startswith("--") and names.count(o) > 1), None)
+    if twice:
+        raise UserError(f"{twice} is given {names.count(twice)} times: give it once")
 
 
 def comma_separated(text: str) -> list[str]:
@@ -331,7 +354,10 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
         if name.lstrip("-") == "config":
             if not value:
                 raise UserError("--config is empty: name a config file, e.g. --config=quickstart")
+            if spec is not None:
+                raise UserError(f"--config is given twice, {spec} and {value}: give it once")
             spec = value
         else:
             overrides.append(f"--{name.lstrip('-')}{equals}{value}")
+    _once(overrides, (word.partition("=")[0] for word in overrides))
     return spec, overrides, others

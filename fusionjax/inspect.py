@@ -22,6 +22,7 @@ def add(parser: ArgumentParser) -> None:
 def main(options: Namespace) -> int:
     """Prints what is there; exit code 1 where a finding would spoil a result."""
     needed(options.data, "no data set given: fusionjax inspect photos")
+    out = output_folder(options.out) if options.out else None
     import tqdm
 
     from fusionjax.data.inspection import inspect
@@ -34,14 +35,14 @@ def main(options: Namespace) -> int:
             bar.total = (bar.total or 0) + images
             return bar.update
 
-        found = inspect(Path(options.data), threads=options.threads, progress=progress)  # type: ignore[arg-type]
+        found = inspect(Path(options.data), threads=options.threads, progress=progress, out=out)  # type: ignore[arg-type]
     if options.json:
         json.dump(found.to_dict(), sys.stdout, indent=1)
         print()
     else:
         print(inspection_page.text(found))
-    if options.out:
-        page = inspection_page.write(output_folder(options.out), found)
+    if out is not None:
+        page = inspection_page.write(out, found)
         print(f"page: {page}", file=sys.stderr if options.json else sys.stdout)
     return 1 if found.errors else 0
 

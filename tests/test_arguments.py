@@ -106,6 +106,38 @@ def test_defaults_are_not_given():
     assert options.images == ["a.jpg", "b.jpg"] and options.text == ["x", "y"]
 
 
+def test_what_follows_two_dashes_is_an_operand():
+    words = ["--workdir=x", "--", "-v.png", "--csv", "--workdir=y"]
+    options = arguments.parse(predict.COMMAND, words)
+    assert options.images == ["-v.png", "--csv", "--workdir=y"]
+    assert options.workdir == "x" and not options.csv and not options.verbose
+    assert arguments.parse(predict.COMMAND, ["a.png", "--workdir=x", "b.png", "--", "-c.png"]).images == [
+        "a.png",
+        "b.png",
+        "-c.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        (main, ["--config=cub", "--config=cars"], "--config is given twice, cub and cars"),
+        (main, ["--config=cub", "--workdir=a", "--workdir", "b"], "--workdir is given 2 times"),
+        (
+            main,
+            ["--config=cub", "--config.seed=1", "--config.seed=2"],
+            "--config.seed is given 2 times: give it once",
+        ),
+        (predict, ["--workdir=a", "--top=1", "--top=2", "x.png"], "--top is given 2 times"),
+    ],
+)
+def test_what_is_given_twice_is_refused(command, words, message):
+    """The last one would win in silence."""
+    with pytest.raises(UserError, match=message):
+        arguments.parse(command.COMMAND, words)
+    assert arguments.parse(predict.COMMAND, ["--text=a", "--text=b", "x.png"]).text == ["a", "b"]
+
+
 def test_values_keep_their_dashes():
     assert arguments.parse(main.COMMAND, ["--workdir=my-runs/--x-y"]).workdir == "my-runs/--x-y"
 

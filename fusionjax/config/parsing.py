@@ -28,12 +28,13 @@ def parse_arg(arg: str | None, **spec: ArgDefault) -> ConfigDict:
         ConfigDict of every name in `spec`.
 
     Raises:
-        UserError: an unknown name, a value of the wrong type, a word that is not allowed.
+        UserError: a name that is unknown or given twice, a value of the wrong type, a word that is not allowed.
 
     >>> parse_arg("res=128,runlocal", res=224, runlocal=False).res
     128
     """
     out = ConfigDict({k: v[0] if isinstance(v, tuple) else v for k, v in spec.items()})
+    given: set[str] = set()
     for item in filter(None, re.split(r"(?<!\\),", arg or "")):
         key, eq, text = item.replace("\\,", ",").partition("=")
         if key not in spec:
@@ -41,6 +42,9 @@ def parse_arg(arg: str | None, **spec: ArgDefault) -> ConfigDict:
             if not key.isidentifier():
                 hint = "; a value with a comma is set by an override, such as --config.data.root=a,b"
             raise UserError(f"config argument {key!r} is not known; allowed: {', '.join(sorted(spec))}{hint}")
+        if key in given:
+            raise UserError(f"config argument {key} is given twice: give it once")
+        given.add(key)
         want = spec[key]
         if isinstance(want, tuple):
             if text not in want:

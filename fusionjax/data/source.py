@@ -73,6 +73,7 @@ class FileSource:
     Attributes:
         root: folder of the names.
         notes: what the reader decided and a user should know, such as the folder that is the split; one line each.
+        present: the names of all columns of its table, as the table spells them, read or not.
     """
 
     name: str
@@ -83,6 +84,7 @@ class FileSource:
     root: Path
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -183,6 +185,11 @@ class Subset:
 
     def load(self, i: int) -> bytes | np.ndarray:
         return self.source.load(int(self.indices[i]))
+
+
+def listed_columns(source: Source) -> str:
+    """The columns that a source's table has, for a message that one is missing; "none" for a source without a table."""
+    return ", ".join(find_attribute(source, "present") or source.columns) or "none"
 
 
 def find_attribute(source: object, name: str) -> Any:

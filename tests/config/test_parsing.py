@@ -33,6 +33,12 @@ def test_wrong_arguments(arg, message):
         config_lib.parse_arg(arg, size=1, kind=("a", "b"), fast=False)
 
 
+def test_an_argument_that_is_given_twice():
+    """The last one would win in silence."""
+    with pytest.raises(UserError, match="config argument root is given twice: give it once"):
+        config_lib.parse_arg("root=x,size=3,root=y", root="", size=1)
+
+
 def test_names_of_fields():
     config_lib.check_key("config.optim.b1")
     for name, message in (

@@ -9,7 +9,7 @@ import numpy as np
 from fusionjax.data.audio import augment as audio_augment
 from fusionjax.data.audio import waveform as audio_lib
 from fusionjax.data.loading.stream import Example
-from fusionjax.data.source import Source, find_attribute
+from fusionjax.data.source import Source, find_attribute, listed_columns
 from fusionjax.data.unreadable import BadImages, DecodeError, why_unreadable
 from fusionjax.errors import UserError
 from fusionjax.types import SAMPLE_RATE
@@ -143,7 +143,7 @@ def audio_files(source: Source, *, needed: bool = True) -> list[tuple[Path, ...]
     columns = source.columns
     if "audio" not in columns:
         raise UserError(
-            f"{source.name} has no column audio; its columns are {', '.join(columns) or 'none'}: add one (a manifest can have "
+            f"{source.name} has no column audio; its columns are {listed_columns(source)}: add one (a manifest can have "
             "it), or leave audio out of config.trimodal.modalities"
         )
     root = Path(find_attribute(source, "root"))

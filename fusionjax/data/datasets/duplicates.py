@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from fusionjax import files
 from fusionjax.data.source import Source, files_of, find_attribute
@@ -17,17 +17,31 @@ _TAIL = 4096
 _THREADS = 16
 
 
-class _File(NamedTuple):
-    """A file with what it is used for: its split, the classes of the split, and its label among them."""
+P = TypeVar("P", bound=Hashable)
 
-    path: Path
+
+class Use(NamedTuple, Generic[P]):
+    """An example with what it is used for.
+
+    Attributes:
+        place: its file, or its index in the split.
+        split: that it is in.
+        names: the classes of the split.
+        label: among them.
+    """
+
+    place: P
     split: str
     names: tuple[str, ...]
     label: int
 
     @property
     def shown(self) -> str:
+        """The name of its label."""
         return self.names[self.label]
+
+
+_File = Use[Path]
 
 
 def notes(sources: Mapping[str, Source], train: str, *, most: int | None = MOST) -> tuple[str, ...]:
@@ -45,19 +59,20 @@ def notes(sources: Mapping[str, Source], train: str, *, most: int | None = MOST)
     if most is not None and len(found) > most:
         return ()
     groups = _alike(found)
-    labels = [pair for group in groups if (pair := _two_labels(group))]
-    both = [pair for group in groups if (pair := _trained_and_not(group, train))]
+    labels = [pair for group in groups if (pair := two_labels(group))]
+    both = [pair for group in groups if (pair := trained_and_not(group, train))]
     lines = []
     if labels:
         a, b = labels[0]
         lines.append(
-            f"files with the same content have different labels ({len(labels)}): {a.path} ({a.shown}) and {b.path} ({b.shown})"
+            f"files with the same content have different labels ({len(labels)}): {a.place} ({a.shown}) and "
+            f"{b.place} ({b.shown})"
         )
     if both:
         a, b = both[0]
         lines.append(
-            f"files with the same content are in training and in evaluation ({len(both)}): {a.path} ({a.split}) and {b.path} "
-            f"({b.split}): the score counts what was trained on"
+            f"files with the same content are in training and in evaluation ({len(both)}): {a.place} ({a.split}) and "
+            f"{b.place} ({b.split}): the score counts what was trained on"
         )
     return tuple(lines)
 
@@ -68,14 +83,14 @@ def _files(split: str, source: Source) -> Iterator[_File]:
     labels = source.labels.tolist() if paths else []
     for path, label in zip(paths, labels, strict=True):
         if path is not None:
-            yield _File(path, split, names, label)
+            yield Use(path, split, names, label)
 
 
 def _alike(found: Iterable[_File]) -> list[list[_File]]:
     """Groups of examples whose files have the same content, or are the same file."""
     by_path: dict[Path, list[_File]] = {}
     for file in found:
-        by_path.setdefault(file.path, []).append(file)
+        by_path.setdefault(file.place, []).append(file)
     groups = [list(by_path)]
     with ThreadPoolExecutor(_THREADS) as pool:
         for key in (_size, _tail, _content):
@@ -117,8 +132,8 @@ def _content(path: Path) -> str | None:
         return None
 
 
-def _two_labels(group: list[_File]) -> tuple[_File, _File] | None:
-    """The first example of a group, and another one with another label; None where there is none."""
+def two_labels(group: Sequence[Use[P]]) -> tuple[Use[P], Use[P]] | None:
+    """Of a group with the same content, the first example and another one with another label; None where there is none."""
     first = group[0]
     for other in group:
         # Labels of splits with different classes are not comparable, as in re-identification.
@@ -127,8 +142,9 @@ def _two_labels(group: list[_File]) -> tuple[_File, _File] | None:
     return None
 
 
-def _trained_and_not(group: list[_File], train: str) -> tuple[_File, _File] | None:
-    """A file of a group that trains, and another one that only evaluates; None where there are not both."""
-    trained = {file.path: file for file in group if file.split == train}
-    other = next((file for file in group if file.path not in trained), None)
+def trained_and_not(group: Sequence[Use[P]], train: str) -> tuple[Use[P], Use[P]] | None:
+    """Of a group with the same content, an example that trains and one elsewhere that only evaluates; None where there are not
+    both."""
+    trained = {use.place: use for use in group if use.split == train}
+    other = next((use for use in group if use.place not in trained), None)
     return (next(iter(trained.values())), other) if trained and other is not None else None

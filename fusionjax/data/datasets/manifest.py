@@ -124,7 +124,9 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     kind = ManifestSource if partial else FileSource
     if partial:
         columns[HAS_IMAGE] = np.asarray([bool(table["path"][i]) for i in chosen], np.int64)
-    return kind(path.stem, split, class_names, labels[chosen], names, path.parent, columns, notes)
+    return kind(
+        path.stem, split, class_names, labels[chosen], names, path.parent, columns, notes, content.present
+    )
 
 
 def split_names(path: Path) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """Tables as people have them, CSV or Parquet: the columns that a reader knows, as text, with the position of every row."""
 
 import ast
+import codecs
+import contextlib
 import csv
 import dataclasses
 import decimal
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -19,6 +22,8 @@ from fusionjax.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 _DELIMITERS = ",;\t|"
 _MAX_BYTES = 2**36
+_MAX_CELL = 2**24
+"""Characters; a quote that is not closed takes the rest of a file into one cell."""
 _LARGEST = 2.0**53  # above it, a float column may hold rounded integers
 
 
@@ -53,7 +58,9 @@ class Known:
 
 
 def read(path: Path, known: Known) -> Table:
-    """Reads .csv and .tsv (comma, semicolon, tab or | between the fields, with or without byte order mark) and .parquet.
+    """Reads .csv and .tsv (comma, semicolon, tab or | between the fields) and .parquet.
+
+    CSV is UTF-8, with or without byte order mark, or UTF-16 with one, as spreadsheets write "Unicode text".
 
     Column names are compared without case and surrounding spaces; columns that are not known are left out.
 
@@ -77,14 +84,26 @@ def read(path: Path, known: Known) -> Table:
 
 def _csv(path: Path, known: Known) -> Table:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, "rb") as raw:
+            wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with open(path, newline="", encoding="utf-16" if wide else "utf-8-sig") as file, _long_cells():
             return _records(path, file, known)
-    except UnicodeDecodeError as e:
+    except UnicodeError as e:
+        where = f"byte {e.start} is not" if isinstance(e, UnicodeDecodeError) else "it is not"
         raise UserError(
-            f"{path} cannot be read as CSV: byte {e.start} is not UTF-8; save it as UTF-8"
+            f"{path} cannot be read as CSV: {where} {'UTF-16' if wide else 'UTF-8'}; save it as UTF-8"
         ) from None
     except (OSError, csv.Error) as e:
         raise UserError(f"{path} cannot be read as CSV: {e}") from None
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(_MAX_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _records(path: Path, file: io.TextIOBase, known: Known) -> Table:
@@ -95,7 +114,7 @@ def _records(path: Path, file: io.TextIOBase, known: Known) -> Table:
     place = _places(path, header, known)
     rows: list[str] = []
     columns: dict[str, list[str]] = {name: [] for name in place}
-    for record in reader:
+    for record in _each(path, reader):
         if not any(field.strip() for field in record):  # also ",,", which spreadsheets leave below a table
             continue
         where = f"{path} line {reader.line_num}"
@@ -105,6 +124,21 @@ def _records(path: Path, file: io.TextIOBase, known: Known) -> Table:
         for name, i in place.items():
             columns[name].append(_csv_cell(record[i].strip(), name, where, known))
     return Table(rows, columns, tuple(header))
+
+
+def _each(path: Path, reader: Any) -> Iterator[list[str]]:
+    """The records of a reader; an error names the line where its record begins."""
+    while True:
+        begin = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            raise UserError(
+                f"{path} line {begin}: the row that begins there cannot be read ({e}); is a quote not closed?"
+            ) from None
+        yield record
 
 
 def _delimiter(file: io.TextIOBase, known: Known) -> str:

@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from fusionjax import config
 from fusionjax.data import class_names
+from fusionjax.data.datasets import duplicates
 from fusionjax.data.inspection.images import ImageFacts, alike
 from fusionjax.data.source import Source
 
@@ -61,9 +63,10 @@ def _unreadable(facts: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Finding]:
     for split, of_split in facts.items():
         bad = [i for i, f in enumerate(of_split) if f.problem]
         if bad:
-            stops = len(bad) > 0.01 * len(of_split)
+            allowed = config.default().data.max_bad_fraction
+            stops = len(bad) > allowed * len(of_split)
             rest = (
-                "more than data.max_bad_fraction=0.01 allows"
+                f"more than data.max_bad_fraction={allowed:g} allows"
                 if stops
                 else "they are left out of training and scores"
             )
@@ -74,27 +77,26 @@ def _unreadable(facts: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Finding]:
 def _same_files(
     sources: Mapping[str, Source], facts: Mapping[str, Sequence[ImageFacts]]
 ) -> Iterator[Finding]:
-    by_sum: dict[bytes, list[Example]] = defaultdict(list)
-    for split, of_split in facts.items():
-        for i, fact in enumerate(of_split):
+    by_sum: dict[bytes, list[duplicates.Use[int]]] = defaultdict(list)
+    for split, source in sources.items():
+        names = tuple(source.class_names)
+        for i, (fact, label) in enumerate(zip(facts[split], np.asarray(source.labels).tolist(), strict=True)):
             if fact.sum:
-                by_sum[fact.sum].append((split, i))
-    groups = [tuple(group) for group in by_sum.values() if len(group) > 1]
-    label = {split: np.asarray(s.labels) for split, s in sources.items()}
-    labels = [g for g in groups if len({_name(sources, e, label) for e in g}) > 1]
-    splits = [g for g in groups if len({split for split, _ in g}) > 1 and g not in labels]
+                by_sum[fact.sum].append(duplicates.Use(i, split, names, label))
+    groups = [group for group in by_sum.values() if len(group) > 1]
+    labels = [g for g in groups if duplicates.two_labels(g)]
+    splits = [g for g in groups if len({use.split for use in g}) > 1 and g not in labels]
     within = [g for g in groups if g not in labels and g not in splits]
     if labels:
-        yield Finding("error", f"{_count(labels)} under two labels: one of them is wrong", tuple(labels))
+        yield Finding("error", f"{_count(labels)} under two labels: one of them is wrong", _shown(labels))
     if splits:
-        level: Literal["error", "note"] = (
-            "error" if any("train" in {s for s, _ in g} for g in splits) else "note"
-        )
+        leaks = any(duplicates.trained_and_not(g, "train") for g in splits)
+        level: Literal["error", "note"] = "error" if leaks else "note"
         yield Finding(
-            level, f"{_count(splits)} in two splits: the score would count remembered images", tuple(splits)
+            level, f"{_count(splits)} in two splits: the score would count remembered images", _shown(splits)
         )
     if within:
-        yield Finding("warning", f"{_count(within)} twice in one class", tuple(within))
+        yield Finding("warning", f"{_count(within)} twice in one class", _shown(within))
 
 
 def _look_alike(
@@ -201,9 +203,8 @@ def _present(source: Source) -> set[str]:
     return {source.class_names[k] for k in np.unique(np.asarray(source.labels))}
 
 
-def _name(sources: Mapping[str, Source], example: Example, labels: Mapping[str, np.ndarray]) -> str:
-    split, i = example
-    return sources[split].class_names[int(labels[split][i])]
+def _shown(groups: Sequence[Sequence[duplicates.Use[int]]]) -> tuple[tuple[Example, ...], ...]:
+    return tuple(tuple((use.split, use.place) for use in group) for group in groups)
 
 
 def _number(n: int, one: str, many: str = "") -> str:
@@ -211,5 +212,5 @@ def _number(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
-def _count(groups: Sequence[Sequence[Example]]) -> str:
+def _count(groups: Sequence[object]) -> str:
     return _number(len(groups), "image is there", "images are there")

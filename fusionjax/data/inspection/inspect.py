@@ -88,7 +88,11 @@ class Inspection:
 
 
 def inspect(
-    path: Path, *, threads: int = 8, progress: Callable[[str, int], Callable[[], object]] | None = None
+    path: Path,
+    *,
+    threads: int = 8,
+    progress: Callable[[str, int], Callable[[], object]] | None = None,
+    out: Path | None = None,
 ) -> Inspection:
     """Reads every image of a data set once.
 
@@ -96,11 +100,14 @@ def inspect(
         path: a folder or a manifest, see `layout.recognise`.
         threads: that read.
         progress: (split, number of images) → a function that is called after each image.
+        out: the folder that a page will be written to.
 
     Raises:
-        UserError: it is no data set that can be read.
+        UserError: it is no data set that can be read, or `out` lies in it and would be read as data.
     """
     opened = layout.recognise(path)
+    if out is not None:
+        datasets.outside_root(out, opened.data, "--out")
     sources: Mapping[str, Source] = opened.sources
     facts = {
         split: images.read_all(

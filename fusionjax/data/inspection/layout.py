@@ -45,6 +45,7 @@ def recognise(path: Path, **fields: Any) -> writer.Preparation:
     path = path.expanduser()
     if not path.exists():
         raise UserError(f"{path} does not exist")
+    _refuse_run(path)
     if path.is_file():
         if path.suffix.lower() not in TABLES:
             raise UserError(
@@ -63,6 +64,17 @@ def recognise(path: Path, **fields: Any) -> writer.Preparation:
             "with the columns path and label"
         )
     return _open("folder", path, fields)
+
+
+def _refuse_run(path: Path) -> None:
+    """Raises UserError for the folder of a run, whose subfolders (checkpoints, report) would be taken for classes."""
+    if not (path / "config.json").is_file():
+        return
+    if any((path / name).exists() for name in ("checkpoints", "metrics.jsonl", "results.json")):
+        raise UserError(
+            f"{path} is the folder of a run, not a data set: its report is {path / 'report' / 'index.html'}, and "
+            "its config.json names its data in data.root"
+        )
 
 
 def _open(source: str, path: Path, fields: Mapping[str, Any]) -> writer.Preparation:

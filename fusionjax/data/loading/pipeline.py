@@ -17,7 +17,7 @@ from fusionjax.data.image.decode import decode
 from fusionjax.data.loading.auxiliary import Auxiliary, with_auxiliary
 from fusionjax.data.loading.stream import Example, FiniteBatches, HostBatch, SampledOrder, TrainStream
 from fusionjax.data.sampling import order as order_lib
-from fusionjax.data.source import Source, find_attribute
+from fusionjax.data.source import Source, find_attribute, listed_columns
 from fusionjax.data.unreadable import BadImages, DecodeError, why_unreadable
 from fusionjax.errors import UserError
 
@@ -222,7 +222,7 @@ def _carried(source: Source, names: Sequence[str]) -> dict[str, np.ndarray]:
         if name not in columns or np.asarray(columns[name]).dtype.kind not in "iu":
             raise UserError(
                 f"config.data.carry names {name!r}, and {source.name} has no such column of integers; its "
-                f"columns are {', '.join(columns) or 'none'}"
+                f"columns are {listed_columns(source)}"
             )
         span, values = np.iinfo(np.int32), columns[name]
         beyond = np.flatnonzero((values < span.min) | (values > span.max))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fusionjax.data.source import Source
+from fusionjax.data.source import Source, listed_columns
 from fusionjax.data.text.descriptions import Descriptions
 from fusionjax.data.text.tokens import Tokens, check_text
 from fusionjax.errors import UserError
@@ -103,7 +103,7 @@ def captions(source: Source) -> Sequence[str]:
     if "caption" not in source.columns:
         raise UserError(
             f"text kind 'instance' needs a text of each image, but {source.name} has no column caption; its columns are "
-            f"{', '.join(source.columns) or 'none'}: add one (a manifest can have it), or choose 'bank'"
+            f"{listed_columns(source)}: add one (a manifest can have it), or choose 'bank'"
         )
     return list(source.columns["caption"])
 
@@ -129,6 +129,7 @@ def instance_texts(
     labels: np.ndarray | None = None,
     allow_empty: bool = False,
     seed: int = 0,
+    what: str = "caption",
 ) -> Texts:
     """Texts of kind "instance": each example has its own text. Equal texts share a row.
 
@@ -140,6 +141,7 @@ def instance_texts(
         labels: (N,), used only to warn of captions that are in fact descriptions of classes; None for no check.
         allow_empty: accept an example without a text; all its tokens are masked.
         seed: seed of the sampling.
+        what: such a text in messages.
 
     Raises:
         UserError: a caption is not a text, or has no word while `allow_empty` is False; the message names the example.
@@ -151,7 +153,7 @@ def instance_texts(
     index, choices = np.zeros(len(names), np.int32), np.zeros(len(names), np.int32)
     for i, (given, name) in enumerate(zip(captions, names, strict=True)):
         given = given if isinstance(given, list | tuple) and given else (given,)
-        alike = tuple(str(check_text(text, f"the caption of {name}")).strip() for text in given)
+        alike = tuple(str(check_text(text, f"the {what} of {name}")).strip() for text in given)
         # The first is in the language of evaluation, even if it is empty; others that are empty are dropped.
         alike = (alike[0], *filter(None, alike[1:])) if alike[0] else ("",)
         index[i], choices[i] = place.setdefault(alike, len(rows)), len(alike)
@@ -163,7 +165,8 @@ def instance_texts(
     if len(empty) and not allow_empty:
         more = f", nor have {len(empty) - 1} others" if len(empty) > 1 else ""
         raise UserError(
-            f"the caption of {names[empty[0]]} has no word in it{more}: write one, or set allow_empty=True to have it masked"
+            f"the {what} of {names[empty[0]]} has no word in it{more}: write one"
+            + (", or set config.text.allow_empty=True to have it masked" if what == "caption" else "")
         )
     notes = []
     if len(empty):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fusionjax.data.source import Source, Subset
+from fusionjax.data.source import Source, Subset, listed_columns
 from fusionjax.data.vqa import answers as answers_lib
 from fusionjax.errors import UserError
 
@@ -293,7 +293,7 @@ def from_columns(source: Source) -> list[Question]:
     columns = source.columns
     if "question" not in columns or "answers" not in columns:
         raise UserError(
-            f"{source.name} has no columns question and answers; its columns are {', '.join(columns) or 'none'}"
+            f"{source.name} has no columns question and answers; its columns are {listed_columns(source)}"
         )
     kinds = list(columns["question_type"]) if "question_type" in columns else [""] * len(source)
     found: list[Question] = []

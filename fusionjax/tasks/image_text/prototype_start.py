@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from fusionjax.config import impossible
 from fusionjax.data.feature_cache.store import CachedFeatures
+from fusionjax.data.source import listed_columns
 from fusionjax.data.text import Texts
 from fusionjax.errors import UserError
 from fusionjax.models.methods import mvpdr
@@ -154,9 +155,10 @@ def prompts_and_captions(
     train, own = facts.train, "caption" in facts.train.columns
     captions = config.mvpdr.prompts == "captions"
     if captions and not own:
-        columns = ", ".join(train.columns) or "none"
         raise impossible(
-            config, "mvpdr.prompts", f"{train.name} has no column caption; its columns are {columns}"
+            config,
+            "mvpdr.prompts",
+            f"{train.name} has no column caption; its columns are {listed_columns(train)}",
         )
     pair = frozen_encoders.FrozenPair(config, facts.class_names, clip)
     texts = [] if captions else [pair.descriptions()]

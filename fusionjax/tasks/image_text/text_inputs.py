@@ -147,7 +147,9 @@ class TextInputs:
     def _make(self, source: Source, labels: np.ndarray) -> Texts:
         c = self.config.text
         if self._question:
-            return instance_texts(list(source.columns["question"]), source.names, self.tokenise)
+            return instance_texts(
+                list(source.columns["question"]), source.names, self.tokenise, what="question"
+            )
         if c.kind == "bank":
             return self.bank
         if c.kind == "class":

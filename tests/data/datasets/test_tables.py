@@ -15,6 +15,7 @@ import pytest
 from fusionjax import config
 from fusionjax.data import datasets
 from fusionjax.data.datasets import manifest, tables
+from fusionjax.data.text import texts
 from fusionjax.errors import UserError
 from tests.support import trees
 
@@ -142,6 +143,42 @@ def test_a_csv_file_that_is_no_utf8(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("path,label\na,é\n".encode("latin-1"))
     fails("cannot be read as CSV: byte 13 is not UTF-8; save it as UTF-8", path)
+
+
+def test_utf_16_with_a_byte_order_mark(tmp_path):
+    """As spreadsheets save "Unicode text"."""
+    path, text = tmp_path / "t.csv", "path\tlabel\ncafé.png\t日本\n"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes(("\ufeff" + text).encode(encoding))
+        assert tables.read(path, KNOWN).columns == {"path": ["café.png"], "label": ["日本"]}
+    path.write_bytes(("\ufeff" + text).encode("utf-16-le")[:-1])
+    fails("cannot be read as CSV: byte .* is not UTF-16; save it as UTF-8", path)
+
+
+def test_a_long_cell_is_read_and_one_without_end_is_named(tmp_path, monkeypatch):
+    path, long = tmp_path / "t.csv", "word " * 40_000
+    path.write_text(f"path,label,caption\na.png,x,{long}\nb.png,x,y\n")
+    assert tables.read(path, KNOWN).columns["caption"] == [long.strip(), "y"]
+    assert csv.field_size_limit() == 131_072
+    monkeypatch.setattr(tables, "_MAX_CELL", 1000)
+    fails("line 2: the row that begins there cannot be read .field larger than field limit", path)
+    path.write_text('path,label,caption\na.png,x,ok\nb.png,x,"never\nclosed\n')
+    fails("line 3: the row that begins there cannot be read .* is a quote not closed", path)
+
+
+def test_a_message_lists_the_columns_of_the_table_not_those_that_are_read(tmp_path):
+    """Also path, label and columns that fusionjax does not know."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    path = tmp_path / "t.csv"
+    path.write_text("path,label,split,Beschreibung\na.png,x,train,rot\nb.png,y,train,blau\n")
+    data = config.default().data
+    data.source, data.root = "manifest", str(path)
+    source = datasets.create(data, "train", seed=0)
+    with pytest.raises(
+        UserError, match="no column caption; its columns are path, label, split, Beschreibung: add one"
+    ):
+        texts.captions(source)
 
 
 # --- Parquet

@@ -1,5 +1,6 @@
 """What `fusionjax inspect` finds in small data sets with planted faults."""
 
+import dataclasses
 import json
 import shlex
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusionjax import config
 from fusionjax import inspect as command
 from fusionjax.arguments import parse
-from fusionjax.data.inspection import images, inspect, recognise
+from fusionjax.data.datasets import duplicates
+from fusionjax.data.inspection import findings, images, inspect, recognise
 from fusionjax.errors import UserError
 from fusionjax.interpret import inspection_page
 
@@ -168,6 +171,49 @@ def test_the_command_its_json_and_its_page(photos, tmp_path, capsys):
     assert content["findings"][0]["examples"] == [["Train/rust/0.png", "Train/scab/x.png"]]
     page = (tmp_path / "page" / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 16 and "under two labels" in page
+
+
+def test_a_page_is_not_written_into_the_data(photos, tmp_path, monkeypatch):
+    """Its folder would be a class of every later command; beside the data, and for a manifest anywhere, it is fine."""
+    monkeypatch.chdir(photos.parent)
+    before = sorted(photos.rglob("*"))
+    for out in ("photos", "photos/page", "photos/Train/page"):
+        with pytest.raises(UserError, match="--out=.* lies within .*photos.*name another folder"):
+            command.main(parse(command.COMMAND, ["photos", f"--out={out}"]))
+    assert sorted(photos.rglob("*")) == before
+    assert command.main(parse(command.COMMAND, ["photos", "--out=page"])) == 0
+
+
+def test_the_folder_of_a_run_is_no_data_set(tmp_path):
+    for name in ("checkpoints", "report"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is the folder of a run, not a data set: its report is"):
+        inspect(tmp_path)
+
+
+def test_the_share_of_unreadable_images_is_that_of_the_config(photos, monkeypatch):
+    (photos / "Train/rust/0.png").write_bytes(b"no picture")
+    assert "more than data.max_bad_fraction=0.01 allows" in texts(inspect(photos), "error")[0]
+    default = config.default()
+    default.data.max_bad_fraction = 0.5
+    monkeypatch.setattr(config, "default", lambda: default)
+    assert "left out of training and scores" in texts(inspect(photos), "warning")[0]
+
+
+def test_training_and_inspection_judge_copies_alike(photos):
+    """By one rule: labels are compared where the splits have the same classes."""
+    (photos / "Train/scab/x.png").write_bytes((photos / "Train/rust/0.png").read_bytes())
+    (photos / "Test/rust/y.png").write_bytes((photos / "Train/rust/1.png").read_bytes())
+    found = inspect(photos)
+    lines = duplicates.notes(found.sources, "train")
+    assert len(lines) == len(texts(found, "error")) == 2
+    source = found.sources["test"]
+    elsewhere = dataclasses.replace(source, class_names=tuple(f"{name}2" for name in source.class_names))
+    facts = {"train": images.read_all(found.sources["train"], 10**9, threads=2, progress=lambda: None)}
+    facts["test"] = images.read_all(elsewhere, 10**9, threads=2, progress=lambda: None)
+    said = findings.find({"train": found.sources["train"], "test": elsewhere}, facts, identities=True)
+    assert sum("two labels" in f.text for f in said) == 1 and sum("two splits" in f.text for f in said) == 1
 
 
 def test_the_text_names_everything(photos):

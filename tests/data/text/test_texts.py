@@ -80,7 +80,7 @@ def test_captions_of_a_source():
 
 def test_empty_captions():
     captions, names = ["red", "", "blue", " ", "~"], [f"{c}.jpg" for c in "abcde"]
-    fails(r"caption of b\.jpg has no word in it, nor have 2 others: write one, or set allow_empty=True",
+    fails(r"caption of b\.jpg has no word in it, nor have 2 others: write one, or set config.text.allow_empty=True",
           text.instance_texts, captions, names, plain())  # fmt: skip
     fails(
         r"caption of e\.jpg has no word in it: ", text.instance_texts, ["a", "~"], ["d.jpg", "e.jpg"], plain()

@@ -394,7 +394,7 @@ def test_what_the_data_lack_is_one_line(leaves, bert, clip_folder, tmp_path):
     bare = write(
         leaves[0].parent / "bare.csv", [{k: v for k, v in r.items() if k != "caption"} for r in leaves[1]]
     )
-    with pytest.raises(UserError, match="has no column caption; its columns are none"):
+    with pytest.raises(UserError, match="has no column caption; its columns are path, label"):
         trainer.Experiment(config(bare, bert, mvpdr__prompts="captions", text__descriptions=""), tmp_path)
     with pytest.raises(UserError, match="the CLIP takes 8 pixels a side"):
         c = config(leaves[0], "", mvpdr__clip=str(clip_folder), model__trunk="", model__freeze_trunk=False)
