@@ -192,6 +192,18 @@ def listed_columns(source: Source) -> str:
     return ", ".join(find_attribute(source, "present") or source.columns) or "none"
 
 
+def take(source: Source, rows: np.ndarray, split: str) -> Source:
+    """Some examples of a source, as a source of the same kind.
+
+    Args:
+        source: a source; its method `take`, if it has one, (rows, split) → source, is used.
+        rows: (M,) integers, positions in `source`.
+        split: name of the result.
+    """
+    own = getattr(source, "take", None)
+    return own(rows, split) if own else Subset(source, rows, split=split)
+
+
 def find_attribute(source: object, name: str) -> Any:
     """An attribute of a source, else of the source that it wraps (`Subset`, `ByIdentity`); None where none has it."""
     while source is not None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from fusionjax.models.observation import See
 from fusionjax.types import Array
 
 Queries: TypeAlias = Float[Array, "batch heads queries depth"]
@@ -22,17 +23,20 @@ LONG = 512
 """Number of queries from which the CPU back end is faster with chunks than with the whole map."""
 
 
-def attention(q: Queries, k: Keys, v: Values, *, mask: Mask | None = None) -> Output:
+def attention(q: Queries, k: Keys, v: Values, *, mask: Mask | None = None, see: See | None = None) -> Output:
     """Computes softmax(q kᵀ / √d) v (Vaswani et al., NeurIPS 2017, section 3.2.1).
 
     Args:
         q: (B, H, N, d) float queries.
         k, v: (B, H, M, d) float keys and values.
         mask: bool, broadcastable to (B, H, N, M); keys where it is False get zero weight.
+        see: of `observer`; the map is then computed as a whole.
 
     Returns:
         (B, H, N, d) in the dtype of `q`; the softmax is computed in float32.
     """
+    if see is not None:
+        return _weighted(see(probabilities(q, k, mask=mask)), v)
     if (
         mask is None
         and jax.default_backend() == "gpu"
@@ -88,6 +92,7 @@ def attention_and_map(
     rate: float = 0.0,
     key: Array | None = None,
     with_map: bool = False,
+    see: See | None = None,
 ) -> tuple[Array, Array | None]:
     """The cheapest form of `attention` that gives what is asked for.
 
@@ -95,10 +100,14 @@ def attention_and_map(
         q, k, v, mask: as for `attention`.
         rate, key: dropout of the map; none where `key` is None.
         with_map: also return the map.
+        see: of `observer`; there is no dropout then.
 
     Returns:
         (B, H, N, d), and the map (B, H, N, M) float32 before dropout, or None.
     """
+    if see is not None:
+        weights = see(probabilities(q, k, mask=mask))
+        return _weighted(weights, v), weights if with_map else None
     if key is not None:
         out, weights = attention_with_dropout(q, k, v, rate, key, mask=mask)
         return out, weights if with_map else None

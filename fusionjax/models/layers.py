@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fusionjax.types import Array
+from fusionjax.models.observation import LAYERED
+from fusionjax.types import Array, PyTree
 
 DType: TypeAlias = jax.typing.DTypeLike
 
@@ -191,14 +192,18 @@ def scan_layers(
 
     if remat:
         body = nn.remat(body, prevent_cse=False)
-    scan = nn.scan(
+    return over_layers(body, length, in_axes=nn.broadcast)(layers, x, mask)
+
+
+def over_layers(body: Callable[..., PyTree], length: int, **options: Any) -> Callable[..., PyTree]:
+    """`nn.scan` of a body, (layer module, carry, …) → (carry, results), over layers with parameters along a leading axis."""
+    return nn.scan(
         body,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, **LAYERED},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
         length=length,
+        **options,
     )
-    return scan(layers, x, mask)
 
 
 def take_within_groups(x: Array, index: Array) -> Array:

@@ -262,6 +262,12 @@ class QuestionSource(Subset):
         self.scores = targets(questions, vocabulary)
         self._labels = self.scores.best
 
+    def take(self, rows: np.ndarray, split: str) -> "QuestionSource":
+        """See `data.source.take`."""
+        found = QuestionSource(self.source, [self.questions[i] for i in rows.tolist()], self.class_names)
+        found.split = split
+        return found
+
     @property
     def labels(self) -> np.ndarray:
         return self._labels

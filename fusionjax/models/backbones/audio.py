@@ -14,6 +14,7 @@ from jax import lax
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers
+from fusionjax.models.observation import Axis, Stream, observer, self_attention
 from fusionjax.types import Array
 
 OUTPUTS = ("tokens", "pooled")
@@ -109,7 +110,9 @@ class EncoderLayer(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
         q, k, v = (split_heads(linear(name)(x), self.heads) for name in ("q", "k", "v"))
-        out, weights = attention_and_map(q, k, v, mask=mask, with_map="attention" in capture)
+        out, weights = attention_and_map(
+            q, k, v, mask=mask, with_map="attention" in capture, see=observer(self)
+        )
         seen = {} if weights is None else {"attention": weights}
         x = x + dropped(linear("out")(merge_heads(out)))
         x = LayerNorm(1e-5, self.dtype, name="norm1")(x)
@@ -151,6 +154,11 @@ class Wav2Vec2(nn.Module):
     frozen_parameters: ClassVar[str] = r"(conv_\d+|conv_norm/.*)"
     remat: bool = False
     dtype: DType = jnp.float32
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        return self_attention("layers/attention", Axis("audio"))
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:

@@ -13,6 +13,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.backbones import naming
 from fusionjax.models.backbones.text import SelfAttention
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
+from fusionjax.models.observation import Axis, Stream, observe_tokens, self_attention
 from fusionjax.types import Array
 from fusionjax.vectors import unit
 
@@ -92,6 +93,7 @@ class ImageTower(nn.Module):
         x, aux = scan_layers(
             layers, x, None, length=self.tower.layers, remat=self.remat, train=train, capture=capture
         )
+        observe_tokens(self, x)
         return LayerNorm(EPSILON, self.dtype, name="norm")(x[:, 0]), {**aux, "tokens": x}
 
 
@@ -159,6 +161,12 @@ class CLIP(nn.Module):
     end_token: int | None = None
     remat: bool = False
     dtype: DType = jnp.float32
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`: those of the image tower."""
+        side = self.image_size // self.patch
+        return self_attention("image_tower/layers/attention/attention", Axis("image", (side, side), 1))
 
     def setup(self) -> None:
         check(self)

@@ -16,6 +16,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.attention import attention
 from fusionjax.models.backbones.vit import Block
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu
+from fusionjax.models.observation import Axis, Stream
 from fusionjax.types import Array
 
 
@@ -49,6 +50,12 @@ class MelEncoder(nn.Module):
     channels: Sequence[int] = (8, 16, 32)
     dropout: float = 0.0
     dtype: DType = jnp.float32
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        own = Axis("audio")
+        return {f"block_{i}/attention": Stream("sa", own, own) for i in range(self.depth)}
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads or self.width % 2:

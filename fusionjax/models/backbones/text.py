@@ -16,6 +16,7 @@ from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
 from fusionjax.models.backbones import naming
 from fusionjax.models.layers import Dense, DType, LayerNorm, gelu, scan_layers, trunc_normal
+from fusionjax.models.observation import Axis, Stream, observer, self_attention
 from fusionjax.types import Array
 from fusionjax.vectors import unit
 
@@ -91,7 +92,14 @@ class SelfAttention(nn.Module):
         )
         key = self.make_rng("dropout") if train and self.dropout else None
         out, weights = attention_and_map(
-            q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture
+            q,
+            k,
+            v,
+            mask=mask,
+            rate=self.dropout,
+            key=key,
+            with_map="attention" in capture,
+            see=observer(self),
         )
         seen = {} if weights is None else {"attention": weights}
         return Dense(width, dtype=self.dtype, name="out")(merge_heads(out)), seen
@@ -140,6 +148,11 @@ class TextEncoder(nn.Module):
     normalise: bool = False
     remat: bool = False
     dtype: DType = jnp.float32
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        return self_attention("layers/attention/attention", Axis("text"))
 
     def setup(self) -> None:
         config = self.config

@@ -21,12 +21,15 @@ from fusionjax.models.layers import (
     LayerScale,
     PatchEmbed,
     feature_norm,
+    over_layers,
     residual,
     trunc_normal,
 )
+from fusionjax.models.observation import Axis, Stream, observe_tokens, observer, self_attention
 from fusionjax.types import Array
 
-Attend = Callable[[Array, Array, Array], Array]
+Attend = Callable[..., Array]
+"""(q, k, v, see=None) → out, all (B, H, N, d); see `attention`."""
 
 
 class Block(nn.Module):
@@ -45,7 +48,7 @@ class Block(nn.Module):
     Args (call):
         x: (B, N, D).
         rate: stochastic depth rate of this layer, a scalar, or None for none.
-        attend: attention over heads, (q, k, v) → out, all (B, H, N, d).
+        attend: attention over heads.
         train: whether dropout and stochastic depth are on.
         capture: any of "qk", "attention", "tokens".
 
@@ -79,14 +82,15 @@ class Block(nn.Module):
         if "qk" in capture:
             seen["queries"], seen["keys"] = q, k
         key = self.make_rng("dropout") if train and self.attention_dropout > 0 else None
+        see = observer(self)
         if key is not None or "attention" in capture:
             out, weights = attention_and_map(
-                q, k, v, rate=self.attention_dropout, key=key, with_map="attention" in capture
+                q, k, v, rate=self.attention_dropout, key=key, with_map="attention" in capture, see=see
             )
             if weights is not None:
                 seen["attention"] = weights
         else:
-            out = attend(q, k, v)
+            out = attend(q, k, v) if see is None else attend(q, k, v, see=see)
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
         out = nn.Dropout(self.dropout, deterministic=not train)(out)
         out = LayerScale(self.layer_scale, self.dtype, name="ls1")(out)
@@ -97,6 +101,7 @@ class Block(nn.Module):
         x = residual(self, x, out, rate, train=train)
         if "tokens" in capture:
             seen["tokens"] = x
+        observe_tokens(self, x)
         return x, seen
 
 
@@ -174,6 +179,11 @@ class ViT(nn.Module):
         cells = (-(-side // self.trunk_stride) for side in size)
         rows, columns = ((side - self.patch) // (self.stride or self.patch) + 1 for side in cells)
         return rows, columns
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        return self_attention("blocks/attention", Axis("image", self.grid, 1))
 
     @property
     def below(self) -> tuple[tuple[str, nn.Module], ...]:
@@ -290,10 +300,7 @@ class ViT(nn.Module):
         if self.remat:
             body = nn.remat(body, prevent_cse=False)
         rates = jnp.linspace(0, self.drop_path, self.depth)
-        scan = nn.scan(
-            body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth
-        )
-        return scan(self.blocks, x, rates)
+        return over_layers(body, self.depth)(self.blocks, x, rates)
 
     def classify(self, cls: Array) -> Array:
         """Applies the head in float32; returns the features if there is no head."""

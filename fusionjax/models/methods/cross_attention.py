@@ -3,7 +3,6 @@
 See docs/methods/image_text_fusion.md.
 """
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import flax.linen as nn
@@ -14,10 +13,11 @@ from jaxtyping import Float, Shaped
 
 from fusionjax.errors import UserError
 from fusionjax.models.attention import attention_and_map, merge_heads, split_heads
-from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp
+from fusionjax.models.layers import Dense, DType, LayerNorm, Mlp, over_layers
 from fusionjax.models.methods import token_blocks
 from fusionjax.models.methods.token_blocks import Blocks
-from fusionjax.types import Array, PyTree
+from fusionjax.models.observation import observed, observer
+from fusionjax.types import Array
 
 EPSILON = 1e-5
 """Epsilon of every layer normalisation here, the default of torch.nn.LayerNorm."""
@@ -139,14 +139,17 @@ class CrossAttention(nn.Module):
         mask = _check_mask(mask, queries, k)
         batch, heads, n, depth = q.shape
         # Shared keys: the queries of all examples are one long sequence, so k and v are not repeated.
-        folded = k.shape[0] == 1 < batch and (mask is None or mask.shape[0] == mask.shape[2] == 1)
+        see = observer(self)
+        folded = (
+            see is None and k.shape[0] == 1 < batch and (mask is None or mask.shape[0] == mask.shape[2] == 1)
+        )
         if folded:
             q = q.swapaxes(0, 1).reshape(1, heads, batch * n, depth)
         elif k.shape[0] < batch:
             k, v = (jnp.broadcast_to(x, (batch, *x.shape[1:])) for x in (k, v))
         key = self.make_rng("dropout") if train and self.dropout else None
         out, weights = attention_and_map(
-            q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture
+            q, k, v, mask=mask, rate=self.dropout, key=key, with_map="attention" in capture, see=see
         )
         if folded:
             out = _unfolded(out, batch, n)
@@ -171,6 +174,9 @@ class CrossAttention(nn.Module):
         Returns:
             As the call, but "attention" in blocks, (n, B, H, N, S).
         """
+        if observed(self):  # then there is one block
+            out, seen = self(queries, blocks.tokens[0], mask=blocks.mask[0], train=train, capture=capture)
+            return out, {name: value[None] for name, value in seen.items()}
         q = split_heads(self.query(queries), self.heads)
         k, v = token_blocks.map_blocks(CrossAttention.keys_values, self, blocks.tokens)
         drop = train and self.dropout > 0
@@ -330,10 +336,10 @@ class BidirectionalStack(nn.Module):
 
         if self.remat:
             body = nn.remat(body, prevent_cse=False)
-        shared = text.batch == 1 < image.shape[0] and not self.is_initializing()
+        shared = text.batch == 1 < image.shape[0] and not self.is_initializing() and not observed(self)
         if not shared:
             state = (image, text.broadcast(image.shape[0]))
-            (image, text), seen = self._scanned(body, self.depth)(self.layers, state)
+            (image, text), seen = over_layers(body, self.depth)(self.layers, state)
             return image, text, seen
         # Up to the first layer the text is the same for all images: that layer, outside the scan, projects it once.
         first = nn.map_variables(body, "params", lambda tree: jax.tree.map(lambda x: x[0], tree))
@@ -343,11 +349,6 @@ class BidirectionalStack(nn.Module):
             return image, text, seen
 
         (image, text), rest = nn.map_variables(
-            self._scanned(body, self.depth - 1), "params", lambda tree: jax.tree.map(lambda x: x[1:], tree)
+            over_layers(body, self.depth - 1), "params", lambda tree: jax.tree.map(lambda x: x[1:], tree)
         )(self.layers, (image, text))
         return image, text, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seen, rest)
-
-    def _scanned(self, body: Callable[..., PyTree], depth: int) -> Callable[..., PyTree]:
-        return nn.scan(
-            body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=depth
-        )

@@ -9,6 +9,7 @@ Three branches are trained together; SA and GLCA are used at test time. See docs
            of their own image and of a partner image (section 3.3, equations 6–7). Training only.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -29,6 +30,7 @@ from fusionjax.models.layers import (
     take_within_groups,
 )
 from fusionjax.models.methods.rollout import cls_rollout_from_qk
+from fusionjax.models.observation import Axis, See, Stream, observer
 from fusionjax.types import Array, Aux
 
 
@@ -143,7 +145,7 @@ class GlobalLocalBlock(nn.Module):
         q = split_heads(Dense(width, dtype=self.dtype, name="q")(norm(local)), self.heads)
         kv = Dense(2 * width, dtype=self.dtype, name="kv")(norm(x))
         k, v = (split_heads(part, self.heads) for part in jnp.split(kv, 2, axis=-1))
-        out, weights = attention_and_map(q, k, v, with_map="glca_attention" in capture)
+        out, weights = attention_and_map(q, k, v, with_map="glca_attention" in capture, see=observer(self))
         out = Dense(width, dtype=self.dtype, name="proj")(merge_heads(out))
         out = nn.Dropout(self.dropout, deterministic=not train)(out)
         out = LayerScale(self.layer_scale, self.dtype, name="ls1")(out)
@@ -171,6 +173,16 @@ class DCAL(ViT):
     glca_input: str = "last"
     partner_stream: str = "pwca"
     uncertainty_init: float = 0.0
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        own = Axis("image", self.grid, 1)
+        return {
+            **super().streams,
+            "blocks/pair": Stream("pwca", own, Axis("pair", self.grid, 1)),
+            "glca_block/attention": Stream("glca", Axis("selected", self.grid, 1), own),
+        }
 
     def setup(self) -> None:
         super().setup()
@@ -264,12 +276,14 @@ class DCAL(ViT):
     def _two_streams(self, partner: Array) -> Attend:
         """Returns the attention of the SA stream (first half of the batch) and of the PWCA stream (second half)."""
 
-        def attend(q: Array, k: Array, v: Array) -> Array:
+        def attend(q: Array, k: Array, v: Array, *, see: See | None = None) -> Array:
             (q1, q2), (k1, k2), (v1, v2) = (jnp.split(x, 2) for x in (q, k, v))
             source_k, source_v = (k2, v2) if self.partner_stream == "pwca" else (k1, v1)
             joint_k = jnp.concatenate([k2, take_within_groups(source_k, partner)], axis=2)
             joint_v = jnp.concatenate([v2, take_within_groups(source_v, partner)], axis=2)
-            return jnp.concatenate([attention(q1, k1, v1), attention(q2, joint_k, joint_v)])
+            see_pair = None if see is None else functools.partial(see, name="pair")
+            own = attention(q1, k1, v1, see=see)
+            return jnp.concatenate([own, attention(q2, joint_k, joint_v, see=see_pair)])
 
         return attend
 

@@ -21,6 +21,7 @@ from fusionjax.models.layers import Dense, DType
 from fusionjax.models.methods import fusion_heads, token_blocks
 from fusionjax.models.methods.cross_attention import BidirectionalStack, sincos_2d
 from fusionjax.models.methods.token_blocks import Blocks
+from fusionjax.models.observation import Axis, Stream, observed
 from fusionjax.types import Array
 
 MODES = ("fusion", "concat", "image", "text")
@@ -92,6 +93,17 @@ class FusionClassifier(nn.Module):
         # A module must be hashable, to be a static argument of jit; a dict is not.
         self.head_options = FrozenDict(self.head_options)
         super().__post_init__()
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        if self.mode != "fusion":
+            return {}
+        image, text, layers = Axis("image", self.grid), Axis("text"), "cross_attention/layers"
+        return {
+            f"{layers}/image/attention/attention": Stream("image_to_text", image, text),
+            f"{layers}/text/attention/attention": Stream("text_to_image", text, image),
+        }
 
     @property
     def stacked(self) -> tuple[str, ...]:
@@ -200,7 +212,8 @@ class FusionClassifier(nn.Module):
             )
         if batch is not None and tokens.shape[0] not in (1, batch):
             raise ValueError(f"{tokens.shape[0]} texts for {batch} images: pass as many, or one for all")
-        blocks = token_blocks.split(tokens, mask, self.text_block)
+        # Observed maps are not in blocks.
+        blocks = token_blocks.split(tokens, mask, 0 if observed(self) else self.text_block)
         project = token_blocks.map_blocks(lambda module, x: module.text_proj(x), self, blocks.tokens)
         return Blocks(project, blocks.mask)
 

@@ -4,13 +4,13 @@ See docs/methods/image_text_fusion.md.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from fusionjax.models.backbones.text import TextEncoder
 from fusionjax.models.layers import DType, feature_norm
 from fusionjax.models.methods.fusion import FusionClassifier
+from fusionjax.models.observation import observe_tokens, stop_gradient
 from fusionjax.types import Array, Aux
 
 
@@ -81,6 +81,7 @@ class ImageText(nn.Module):
         if self.trunk_norm:
             image = self.feature_norm(image, use_running_average=not train)
         image = image.reshape(image.shape[0], -1, image.shape[-1])
+        observe_tokens(self, image)
         if self.fusion.mode == "image":
             return self.fusion(image, train=train, capture=capture)
         if text is None:
@@ -100,7 +101,7 @@ class ImageText(nn.Module):
     def run_trunk(self, images: Array, *, train: bool = False) -> Array:
         """Computes the trunk's feature map (B, h, w, C) of normalised images (B, H, W, 3)."""
         features, _ = self.trunk(images, train=train and not self.freeze_trunk)
-        return jax.lax.stop_gradient(features) if self.freeze_trunk else features
+        return stop_gradient(self, features) if self.freeze_trunk else features
 
     def pool_trunk(self, features: Array) -> Array:
         """Averages the trunk's features over the grid: (B, h, w, C) → (B, C) float32, the input of a linear probe."""
@@ -115,4 +116,4 @@ class ImageText(nn.Module):
         if self.text is None or tokens is None:
             raise ValueError("the model uses text: pass tokens or text")
         _, aux = self.text(tokens, mask, train=train and not self.freeze_text)
-        return jax.lax.stop_gradient(aux["tokens"]) if self.freeze_text else aux["tokens"]
+        return stop_gradient(self, aux["tokens"]) if self.freeze_text else aux["tokens"]

@@ -1,13 +1,13 @@
 """A frozen image encoder and MVPDR's prototypes as one image classifier; see docs/methods/mvpdr.md."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from fusionjax.models.backbones.clip import CLIP
 from fusionjax.models.layers import Dense, DType
 from fusionjax.models.methods import mvpdr
+from fusionjax.models.observation import stop_gradient
 from fusionjax.types import Array, Aux
 
 COUNTS = "prototypes"
@@ -91,7 +91,7 @@ class PrototypeClassifier(nn.Module):
     def run_trunk(self, images: Array) -> Array:
         """Computes the features (B, h, w, Di) of normalised images, or a CLIP's unit vectors (B, D)."""
         found = self.trunk.encode_image(images) if isinstance(self.trunk, CLIP) else self.trunk(images)
-        return jax.lax.stop_gradient(found[0])
+        return stop_gradient(self, found[0])
 
     def pool_trunk(self, features: Array) -> Array:
         """Averages the features over the grid, if there is one: (B, Di) float32."""

@@ -23,6 +23,7 @@ from fusionjax.models.attention import attention, merge_heads, split_heads
 from fusionjax.models.backbones.efficientnet import EfficientNet
 from fusionjax.models.backbones.record import FEATURE_MAP, Encoder
 from fusionjax.models.layers import INPUT_KERNEL, Dense, DType, LayerNorm
+from fusionjax.models.observation import Axis, Stream, observer
 from fusionjax.types import Array, Aux, PyTree
 from fusionjax.vectors import unit
 
@@ -98,7 +99,7 @@ class TokenQuery(nn.Module):
         keys, values = (Dense(self.width, dtype=self.dtype, name=name)(x) for name in ("keys", "values"))
         asked = jnp.broadcast_to(learned[query], (len(tokens), 1, self.width)).astype(self.dtype)
         q, k, v = (split_heads(part, self.heads) for part in (asked, keys, values))
-        found = merge_heads(attention(q, k, v))[:, 0]
+        found = merge_heads(attention(q, k, v, see=observer(self, query)))[:, 0]
         zeros = nn.initializers.zeros_init()
         added = Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=zeros, name="out")(found)
         return tokens.astype(jnp.float32).mean(1) + added.astype(jnp.float32)
@@ -180,6 +181,21 @@ class SpectralEncoder(nn.Module):
     def undecayed(self) -> tuple[str, ...]:
         """The learned tokens and the logit scale: see `models.parameters`."""
         return (r"query/token_\w+", "log_scale")
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`: those of the encoders, by modality, and of the learned tokens."""
+        found: dict[str, Stream] = {}
+        for tower in self.towers:
+            encoder = self.encoder(self.width_of(tower))
+            for path, stream in getattr(encoder, "streams", {}).items():
+                alone = stream._replace(name=f"{tower}/{stream.name}")
+                shared = stream._replace(groups=self.names)
+                found[f"tower_{tower}/{path}"] = alone if self.fusion == "separate" else shared
+        if self.fusion == "attention":
+            keys = Axis("image", getattr(self.encoder(3), "grid", None))
+            found |= {f"query/{name}": Stream(f"{name}/query", Axis("cls"), keys) for name in self.names}
+        return found
 
     def width_of(self, tower: str) -> int:
         """Returns the number of input channels of an encoder."""

@@ -15,6 +15,7 @@ from fusionjax.models.backbones.text import masked_mean
 from fusionjax.models.layers import DType, LayerNorm
 from fusionjax.models.methods.cross_attention import EPSILON, CrossAttention
 from fusionjax.models.methods.fusion import Classifier
+from fusionjax.models.observation import Axis, Stream
 from fusionjax.types import Array, Aux
 
 MODALITIES = ("image", "audio", "text")
@@ -73,6 +74,15 @@ class TrimodalClassifier(nn.Module):
         if not (0 <= self.dropout < 1 and 0 <= self.modality_dropout < 1):
             raise UserError("trimodal: dropout and modality_dropout must be in [0, 1)")
         super().__post_init__()
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """See `models.observation`."""
+        found = {}
+        for pairing in self.pairings:
+            to, of = map(Axis, pairing.split("_from_"))
+            found[f"{pairing}/attention"] = Stream(pairing, to, of)
+        return found
 
     @nn.compact
     def __call__(

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Shaped
 
 from fusionjax.models.methods.image_text_with_encoders import ImageText
 from fusionjax.models.methods.trimodal import TrimodalClassifier
+from fusionjax.models.observation import observe_tokens, stop_gradient
 from fusionjax.types import Array, Aux
 
 
@@ -132,7 +132,7 @@ class Multimodal(ImageText):
                 raise ValueError("the model has audio input: pass audio")
             more = {} if masked_frames is None else {"masked_frames": masked_frames}
             heard, aux = self.audio(audio, audio_mask, train=train and not self.freeze_audio, **more)
-            found["audio"] = jax.lax.stop_gradient(heard) if self.freeze_audio else heard
+            found["audio"] = stop_gradient(self, heard) if self.freeze_audio else heard
             masks["audio"] = aux["mask"]
         if "text" in kinds:
             if text is None:
@@ -151,7 +151,9 @@ class Multimodal(ImageText):
             rows = seen | ~seen.any()
         if self.trunk_norm:
             image = self.feature_norm(image, use_running_average=not train, mask=rows)
-        return image.reshape(image.shape[0], -1, image.shape[-1])
+        tokens = image.reshape(image.shape[0], -1, image.shape[-1])
+        observe_tokens(self, tokens)
+        return tokens
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 
@@ -10,6 +10,34 @@ from fusionjax.data.source import Source
 from fusionjax.tasks.base.class_scorer import Predict
 from fusionjax.tasks.base.protocol import Batch, ReportFields, Shown, Variables
 from fusionjax.types import Aux
+
+
+@runtime_checkable
+class Legible(Protocol):
+    """What a task's inputs also have if the model reads texts or sounds: how an explanation shows them."""
+
+    def words(
+        self, source: Source | None, index: Sequence[int], texts: Sequence[str] | None = None
+    ) -> list[list[str]]:
+        """The text of some examples, token by token without padding, or the descriptions that all examples share.
+
+        Args:
+            source: the split; None for a user's own examples.
+            index: of the examples in the split.
+            texts: of a user's examples, one per example.
+
+        Returns:
+            One list per example; empty ones for a model without text.
+        """
+        ...
+
+    def spectrogram(self, batch: Batch) -> tuple[jax.Array, jax.Array] | None:
+        """Log-mel frames (B, T, F) and which are the clip's own, (B, T) bool; None without audio input. Pure."""
+        ...
+
+    def seconds(self, frames: int) -> float:
+        """Length of a clip with so many frames."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

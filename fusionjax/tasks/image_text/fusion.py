@@ -159,6 +159,20 @@ class FusionInputs:
         """See `Inputs.arguments`."""
         return self.images.arguments(batch, variables) | self._words(batch, variables)
 
+    def words(
+        self, source: Source | None, index: Sequence[int], texts: Sequence[str] | None = None
+    ) -> list[list[str]]:
+        """See `explanations.Legible`."""
+        return [[] for _ in index] if self.text is None else self.text.words_of(source, index, texts)
+
+    def spectrogram(self, batch: Batch) -> tuple[jax.Array, jax.Array] | None:
+        """See `explanations.Legible`."""
+        return None
+
+    def seconds(self, frames: int) -> float:
+        """See `explanations.Legible`."""
+        return 0.0
+
     def fingerprint(self) -> dict[str, Any]:
         """Digests of the tokenizer's files and of every text."""
         return {} if self.text is None else self.text.fingerprint()

@@ -140,6 +140,18 @@ class TextInputs:
         """The tokens of one text, as they are written."""
         return self.tokenizer.words(texts.tokens[row][texts.mask[row]])
 
+    def words_of(
+        self, source: Source | None, index: Sequence[int], texts: Sequence[str] | None = None
+    ) -> list[list[str]]:
+        """See `explanations.Legible.words`."""
+        if self.kind == "bank":
+            return [self.bank_words()] * len(index)
+        if source is None:
+            found, rows = self.from_user(texts or [""] * len(index)), range(len(index))
+            return [self.words(found, row) for row in rows]
+        found = self.texts(source)
+        return [self.words(found, found.row(None, i)) for i in index]
+
     def bank_words(self) -> list[str]:
         """The descriptions of all classes, in the order of the bank."""
         return [text for own in self._descriptions().texts for text in own]

@@ -211,6 +211,20 @@ class MultimodalInputs:
             found |= {key: batch[key] for key in ("text", "tokens", "text_mask") if key in batch}
         return found
 
+    def words(
+        self, source: Source | None, index: Sequence[int], texts: Sequence[str] | None = None
+    ) -> list[list[str]]:
+        """See `explanations.Legible`."""
+        return [[] for _ in index] if self.text is None else self.text.words_of(source, index, texts)
+
+    def spectrogram(self, batch: Batch) -> tuple[jax.Array, jax.Array] | None:
+        """See `explanations.Legible`."""
+        return None if self.audio is None else self.audio.spectrogram(batch)
+
+    def seconds(self, frames: int) -> float:
+        """See `explanations.Legible`."""
+        return 0.0 if self.audio is None else self.audio.seconds(frames)
+
     def fingerprint(self) -> dict[str, Any]:
         """Digests of the tokenizer's files, of every text and of the sounds."""
         texts = {} if self.text is None else self.text.fingerprint()
