@@ -77,6 +77,9 @@ class Explainer:
             found = capture.observe(task.model.module, variables, arguments, score)
             if "text_mask" in arguments and "text" not in found["masks"]:
                 found["masks"]["text"] = arguments["text_mask"]
+            if "image" in arguments.get("present", {}):
+                rows, columns = task.model.grid or (1, 1)
+                found["masks"]["image"] = jnp.tile(arguments["present"]["image"][:, None], rows * columns)
             return found
 
         self._observe = jax.jit(observe, static_argnames="branch")

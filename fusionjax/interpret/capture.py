@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from fusionjax.errors import UserError
 from fusionjax.models import parameters
 from fusionjax.models.observation import MAPS, OFFSETS, TOKENS, Axis, Stream
 from fusionjax.types import Aux, PyTree
@@ -198,6 +199,8 @@ def similarity_score(target: jax.Array, modality: str = "") -> Score:
 
     def score(output: Output, aux: Aux) -> jax.Array:
         own = output[modality] if isinstance(output, Mapping) else output
+        if target.shape != own.shape:
+            raise UserError(f"target: {target.shape}, the embeddings of the model are {own.shape}")
         return (unit(own.astype(jnp.float32)) * unit(target.astype(jnp.float32))).sum(-1)
 
     return score

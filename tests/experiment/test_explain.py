@@ -1,0 +1,101 @@
+"""The attention of a run of every family, by one call."""
+
+import numpy as np
+import pytest
+
+from fusionjax.errors import UserError
+from fusionjax.experiment.explain import Explainer
+from tests.support import nasty, untrained
+
+STREAMS = {
+    "classification": {"sa", "glca", "pwca"},
+    "crossvit": {"stage_0/branch_0", "stage_0/branch_1", "stage_0/fusion_0", "stage_0/fusion_1"},
+    "reid": {"sa", "glca", "pwca"},
+    "spectral": {"rgb/sa", "uv/sa"},
+    "mvpdr": {"trunk/sa"},
+    "fusion": {"fusion/image_to_text", "fusion/text_to_image", "trunk/sa"},
+    "vqa": {"fusion/image_to_text", "fusion/text_to_image", "trunk/sa"},
+    "trimodal": {
+        "audio/sa", "trunk/sa", "fusion/image_from_audio", "fusion/audio_from_image", "fusion/text_from_image",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    return nasty.configs(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def explained(configs):
+    """(family, options) → its explainer and three examples of the last split, in batches of two."""
+    known = {}
+
+    def explain(family):
+        if family not in known:
+            run = untrained.run(configs[family])
+            explainer, size = Explainer(run, batch=2), run.config.model.width
+            widths = {"reid": 2 * size, "spectral": run.config.spectral.projection[-1]}
+            target = np.ones((2, widths[family])) if family in widths else None
+            options = {
+                "target": target,
+                "branch": "rgb" if family == "spectral" else "",
+                "pairs": family in ("classification", "reid"),
+            }
+            split = run.config.data.eval_splits[-1]
+            known[family] = explainer, explainer.rows(split, [1, 0], **options)
+        return known[family]
+
+    return explain
+
+
+@pytest.mark.parametrize("family", STREAMS)
+def test_every_family_is_captured(explained, family):
+    explainer, found = explained(family)
+    maps, config = found.captured.maps, explainer.run.config
+    assert set(maps) == STREAMS[family]
+    assert len(found.captured) == len(found.names) == len(found.images) == 2
+    for name, x in maps.items():
+        assert x.shape[1] == 2 and x.shape == found.captured.gradients[name].shape, name
+        stream = found.captured.streams[name]
+        for axis, count in zip((stream.queries, stream.keys), x.shape[3:], strict=True):
+            if axis.kind == "image":
+                assert count == axis.grid[0] * axis.grid[1] + axis.prefix
+        sums = x.sum(-1)
+        assert np.all(np.isclose(sums, 1, atol=1e-4) | (sums == 0)), name
+    if family == "spectral":
+        assert found.captured.gradients["rgb/sa"].any() and not found.captured.gradients["uv/sa"].any()
+    elif family != "reid":
+        explained_streams = [g for name, g in found.captured.gradients.items() if name != "pwca"]
+        assert all(g.any() for g in explained_streams)
+        np.testing.assert_allclose(found.probabilities.sum(-1), 1, rtol=1e-5)
+    if family in ("fusion", "vqa", "trimodal"):
+        assert found.words[0][0] == "[CLS]" and len(found.words[0]) == found.captured.masks["text"][0].sum()
+    assert (found.sounds[0] is not None) == (family == "trimodal")
+    assert (found.labels >= 0).all() and config.task
+
+
+def test_rows_and_images_of_a_user_are_explained_alike(explained, configs):
+    explainer, found = explained("classification")
+    source = explainer.run.source("test")
+    again = explainer.images([source.load(1), source.load(0)], pairs=True)
+    np.testing.assert_array_equal(again.images, found.images)
+    np.testing.assert_allclose(again.captured.maps["sa"], found.captured.maps["sa"], atol=1e-6)
+    predicted = explainer.run.predict([source.load(1), source.load(0)])
+    np.testing.assert_allclose(
+        found.probabilities.max(-1), [p.probabilities[0] for p in predicted], rtol=1e-4
+    )
+
+
+def test_a_target_is_a_class_of_the_run(explained):
+    explainer, _ = explained("classification")
+    for target in (3, "labels", np.array([0, 7])):
+        with pytest.raises(UserError, match="target"):
+            explainer.rows("test", [0, 1], target=target, pairs=True)
+
+
+def test_an_image_that_cannot_be_read_is_named(explained, tmp_path):
+    explainer, _ = explained("classification")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="broken.png cannot be read"):
+        explainer.images(tmp_path / "broken.png")
