@@ -183,7 +183,7 @@ class ViT(nn.Module):
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
-        return self_attention("blocks/attention", Axis("image", self.grid, 1))
+        return self_attention("blocks/attention", Axis("image", self.grid, self.prefix))
 
     @property
     def below(self) -> tuple[tuple[str, nn.Module], ...]:

@@ -177,10 +177,10 @@ class DCAL(ViT):
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
-        own = Axis("image", self.grid, 1)
+        own = Axis("image", self.grid, self.prefix)
         return {
             **super().streams,
-            "blocks/pair": Stream("pwca", own, Axis("pair", self.grid, 1)),
+            "blocks/pair": Stream("pwca", own, Axis("pair", self.grid, self.prefix)),
             "glca_block/attention": Stream("glca", Axis("selected", self.grid, 1), own),
         }
 
