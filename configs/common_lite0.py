@@ -17,23 +17,13 @@ def dcal(config: ConfigDict, *, ablation: str) -> ConfigDict:
         config: the config to fill in, but for data set, image size, width, dropout and epochs.
         ablation: as `model.ablation`.
     """
-    c = config
-    _views(c)
-    c.data.cache.enabled = True
+    c = _on_cached_features(config, "stride32")
     c.model.name, c.model.ablation = "dcal_vit_shallow", ablation
-    c.model.trunk, c.model.trunk_features = TRUNK, "stride32"
-    common.preprocess(c, c.model.trunk)
     c.model.train_trunk_from = "stride16"
-    c.model.freeze_trunk = c.model.trunk_norm = True
     c.model.depth, c.model.heads, c.model.mlp_ratio = 1, 8, 2.0
     c.model.drop_path, c.model.ratio = 0.1, 0.3
-    c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
     c.optim.lr_rules = (("^neck/", 0.1),)
-    c.optim.learning_rate, c.optim.weight_decay, c.optim.warmup_epochs = 2e-3, 0.05, 1.0
-    c.optim.clip_norm, c.optim.ema_decay = 1.0, 0.99
-    c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.log_every = 64, 20
-    c.evaluation.probe = True
+    c.optim.learning_rate, c.optim.clip_norm = 2e-3, 1.0
     return c
 
 
@@ -43,20 +33,10 @@ def fusion(config: ConfigDict) -> ConfigDict:
     Args:
         config: the config from `common.image_text`; gets everything but data set, image size and epochs.
     """
-    c = config
-    _views(c)
-    c.data.cache.enabled = True
-    c.model.trunk, c.model.trunk_features = TRUNK, "head"
-    common.preprocess(c, c.model.trunk)
-    c.model.freeze_trunk = c.model.trunk_norm = True
+    c = _on_cached_features(config, "head")
     c.model.width, c.model.depth, c.model.heads, c.model.mlp_ratio, c.model.dropout = 128, 1, 4, 2.0, 0.2
-    c.pretrained.source, c.pretrained.into = registry.weights(c.model.trunk), "trunk"
     c.text.max_tokens = 32
-    c.optim.learning_rate, c.optim.weight_decay, c.optim.ema_decay = 1e-3, 0.05, 0.99
-    c.optim.warmup_epochs = 1.0
-    c.loss.label_smoothing = 0.1
-    c.train.batch_size, c.train.log_every = 64, 20
-    c.evaluation.probe = True
+    c.optim.learning_rate = 1e-3
     return c
 
 
@@ -122,6 +102,17 @@ def run_local(c: ConfigDict) -> ConfigDict:
     return c
 
 
-def _views(c: ConfigDict) -> None:
+def _on_cached_features(c: ConfigDict, features: str) -> ConfigDict:
+    """What `dcal` and `fusion` share: a frozen trunk, whose feature map is cached and compared with."""
     c.data.augment.crop = "random_resized"
     c.data.augment.scale, c.data.augment.ratio = (0.8, 1.0), (0.9, 1.1)  # stronger crops lower accuracy here
+    c.data.cache.enabled = True
+    c.model.trunk, c.model.trunk_features = TRUNK, features
+    common.preprocess(c, TRUNK)
+    c.model.freeze_trunk = c.model.trunk_norm = True
+    c.pretrained.source, c.pretrained.into = registry.weights(TRUNK), "trunk"
+    c.optim.weight_decay, c.optim.warmup_epochs, c.optim.ema_decay = 0.05, 1.0, 0.99
+    c.loss.label_smoothing = 0.1
+    c.train.batch_size, c.train.log_every = 64, 20
+    c.evaluation.probe = True
+    return c

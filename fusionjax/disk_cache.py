@@ -57,11 +57,14 @@ class Entry:
         own = "" if shared else f".{secrets.token_hex(4)}"
         self._part = self._folder / f".{self.path.name}{own}{_PART}"
 
-    def open(self, compute: Callable[[Path], object]) -> Path:
+    def open(
+        self, compute: Callable[[Path], object], *, reuse: Callable[[Path], bool] = lambda path: True
+    ) -> Path:
         """The folder of the entry, verified; computed first where it is absent or damaged.
 
         Args:
             compute: writes the files into the given folder. If it raises, nothing is kept.
+            reuse: whether an entry that is there and whole may be used; else it is computed again.
 
         Raises:
             UserError: the cache folder cannot be created.
@@ -70,14 +73,16 @@ class Entry:
         with folder_errors(f"the cache folder {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self._folder)
-        if self._damage() == "":
+        if self._damage() == "" and reuse(self.path):
             return self.path
         waiting = f"another process computes {self.path.name}: waiting for it"
         with files.locked(_lock_of(self._part), wait=waiting):
             damage = self._damage()
-            if damage == "":
+            if damage == "" and reuse(self.path):
                 return self.path
-            if damage:
+            if damage == "":
+                _remove(self.path)
+            elif damage:
                 log.warning("%s is damaged (%s): it is computed again", self.path, damage)
             with self._writing():
                 compute(self._part)

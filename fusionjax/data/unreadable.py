@@ -18,6 +18,14 @@ _MACHINE = {
 """Errors of the system that any other file would meet too."""
 
 
+_OF_THE_FILE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Errors of the system that the same path meets at every try."""
+
+
+class Passing(str):
+    """A reason that may pass without a change of the file: an error of the disk, the network or the permissions."""
+
+
 class DecodeError(Exception):
     """An image or audio file cannot be read; the message is the reason, one line."""
 
@@ -38,7 +46,8 @@ def decode_error(error: Exception) -> DecodeError:
     if isinstance(error, FileNotFoundError):
         return DecodeError("there is no such file")
     if isinstance(error, OSError) and error.strerror:
-        return DecodeError(f"the system says: {error.strerror}")
+        said = f"the system says: {error.strerror}"
+        return DecodeError(said if error.errno in _OF_THE_FILE else Passing(said))
     if (
         type(error) is OSError
     ):  # without a number it is a library's own, on damage, or of `files.check_readable`
@@ -50,14 +59,15 @@ def decode_error(error: Exception) -> DecodeError:
 
 
 def why_unreadable(error: Exception, name: str) -> str:
-    """The reason why the file `name` cannot be read, one line; see `decode_error`.
+    """The reason why the file `name` cannot be read, one line, a `Passing` where it may pass; see `decode_error`.
 
     Raises:
         UserError: the cause is not the file but the machine or the installation; the message says what to do.
         OSError: as `decode_error`.
     """
     try:
-        return str(decode_error(error))
+        found = decode_error(error)
+        return found.args[0] if found.args and isinstance(found.args[0], str) else str(found)
     except MemoryError:
         raise UserError(
             f"there is not enough memory to read {name}: lower config.data.threads, config.data.prefetch or the batch "
@@ -113,6 +123,12 @@ class BadImages:
         """name → reason, in the order in which they were recorded."""
         with self._lock:
             return dict(self._reasons)
+
+    @property
+    def passing(self) -> tuple[str, ...]:
+        """The names of those whose reason may pass."""
+        with self._lock:
+            return tuple(name for name, reason in self._reasons.items() if isinstance(reason, Passing))
 
     @property
     def names(self) -> tuple[str, ...]:

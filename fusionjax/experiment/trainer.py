@@ -146,10 +146,11 @@ class Experiment:
         return overview.describe(self, parameters=parameters)
 
     def check_folder(self) -> None:
-        """Raises UserError where what the run writes would be read as data, or would replace what is no run's."""
+        """Raises UserError where what the run writes would be data, or replace what is no run's, or cannot be written."""
         datasets.outside_root(self.folder, self.config.data, "--workdir")
         datasets.outside_root(self.cache_folder, self.config.data, "config.data.cache.folder")
         workdir.refuse_others(self.folder)
+        workdir.check_writable(self.folder)
 
     # -- building blocks ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def open_for_training(folder: Path, config: ConfigDict, facts: Mapping[str, Any]
             left.unlink(missing_ok=True)
         write(folder, config, facts)
         return held.pop_all()
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError where the folder cannot be made or written; nothing is left behind."""
+    try:
+        above = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+        if not above.is_dir():
+            raise UserError(f"--workdir={folder}: {above} is a file; name a folder")
+        # Permissions do not tell: of a read-only or a virtual file system they may say that everything is allowed.
+        with tempfile.TemporaryDirectory(prefix=".fusionjax", dir=above):
+            pass
+    except OSError as e:
+        raise UserError(f"--workdir={folder} cannot be written: {e.strerror or e}") from None
 
 
 def refuse_others(folder: Path) -> None:

@@ -273,6 +273,11 @@ def _warnings(
             said.append(
                 "The runs were scored on different examples: a difference may come from the examples."
             )
+    of_line: dict[str, list[str]] = {}
+    for name, run in zip(names, runs, strict=True):
+        for line in run.cautions:
+            of_line.setdefault(line, []).append(name)
+    said += [f"{', '.join(of)}: {line}" for line, of in of_line.items()]
     training = {r.content.get("examples", {}).get("train") for r in runs}
     if len(training) > 1:
         said.append("The runs were trained on different examples.")

@@ -39,6 +39,12 @@ class RunRecord:
     records: Sequence[Mapping[str, Any]]
 
     @property
+    def cautions(self) -> tuple[str, ...]:
+        """What its report says before the scores."""
+        found: Any = self.results.get("cautions", ())
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
     def digests(self) -> tuple[str | None, ...]:
         """Digests of the examples of the scored splits."""
         return tuple(self.content.get("examples", {}).get(split) for split in self.per_example.read)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_a_folder_that_is_no_run_s_is_refused_and_left_alone(tmp_path, name):
         start(tmp_path)
     assert name.split("/")[0] in str(e.value)
     assert sorted(tmp_path.rglob("*")) == before and path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["/proc/runs/x", "/dev/null/x", "/sys/x"])
+def test_a_workdir_that_cannot_be_made_is_found_before_anything(place):
+    """By `--check` too, which writes nothing; as root permissions say nothing."""
+    with pytest.raises(UserError, match=f"--workdir={place}.*(cannot be written|is a file)"):
+        workdir.check_writable(pathlib.Path(place))
+
+
+def test_the_check_of_a_workdir_leaves_nothing(tmp_path):
+    workdir.check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_logs_of_the_run_itself_may_be_there(tmp_path):

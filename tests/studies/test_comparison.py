@@ -435,6 +435,20 @@ def test_two_real_runs(tmp_path):
     assert refused.stderr.count("\n") == 1 and "listed twice" in refused.stderr
 
 
+def test_a_comparison_repeats_what_its_runs_say(tmp_path):
+    """A sentence of several runs once, with their names."""
+    made = [hand_made(tmp_path / name, {"correct": right(0.7)}) for name in "abc"]
+    for folder, said in zip(made, (["few"], ["few", "1 of 3 classes is never predicted"], []), strict=True):
+        path = folder / "results.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cautions": said}))
+    found = comparison.compare(made)
+    assert [line for line in found.warnings if line.endswith(("few", "predicted"))] == [
+        "a, b: few",
+        "b: 1 of 3 classes is never predicted",
+    ]
+    assert "1 of 3 classes is never predicted" in page.write(tmp_path / "page", found).read_text()
+
+
 def test_a_run_whose_text_leaks_is_no_measurement(tmp_path):
     fields = {"task": "fusion", "model.name": "fusion", "text.kind": "class"}
     a = hand_made(tmp_path / "a", {"correct": np.array([1, 0, 1])})

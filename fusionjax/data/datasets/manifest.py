@@ -37,6 +37,7 @@ COLUMNS = tables.Known(
     prose=("caption", "question", "question_type"),
 )
 _DIGITS = 4000  # Python converts no more
+_SHOWN = 8
 log = logging.getLogger(__name__)
 
 
@@ -75,8 +76,9 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
 
     Returns:
         FileSource with all optional columns of the manifest other than `split`, and has_image where `data.carry` names it.
-        identity and camera are int64 if all values are integers of 64 bits, else text. audio holds paths separated by "|",
-        answers likewise; a column answer is renamed to answers.
+        Cameras with names are numbered in the order of the names where the run reads them: `data.label` is "identity", or
+        `data.carry` has camera. identity and camera are int64 if all values are integers of 64 bits, else
+        text. audio holds paths separated by "|", answers likewise; a column answer is renamed to answers.
 
     Raises:
         UserError: see `datasets.create`; also a missing column, an empty path or label, or a missing file, with its row.
@@ -117,6 +119,9 @@ def create(data: ConfigDict, split: str, *, seed: int) -> FileSource:
     names = [table["path"][i] or f"{path.name} {rows[i]}" for i in chosen]
     seen = [(rows[i], table["path"][i]) for i in chosen if table["path"][i]]
     _files_exist(path, seen, "image")
+    if "camera" in table and (data.label == "identity" or "camera" in data.carry):
+        table["camera"], more = _numbered_cameras(path, rows, table["camera"])
+        notes += more
     columns = {name: _column(name, table[name])[chosen] for name in OPTIONAL[1:] if name in table}
     if "audio" in columns:
         listed = [(rows[i], part) for i in chosen for part in table["audio"][i].split("|") if part]
@@ -230,6 +235,23 @@ def _warn_of_shared_files(path: Path, table: dict[str, list[str]]) -> None:
 @functools.cache
 def _warn_once(message: str) -> None:
     log.warning(message)
+
+
+def _numbered_cameras(
+    path: Path, rows: Sequence[str], cameras: list[str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Names of cameras as their numbers in sorted order, the same in every split, and a note; numbers as they are."""
+    if _all_whole(cameras):
+        return cameras, ()
+    for row, camera in zip(rows, cameras, strict=True):
+        if not camera:
+            raise UserError(f"{path} {row}: 'camera' is empty")
+    names = sorted(set(cameras))
+    number = {name: str(i) for i, name in enumerate(names)}
+    shown = ", ".join(f"{name!r} is {i}" for i, name in enumerate(names[:_SHOWN]))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    note = f"cameras of {path} are numbered in the order of their names: {shown}{more}"
+    return [number[camera] for camera in cameras], (note,)
 
 
 def _column(name: str, values: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -23,9 +24,13 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.errors import UserError
 from fusionjax.types import Array, PyTree
 
+log = logging.getLogger(__name__)
+
 _VERSION = 4
 """Of what is computed from an image besides what the config says; raised when that changes, such as the resize filter."""
 _FEATURES, _VALID, _REASONS = "features.npy", "valid.npy", "unreadable.json"
+_PASSING = "passing.json"
+"""The images that could not be read for a reason that may pass: an entry with this file serves one run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +126,10 @@ class FeatureCache:
         entry = disk_cache.Entry(
             self._folder, source.split, self._depends_on(source, passes), shared=jax.process_count() == 1
         )
-        path = entry.open(lambda part: self._compute(source, passes, part))
+        path = entry.open(
+            lambda part: self._compute(source, passes, part),
+            reuse=lambda path: not (path / _PASSING).exists(),
+        )
         for name, reason in files.read_json(path / _REASONS).items():
             self._bad.record(name, reason)
         self._bad.check(len(source), self._data.max_bad_fraction)
@@ -134,6 +142,16 @@ class FeatureCache:
             raise UserError(f"split {source.split!r} of {source.name} has no examples")
         np.save(folder / _VALID, self._fill(source, passes, folder / _FEATURES))
         (folder / _REASONS).write_text(json.dumps(self._bad.reasons))
+        passing = self._bad.passing
+        if passing:
+            (folder / _PASSING).write_text(json.dumps(passing))
+            log.warning(
+                "%d images of %s could not be read because of the system, not of the file, first %s: the features are "
+                "computed again at the next start",
+                len(passing),
+                source.split,
+                passing[0],
+            )
         seconds = time.perf_counter() - began
         images = passes * len(source)
         self._say(

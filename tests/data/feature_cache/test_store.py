@@ -1,7 +1,10 @@
 """Features of a frozen trunk on disk: damage changes no feature, replaced images are noticed; a whole run."""
 
+import dataclasses
+import errno
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -75,6 +78,37 @@ def test_damage_changes_nothing(source, opened, tmp_path, name, caplog):
     again = opened(source)
     same(first, again)
     assert f"the checksum of {name} differs" in caplog.text and len(again[3]) == 1
+
+
+class Flaky(FileSource):
+    """A source on a disk that fails once."""
+
+    fails = (1, errno.EIO)
+
+    def load(self, i):
+        if i == self.fails[0]:
+            raise OSError(self.fails[1], os.strerror(self.fails[1]), self.names[i])
+        return super().load(i)
+
+
+def test_an_error_of_the_disk_is_not_kept(source, opened, tmp_path, caplog):
+    """The run that met it goes on without the image; the next one has it. A file that is damaged stays so."""
+    flaky = Flaky(**{f.name: getattr(source, f.name) for f in dataclasses.fields(source)})
+    first = opened(flaky)
+    assert set(first[2]) == {"1.bmp", "2.bmp"} and not first[1][:, 1].any()
+    assert (
+        "1 images of train could not be read because of the system, not of the file, first 1.bmp"
+        in caplog.text
+    )
+    again = opened(source)
+    assert again[2] == ("2.bmp",) and again[1].tolist() == [[1, 1, 0, 1, 1]] * 2 and len(again[3]) == 1
+    assert not opened(source)[3] and len(list((tmp_path / "cache").iterdir())) == 1
+    gone = Flaky(**{f.name: getattr(source, f.name) for f in dataclasses.fields(source)})
+    object.__setattr__(gone, "fails", (1, errno.ELOOP))  # the same at every try
+    (entry,) = (tmp_path / "cache").iterdir()
+    shutil.rmtree(entry)
+    opened(gone)
+    assert not opened(gone)[3]
 
 
 def test_valid_set_to_zero_is_damage(source, opened, tmp_path, caplog):

@@ -383,7 +383,17 @@ def test_data_that_cannot_be_scored(people, tmp_path):
         trainer.Experiment(settings(alone), tmp_path)
     worded = tmp_path / "worded.csv"
     worded.write_text(re.sub(r",(\d)$", r",cam\1", named.read_text().replace(",p", ","), flags=re.M))
-    with pytest.raises(UserError, match="column camera must be whole numbers"):
+    by_name, by_number = (
+        trainer.Experiment(settings(worded), tmp_path),
+        trainer.Experiment(settings(named), tmp_path),
+    )
+    for split in ("query", "gallery"):
+        a, b = (run.eval_sources[split].columns["camera"] for run in (by_name, by_number))
+        assert a.dtype == np.int64
+        np.testing.assert_array_equal(a, b)  # cam0, cam1 … in every split, also in one that lacks some
+    assert any("worded.csv are numbered in the order of their names: 'cam0' is 0" in n for n in by_name.notes)
+    worded.write_text(worded.read_text().replace("cam1", "", 1))
+    with pytest.raises(UserError, match=r"worded.csv line \d+: 'camera' is empty"):
         trainer.Experiment(settings(worded), tmp_path)
     with pytest.raises(UserError, match="P = 40 different identities"):
         trainer.Experiment(settings(people, train__batch_size=160), tmp_path)
