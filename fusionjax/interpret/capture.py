@@ -75,6 +75,14 @@ class Captured:
             ),
         )
 
+    def among(self, prefix: str) -> "Captured":
+        """The streams whose names start with a prefix, such as "rgb/"."""
+        kept: dict[str, Any] = {
+            kind: {name: x for name, x in getattr(self, kind).items() if name.startswith(prefix)}
+            for kind in ("maps", "gradients", "streams", "tokens")
+        }
+        return dataclasses.replace(self, **kept)
+
     @classmethod
     def joined(cls, parts: Sequence["Captured"]) -> "Captured":
         """Several records of the same model and options as one."""

@@ -75,11 +75,15 @@ class Axis(NamedTuple):
             selects; "pair", the tokens of an image and then those of its partner.
         grid: rows and columns of the patches; None for other tokens.
         prefix: number of tokens before the first patch, such as the class token.
+        cls: whether the layers above read the first token alone, as the whole.
+        branch: of a model with several sequences of tokens of one kind.
     """
 
     kind: str
     grid: tuple[int, int] | None = None
     prefix: int = 0
+    cls: bool = False
+    branch: str = ""
 
 
 class Stream(NamedTuple):
@@ -88,6 +92,8 @@ class Stream(NamedTuple):
     Attributes:
         name: e.g. "sa" or "image_to_text"; with the prefix of its network, e.g. "text/sa".
         queries, keys: the axes of a map.
+        parallel: whether cross-attention reads the tokens from before the streams beside it; else the streams follow each
+            other.
         groups: names of the inputs of an example, where a network runs once for a batch in which they follow each other.
     """
 
@@ -95,6 +101,7 @@ class Stream(NamedTuple):
     queries: Axis
     keys: Axis
     groups: tuple[str, ...] = ()
+    parallel: bool = False
 
 
 Streams = Mapping[str, Stream]

@@ -5,6 +5,7 @@ import pytest
 
 from fusionjax.errors import UserError
 from fusionjax.experiment.explain import Explainer
+from fusionjax.interpret import image_maps
 from tests.support import nasty, untrained
 
 STREAMS = {
@@ -51,8 +52,8 @@ def explained(configs):
 
 @pytest.mark.parametrize("family", STREAMS)
 def test_every_family_is_captured(explained, family):
-    explainer, found = explained(family)
-    maps, config = found.captured.maps, explainer.run.config
+    _, found = explained(family)
+    maps = found.captured.maps
     assert set(maps) == STREAMS[family]
     assert len(found.captured) == len(found.names) == len(found.images) == 2
     for name, x in maps.items():
@@ -72,7 +73,10 @@ def test_every_family_is_captured(explained, family):
     if family in ("fusion", "vqa", "trimodal"):
         assert found.words[0][0] == "[CLS]" and len(found.words[0]) == found.captured.masks["text"][0].sum()
     assert (found.sounds[0] is not None) == (family == "trimodal")
-    assert (found.labels >= 0).all() and config.task
+    assert (found.labels >= 0).all()
+    for method in image_maps.available(found.captured):
+        over = image_maps.image_map(found.captured, method)
+        assert over.ndim == 3 and len(over) == 2 and np.isfinite(over).all() and (over >= 0).all(), method
 
 
 def test_rows_and_images_of_a_user_are_explained_alike(explained, configs):

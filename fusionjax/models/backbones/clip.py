@@ -166,7 +166,7 @@ class CLIP(nn.Module):
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`: those of the image tower."""
         side = self.image_size // self.patch
-        return self_attention("image_tower/layers/attention/attention", Axis("image", (side, side), 1))
+        return self_attention("image_tower/layers/attention/attention", Axis("image", (side, side), 1, True))
 
     def setup(self) -> None:
         check(self)

@@ -90,13 +90,15 @@ class CrossViT(nn.Module):
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
-        each = zip(self.sizes, self.patch_size, strict=True)
-        axes = [Axis("image", (size[0] // patch, size[1] // patch), 1) for size, patch in each]
+        each = enumerate(zip(self.sizes, self.patch_size, strict=True))
+        axes = [Axis("image", (s[0] // patch, s[1] // patch), 1, True, f"{i}") for i, (s, patch) in each]
         found: dict[str, Stream] = {}
         for s, depth in enumerate(self.depth):
             for i, own in enumerate(axes):
                 found[f"stage_{s}_branch_{i}/attention"] = Stream(f"stage_{s}/branch_{i}", own, own)
-                fusion = Stream(f"stage_{s}/fusion_{i}", Axis("cls"), axes[(i + 1) % len(axes)])
+                fusion = Stream(
+                    f"stage_{s}/fusion_{i}", Axis("cls", cls=True, branch=f"{i}"), axes[(i + 1) % len(axes)]
+                )
                 found |= {f"stage_{s}_fusion_{i}/attention_{k}": fusion for k in range(max(1, depth[-1]))}
         return found
 

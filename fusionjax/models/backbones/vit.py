@@ -183,7 +183,9 @@ class ViT(nn.Module):
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
-        return self_attention("blocks/attention", Axis("image", self.grid, self.prefix))
+        return self_attention(
+            "blocks/attention", Axis("image", self.grid, self.prefix, self.output != "tokens")
+        )
 
     @property
     def below(self) -> tuple[tuple[str, nn.Module], ...]:

@@ -177,11 +177,11 @@ class DCAL(ViT):
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
-        own = Axis("image", self.grid, self.prefix)
+        own = Axis("image", self.grid, self.prefix, True)
         return {
             **super().streams,
-            "blocks/pair": Stream("pwca", own, Axis("pair", self.grid, self.prefix)),
-            "glca_block/attention": Stream("glca", Axis("selected", self.grid, 1), own),
+            "blocks/pair": Stream("pwca", own, Axis("pair", self.grid, self.prefix, True)),
+            "glca_block/attention": Stream("glca", Axis("selected", self.grid, 1, True), own),
         }
 
     def setup(self) -> None:

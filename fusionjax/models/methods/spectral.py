@@ -189,12 +189,17 @@ class SpectralEncoder(nn.Module):
         for tower in self.towers:
             encoder = self.encoder(self.width_of(tower))
             for path, stream in getattr(encoder, "streams", {}).items():
+                if self.fusion == "attention":  # it reads the patches
+                    own = stream.keys._replace(cls=False)
+                    stream = stream._replace(queries=own, keys=own)
                 alone = stream._replace(name=f"{tower}/{stream.name}")
                 shared = stream._replace(groups=self.names)
                 found[f"tower_{tower}/{path}"] = alone if self.fusion == "separate" else shared
         if self.fusion == "attention":
             keys = Axis("image", getattr(self.encoder(3), "grid", None))
-            found |= {f"query/{name}": Stream(f"{name}/query", Axis("cls"), keys) for name in self.names}
+            found |= {
+                f"query/{name}": Stream(f"{name}/query", Axis("cls", cls=True), keys) for name in self.names
+            }
         return found
 
     def width_of(self, tower: str) -> int:

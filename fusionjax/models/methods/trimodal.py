@@ -81,7 +81,7 @@ class TrimodalClassifier(nn.Module):
         found = {}
         for pairing in self.pairings:
             to, of = map(Axis, pairing.split("_from_"))
-            found[f"{pairing}/attention"] = Stream(pairing, to, of)
+            found[f"{pairing}/attention"] = Stream(pairing, to, of, parallel=True)
         return found
 
     @nn.compact
