@@ -19,16 +19,20 @@ def add(parser: ArgumentParser) -> None:
 
 
 def main(options: Namespace) -> None:
-    """Prints one line per score, as main does."""
+    """Prints one line per score; what qualifies them on stderr, as training does."""
     needed(options.workdir, "--workdir is missing: name the folder of a run")
     with progress.showing():
         with progress.phase("opening the run", log=False):
+            from fusionjax.evaluation import cautions
+            from fusionjax.experiment import reevaluation
             from fusionjax.experiment.inference import load
 
             run = load(options.workdir)
         with progress.phase("evaluating", log=False):
-            found = run.evaluate(options.splits)
-    for name, value in run.task.scorer.scalars(found).items():
+            found = reevaluation.evaluate(run, options.splits)
+        for line in (*found.notes, *found.recall, *cautions.lines(found.cautions)):
+            progress.line(line)
+    for name, value in run.task.scorer.scalars(found.results).items():
         print(f"{name} {value:.4f}")
 
 

@@ -1,12 +1,13 @@
 """What scripts and notebooks use."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 import fusionjax
-from fusionjax import api, arguments
+from fusionjax import api, arguments, evaluate
 from fusionjax.errors import UserError
 from tests.support import tiny
 
@@ -37,7 +38,7 @@ def test_a_config_with_overrides():
         api.config("quikstart")
 
 
-def test_train_open_and_inspect(tmp_path, caplog):
+def test_train_open_and_inspect(tmp_path, caplog, capsys):
     root = tiny.pictures(tmp_path / "pictures", per_class=8)
     made = tiny.get_config(f"root={root}")
     with made.unlocked():
@@ -53,10 +54,10 @@ def test_train_open_and_inspect(tmp_path, caplog):
             run.predict(root, **wrong)
     with pytest.raises(UserError, match="is a file: name the folder of a run"):
         fusionjax.load(run.folder / "config.json")
-    _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog)
+    _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog, capsys)
 
 
-def _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog):
+def _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog, capsys):
     """Scores of other data are said to be that, and data that have moved can be found again."""
     caplog.clear()
     assert list(run.evaluate("test")) == ["test"] and not caplog.records
@@ -73,12 +74,26 @@ def _evaluates_what_it_was_scored_on(run, root, tmp_path, caplog):
     run.evaluate(["test"])
     assert "split 'test' of pictures has 3 other examples" in caplog.text
     changed.write_bytes(kept)
+    _says_what_training_says(run, capsys)
     root.rename(tmp_path / "moved")
     with pytest.raises(
         UserError, match=r"if the data of .*run have moved, start its training command again"
     ) as e:
         run.evaluate()
     assert "\n" not in str(e.value)
+
+
+def _says_what_training_says(run, capsys):
+    """The command's notes, recall and cautions come on stderr, its scores alone on stdout."""
+    capsys.readouterr()
+    evaluate.main(arguments.parse(evaluate.COMMAND, [f"--workdir={run.folder}"]))
+    said = capsys.readouterr()
+    assert "Before you use these numbers:" in said.err and "most often taken for" in said.err
+    stored = json.loads((run.folder / "results.json").read_text())["cautions"]
+    assert [line for line in stored if "from scratch" not in line] == [
+        line[2:] for line in said.err.splitlines() if line.startswith("- ")
+    ]
+    assert all(len(line.split()) == 2 for line in said.out.splitlines())
 
 
 def test_odd_overrides_and_configs(tmp_path):

@@ -132,6 +132,11 @@ def recall_table(outcomes: Outcomes, class_names: Sequence[str]) -> list[str]:
     return [*lines, f"and {more} more {'class' if more == 1 else 'classes'}"] if more > 0 else lines
 
 
+def lines(said: Sequence[str]) -> list[str]:
+    """The cautions for a terminal."""
+    return ["Before you use these numbers:", *(f"- {line}" for line in said)] if said else []
+
+
 def _per_class(outcomes: Outcomes, class_names: Sequence[str]) -> tuple[classification.ClassRow, ...]:
     if not {"label", "prediction"} <= outcomes.keys():
         return ()

@@ -23,8 +23,7 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
-from fusionjax.experiment import exported, user_images, workdir
-from fusionjax.experiment.fingerprint import changed
+from fusionjax.experiment import exported, reevaluation, user_images, workdir
 from fusionjax.experiment.prediction import Prediction
 from fusionjax.experiment.user_images import NamedImage
 from fusionjax.models import parameters
@@ -350,7 +349,7 @@ class Run:
             output_names: prefixes of the outputs' names; None for those that the scorer reads.
         """
         source = self.source(split)
-        return source, self._outputs(self.task, split, source, output_names)
+        return source, self.outputs_of(self.task, split, source, output_names)
 
     def evaluate(self, splits: Sequence[str] | None = None) -> Results:
         """The task's results, computed again from the images; `task.scorer.scalars` converts them to numbers.
@@ -362,21 +361,15 @@ class Run:
 
         Warns where a split is not the data that the run was trained and scored with.
         """
-        names = [splits] if isinstance(splits, str) else splits or self.config.data.eval_splits
-        sources = {split: self.source(split) for split in names}
-        scored = {split: s for split, s in sources.items() if split in self.config.data.eval_splits}
-        for line in changed(workdir.read(self.folder), scored):
-            log.warning("%s: these are scores of other data than those in its report", line)
-        train = self.source(self.config.data.train_split) if self.task.scorer.reads_training else None
-        task = tasks.create(self.config, Facts(self.task.class_names, train, sources))
-        outputs = {split: self._outputs(task, split, source) for split, source in sources.items()}
-        for line in task.inputs.warnings():
-            log.warning(line)
-        return task.scorer.evaluate(outputs, sources)
+        found = reevaluation.evaluate(self, splits)
+        for line in found.warnings:
+            log.warning("%s", line)
+        return found.results
 
-    def _outputs(
+    def outputs_of(
         self, task: Task, split: str, source: Source, output_names: tuple[str, ...] | None = None
     ) -> dict[str, np.ndarray]:
+        """As `outputs`, for a source and a task that was built for it."""
         batches = pipeline.eval_batches(
             source,
             self.config.data,

@@ -264,12 +264,8 @@ def _cautions(
 
 def _say(experiment: "Experiment", said: Sequence[str], table: Sequence[str]) -> None:
     """Prints the recall of each class, and the cautions."""
-    for line in table:
+    for line in (*table, *cautions.lines(said)):
         experiment.say(line)
-    if said:
-        experiment.say("Before you use these numbers:")
-        for line in said:
-            experiment.say(f"- {line}")
 
 
 def _chosen(
