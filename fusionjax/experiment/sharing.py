@@ -21,7 +21,7 @@ from fusionjax.errors import UserError
 from fusionjax.experiment import model_card, results, workdir
 from fusionjax.experiment.exported import CARD, CONFIG, HERE, MARK, PUBLIC, SUMS, WEIGHTS
 from fusionjax.experiment.inference import Run
-from fusionjax.pretrained import native
+from fusionjax.pretrained import native, parts
 
 _PATHS = ("data.root", "pretrained.source")
 """Core fields that name a file or folder of the machine."""
@@ -134,7 +134,7 @@ def _copied(value: str, field: str, out: Path) -> tuple[str, list[str]]:
 
     Of a folder the files of a tokenizer and config.json are copied: its weights are in the model's.
     """
-    path = Path(value).expanduser()
+    path = Path(parts.split(value)[0]).expanduser()
     if not value or value.startswith(PUBLIC):
         return value, []
     if path.is_dir():

@@ -4,9 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fusionjax.models import names
-from fusionjax.models.cards import card, table
-
 SUMMARY = "Lists the models: names, sizes, parameters, published weights."
 EXAMPLES = ("fusionjax models", "fusionjax models vit_base dcal")
 
@@ -18,6 +15,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(parts: Sequence[str]) -> int:
     """Prints a table of the models whose names contain any of the parts; all without parts."""
+    from fusionjax.models.cards import card, table
+    from fusionjax.models.registry import names
+
     chosen = [name for name in names() if not parts or any(part in name for part in parts)]
     if not chosen:
         print(f"fusionjax: error: no model's name contains {' or '.join(parts)}", file=sys.stderr)

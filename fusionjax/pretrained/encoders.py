@@ -96,7 +96,8 @@ def text_variables(
         module = text.make(config, str(source), **{**overrides, "pooler": pooler})
         return Reference(module, text_family.key_map(module, tensors), tensors)
 
-    return _variables(source, reference, read(folder, shapes_only=shapes_only, log=log), shapes_only, log)
+    tensors = read(folder, parts.split(source)[1], shapes_only=shapes_only, log=log)
+    return _variables(source, reference, tensors, shapes_only, log)
 
 
 def _variables(
@@ -158,7 +159,8 @@ def clip_variables(
     def reference(tensors: Mapping[str, np.ndarray]) -> Reference:
         return Reference(module, clip_family.key_map(module), clip_family.clean(tensors))
 
-    return _variables(source, reference, read(folder, shapes_only=shapes_only, log=log), shapes_only, log)
+    tensors = read(folder, parts.split(source)[1], shapes_only=shapes_only, log=log)
+    return _variables(source, reference, tensors, shapes_only, log)
 
 
 def _json(source: str | Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The only module that uses transformers, its tokenizers and the files of the Hugging Face hub.
 
 A source is a folder, "package:all-minilm-l6-v2" (an installed package) or "hub:owner/name", "hub:owner/name@revision";
-`weights` also accepts a file of a repository, "hub:owner/name@revision/file". Downloads stay in the cache of the hub. No code
-of a checkpoint is ever executed; weights are read as safetensors, or from a .bin file by the restricted reader.
+`weights` also accepts a file of a repository, "hub:owner/name@revision/file". "#part" after a source chooses one of several
+models in its weight file, as for `pretrained.read`; config.json and tokenizer are the folder's. Downloads stay in the cache
+of the hub. No code of a checkpoint is ever executed; weights are read as safetensors, or from a .bin file by the restricted
+reader.
 """
 
 import re
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusionjax.errors import UserError
+from fusionjax.pretrained import parts
 from fusionjax.pretrained.files import FOLDER_FILES, check_suffix, package_file
 
 if TYPE_CHECKING:
@@ -108,13 +111,13 @@ def files(source: str | Path) -> Path:
     Raises:
         UserError: the source does not exist, or cannot be downloaded (HF_HUB_OFFLINE is respected).
     """
-    name = str(source)
+    name, _ = parts.split(source)
     if name.startswith("package:"):
         folder = _package(name.removeprefix("package:"))
     elif name.startswith("hub:"):
         folder = _snapshot(name)
     else:
-        folder = Path(source)
+        folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(f"{source}: no folder with a config.json")
     return folder

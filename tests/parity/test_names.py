@@ -177,6 +177,30 @@ def test_the_published_preprocessing_is_timms(name):
     assert got[:5] == (size, want.mean, want.std, want.interpolation, crop)
 
 
+DEVIATING = {
+    source: (name, how)
+    for name in PLAIN
+    for source, how in registry.family(name).deviating.items()
+    if name in source
+}
+
+
+@pytest.mark.parametrize("source", DEVIATING)
+def test_the_preprocessing_of_other_weights_is_timms(source):
+    """Those that a record lists because they were trained with another one than the weights of the same name."""
+    name, how = DEVIATING[source]
+    want = timm.models.get_pretrained_cfg(source.removeprefix("hub:timm/"))
+    assert (how.mean, how.std, how.interpolation, how.crop, how.size) == (
+        tuple(want.mean), tuple(want.std), want.interpolation, want.crop_pct, tuple(want.input_size[1:])
+    )  # fmt: skip
+    assert registry.preprocessing(name, source) == how != registry.preprocessing(name)
+
+
+def test_every_deviating_preprocessing_is_compared():
+    listed = {source for name in PLAIN for source in registry.family(name).deviating}
+    assert listed == set(DEVIATING)
+
+
 @pytest.mark.parametrize("digit", "012")
 def test_the_preprocessing_of_lite_is_timms(digit):
     for name in (f"efficientnet_lite{digit}", f"tf_efficientnet_lite{digit}"):

@@ -30,7 +30,7 @@ def text_section() -> ConfigDict:
     c = ConfigDict()
     # instance: the column caption; bank: the descriptions of all classes; class: those of the true one.
     c.kind = "instance"
-    # Of BERT's kind, with its tokenizer: a folder, package:<name>, or hub:<owner>/<name>[@revision].
+    # Of BERT's kind, with its tokenizer: a folder, package:<name>, or hub:<owner>/<name>[@revision]; any with #<part>.
     c.encoder = ""
     c.freeze = True  # the encoder does not train, and runs once per text
     c.max_tokens = 64
@@ -44,7 +44,7 @@ def text_section() -> ConfigDict:
 def mvpdr_section() -> ConfigDict:
     """Prototypes in the common space of an image and a text encoder."""
     c = ConfigDict()
-    # A folder, or hub:<owner>/<name>[@revision]; "" projects model.trunk and text.encoder into a space.
+    # A folder, or hub:<owner>/<name>[@revision], with #<part> too; "" projects model.trunk and text.encoder into a space.
     c.clip = ""
     # Of the classes. descriptions: text.descriptions; captions: those of a class's training examples.
     c.prompts = "descriptions"

@@ -280,6 +280,24 @@ def test_load_text_from_a_folder(folder):
         tokens("a leaf", 8)
 
 
+def test_one_of_several_encoders_in_a_file(folder):
+    """As `pretrained.source` spells it; config.json and the tokenizer belong to all of them."""
+    path = folder / "model.safetensors"
+    plain, whole = safetensors.numpy.load_file(path), encoders.load_text(folder)[1]
+    both = {f"student.{k}": np.zeros_like(v) for k, v in plain.items()} | {
+        f"teacher.{k}": v for k, v in plain.items()
+    }
+    safetensors.numpy.save_file(both, path)
+    module, found, tokens = encoders.load_text(f"{folder}#teacher")
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole, found)) and tokens(["a leaf"], 8)
+    assert hub.files(f"{folder}#teacher") == folder and module.config == encoders.text_config(
+        f"{folder}#student"
+    )
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(encoders.load_text(f"{folder}#student")[1]))
+    with pytest.raises(UserError, match="holds no 'nobody'"):
+        encoders.load_text(f"{folder}#nobody")
+
+
 def test_sources_that_are_not_there(folder, monkeypatch, tmp_path):
     cases = [
         ("package:bert", "package:bert: known are package:all-minilm-l6-v2"),
