@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NoReturn
 
 import absl.logging
@@ -41,15 +42,22 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
         with interruption.raising():
             code = printed(lambda: command.main(arguments.parse(command, argv)) or 0)
     except UserError as e:
+        if hosts := _hosts():
+            hosts.explain(e)
         if verbose:
             traceback.print_exc()
         fail(str(e))
     except KeyboardInterrupt:
         interruption.leave()
     except Exception as e:
+        if hosts := _hosts():
+            hosts.explain(e)
         told = _disk(e) or _memory(e) or _device(e)
         if told is None:
-            raise
+            if _hosts() is None:
+                raise
+            traceback.print_exc()
+            os._exit(1)  # as in `fail`
         if verbose:
             traceback.print_exc()
         print(f"fusionjax: error: {told}", file=sys.stderr, flush=True)
@@ -108,8 +116,16 @@ def _quiet() -> None:
 def fail(message: str) -> NoReturn:
     """Prints one line and leaves with exit code 2."""
     sys.stdout.flush()
-    print("fusionjax: error: " + " ".join(message.split()), file=sys.stderr)
+    print("fusionjax: error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    if _hosts() is not None:
+        os._exit(2)  # at exit JAX would wait for the other processes
     sys.exit(2)
+
+
+def _hosts() -> ModuleType | None:
+    """The module of the run's other processes, if there are any."""
+    hosts = sys.modules.get("fusionjax.distributed.hosts")
+    return hosts if hosts is not None and hosts.connected() else None
 
 
 def _in_thread(arguments: threading.ExceptHookArgs) -> None:

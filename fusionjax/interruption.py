@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 """Interrupted by the user; EX_TEMPFAIL: terminated by the system, to be started again."""
@@ -41,6 +41,7 @@ class _State:
     leaving = threading.Lock()
     leaves = 0
     before = ""
+    tell: Callable[[str], None] = staticmethod(lambda reason: None)
 
 
 def install() -> None:
@@ -89,6 +90,11 @@ def requested() -> bool:
     return _State.received is not None
 
 
+def request(number: signal.Signals = signal.SIGTERM) -> None:
+    """Takes a signal as received by this process that another process of the run received."""
+    _State.received = _State.received or number
+
+
 def check() -> None:
     """Raises `Interrupted` if a signal has arrived."""
     if requested():
@@ -98,6 +104,11 @@ def check() -> None:
 def saved(what: str) -> None:
     """Notes what was saved, such as "step 40", for the last line of the process."""
     _State.saved = what
+
+
+def tell_others(call: Callable[[str], None]) -> None:
+    """Sets what is called, with a reason, when this process ends because of a signal; see `distributed.hosts`."""
+    _State.tell = staticmethod(call)
 
 
 def before_last_line(text: str) -> None:
@@ -119,6 +130,7 @@ def leave() -> None:
     line = f"{_State.before}fusionjax: {_WORDS[number]}; {what}start the same command again to resume\n"
     with contextlib.suppress(OSError):
         os.write(_State.stderr, line.encode())
+    _State.tell(_WORDS[number])
     os._exit(EXIT_CODES[number])
 
 

@@ -207,6 +207,11 @@ def phase(
         _State.display.leave(one)
 
 
+def hide() -> None:
+    """Shows nothing from here on, in a process that does not report."""
+    _State.display = _Nothing()
+
+
 def line(text: str) -> None:
     """Prints a line on stderr, above the live line if there is one."""
     _State.display.line(text)

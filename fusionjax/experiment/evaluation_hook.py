@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 from jax.sharding import Mesh
@@ -18,6 +18,8 @@ from fusionjax.experiment.input_pipeline import ImageFeed
 from fusionjax.tasks.base.class_scorer import Predict
 from fusionjax.tasks.base.protocol import Outputs, Results, Scorer, Variables
 from fusionjax.train import checkpoint, loop, metrics, state
+
+_SAVE = "save"
 
 OnScores = Callable[[int, dict[str, float]], None]
 """Takes the step and the scores of an evaluation."""
@@ -197,14 +199,19 @@ class EvaluationHook:
         self._config, self._scorer, self._schedule = config, scorer, schedule
         self._evaluate, self._saver, self._writer, self._meter = evaluate, saver, writer, meter
         self._steps_per_epoch, self._on_scores = steps_per_epoch, on_scores
-        self._evaluated = -1
+        self._evaluated, self._asked = -1, False
 
-    def due(self, step: int) -> bool:
+    def wish(self) -> str:
         """See `loop.Hook`."""
+        return _SAVE if self._saver.minutes_since >= self._schedule.minutes else ""
+
+    def due(self, step: int, asked: Set[str] = frozenset()) -> bool:
+        """See `loop.Hook`."""
+        self._asked = _SAVE in asked
         return self._schedule.evaluates(step) or self._saves(step)
 
     def _saves(self, step: int) -> bool:
-        return self._schedule.saves(step) or self._saver.minutes_since >= self._schedule.minutes
+        return self._schedule.saves(step) or self._asked
 
     def save(self, current: state.TrainState) -> None:
         """Saves the state with which a run ends early, unless it is saved already."""

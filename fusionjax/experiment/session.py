@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from fusionjax import interruption, progress
 from fusionjax.data.loading.stream import TrainStream
+from fusionjax.distributed import hosts
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation import cautions
 from fusionjax.evaluation.probe import Baseline
@@ -93,6 +94,7 @@ def open_session(experiment: "Experiment", mesh: Mesh, optimizer: optim.Optimize
     current = make(mesh_lib.put_replicated(variables, mesh))
     first, before, data = 0, 0.0, dict[str, Any]()
     restored = keeper.restore(_abstract(current))
+    hosts.meet("restored")
     if restored is not None:
         at, current, data = restored
         keeper.discard_after(at)
@@ -137,6 +139,7 @@ def run(
             writer.write_once(experiment.steps, evaluation.scalars)
     except interruption.Interrupted:
         session.keeper.wait()
+        hosts.finish()
         if session.keeper.steps():
             interruption.saved(f"step {session.keeper.steps()[-1]}")
         raise

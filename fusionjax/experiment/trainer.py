@@ -18,6 +18,7 @@ from fusionjax.data.feature_cache import store
 from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
 from fusionjax.data.sampling import order
+from fusionjax.distributed import hosts
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.experiment import input_pipeline, overview, resources, session, workdir
 from fusionjax.experiment.evaluation_hook import (
@@ -229,6 +230,7 @@ class Experiment:
         with contextlib.ExitStack() as held:
             if primary:
                 held.enter_context(workdir.open_for_training(self.folder, c, facts))
+            hosts.meet("workdir")  # only then is its config.json there for the others
             opened = session.open_session(self, mesh, optimizer)
             return session.run(self, opened, optimizer, on_scores)
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from clu import metrics as clu_metrics
 
 from fusionjax import interruption, progress
+from fusionjax.distributed import hosts
 from fusionjax.errors import UserError
 from fusionjax.train import metrics as metrics_lib
 from fusionjax.train.state import TrainState
@@ -21,11 +22,18 @@ from fusionjax.types import Metrics, PyTree
 Batch = dict[str, np.ndarray]
 
 
+STOP = "stop"
+"""What a process asks for that got a signal."""
+
+
 class Hook(Protocol):
     """Something that runs periodically: an evaluation, a checkpoint, a profile."""
 
-    def due(self, step: int) -> bool:
-        """Returns whether to run after `step` updates in all."""
+    def wish(self) -> str:
+        """What this process asks all processes for at the next step because of its own clock, or ""."""
+
+    def due(self, step: int, asked: Set[str] = frozenset()) -> bool:
+        """Returns whether to run after `step` updates in all; `asked` are the wishes of all processes."""
 
     def run(self, step: int, state: TrainState) -> None:
         """Runs with the state after `step` updates, whose metrics are known to be finite."""
@@ -79,13 +87,16 @@ def fit(
     with contextlib.ExitStack() as compiled:
         for step in range(start, steps):
             batch = place(next(batches))
+            asked = _agreed(step + 1, hooks) if hosts.several() else frozenset()
             # An implicit copy between host and device in the hot path is an error.
             with compiling(step == start), jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch, skips)
                 skips = skips - metrics["nonfinite"].total
             if step == start:  # from here on a signal is answered within a step
                 compiled.enter_context(interruption.deferred())
-            due, stop = [hook for hook in hooks if hook.due(step + 1)], interruption.requested()
+            if not hosts.several():
+                asked = _wishes(hooks)
+            due, stop = [hook for hook in hooks if hook.due(step + 1, asked)], STOP in asked
             try:
                 meter.push(step + 1, metrics)
                 if due or stop or step + 1 == steps:
@@ -95,11 +106,23 @@ def fit(
                     hook.run(step + 1, state)
                     meter.skip(time.perf_counter() - began)
                 if stop:
+                    interruption.request()
                     raise interruption.Interrupted
             except (Diverged, interruption.Interrupted):
                 save(state)
                 raise
     return state
+
+
+def _wishes(hooks: Sequence[Hook]) -> frozenset[str]:
+    own = {STOP} if interruption.requested() else set()
+    return frozenset(own | {wish for hook in hooks if (wish := hook.wish())})
+
+
+def _agreed(step: int, hooks: Sequence[Hook]) -> frozenset[str]:
+    """What any of the processes asks for, once all of them are ready for a step."""
+    said = hosts.meet(f"step {step}", wish=" ".join(_wishes(hooks)))
+    return frozenset(word for words in said.values() for word in words.split())
 
 
 def compiling(first: bool) -> contextlib.AbstractContextManager[object]:

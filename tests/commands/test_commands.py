@@ -83,25 +83,6 @@ def test_check_computes_nothing(data, tmp_path):
     assert [line.partition(":")[0] for line in done.stdout.splitlines()[-2:]] == ["memory", "time"]
 
 
-def test_eight_devices_give_the_loss_of_one(data, tmp_path):
-    """A fixed pairing group makes the whole run, PWCA included, a function of the config and not of the devices."""
-    losses = []
-    for devices in (1, 8):
-        folder = tmp_path / str(devices)
-        run(
-            "fusionjax.main", f"--config=tests/support/tiny.py:root={data},steps=6", f"--workdir={folder}",
-            "--config.train.batch_size=16",
-            "--config.loss.pair_group=2", "--config.train.log_every=1", "--config.report.enabled=False", devices=devices,
-        )  # fmt: skip
-        records = metrics.read(folder)
-        losses.append(
-            [r[k] for r in records for k in ("train/loss", "train/loss_pwca", "test/nll") if k in r]
-        )
-        assert f"{devices} × cpu" in json.loads((folder / "config.json").read_text())["environment"]["device"]
-    assert len(losses[0]) == 15
-    assert losses[0] == pytest.approx(losses[1], rel=2e-4)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
