@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from fusionjax import files
+from fusionjax.data.image import transparency
 from fusionjax.errors import UserError
 
 
@@ -96,6 +97,10 @@ class FileSource:
     def load(self, i: int) -> bytes | np.ndarray:
         """The encoded bytes of the file of example `i`; raises OSError where it cannot be read."""
         return files.read_bytes(self.root / self.names[i])
+
+    def object_mask(self, i: int) -> np.ndarray | None:
+        """See `object_mask`: where the file is not transparent."""
+        return transparency.opaque(files.read_bytes(self.root / self.names[i]))
 
 
 class ByIdentity:
@@ -185,6 +190,22 @@ class Subset:
 
     def load(self, i: int) -> bytes | np.ndarray:
         return self.source.load(int(self.indices[i]))
+
+
+def object_mask(source: Source, i: int) -> np.ndarray | None:
+    """Where the object of example `i` is, for measures of explanations.
+
+    It is the method `object_mask` of the source that knows it: a drawing's or a file's opaque part, an annotated box.
+
+    Returns:
+        (h, w) bool, of the size of the decoded image, True on the object; None where it is not known, or is everything.
+    """
+    if isinstance(source, ByIdentity):
+        return object_mask(source.source, i)
+    if isinstance(source, Subset):
+        return object_mask(source.source, int(source.indices[i]))
+    own = getattr(source, "object_mask", None)
+    return None if own is None else own(i)
 
 
 def listed_columns(source: Source) -> str:

@@ -53,10 +53,13 @@ class Explainer:
     Args:
         run: of `fusionjax.load`.
         batch: images that are computed together; the last batch is padded to as many.
+
+    Attributes:
+        variables: the weights; those of the run, unless they are replaced.
     """
 
     def __init__(self, run: Run, batch: int = 8):
-        self.run, self.batch = run, batch
+        self.run, self.batch, self.variables = run, batch, run.variables
         task = run.task
 
         def observe(
@@ -116,7 +119,7 @@ class Explainer:
         inputs = self.run.task.inputs
         if inputs.reads_text and (texts is None or len(texts) != len(wanted)):
             raise UserError(f"{self.run.folder} reads a text of each image: give {len(wanted)} texts")
-        auxiliary = inputs.from_user(self.run.variables, texts=texts, sounds=sounds)
+        auxiliary = inputs.from_user(self.variables, texts=texts, sounds=sounds)
         carried = {
             name: list(cameras) if name == "camera" and cameras else [0] * len(pixels)
             for name in self.run.config.data.carry
@@ -154,7 +157,7 @@ class Explainer:
             self.run.config.data,
             batch_size=self.batch,
             bad=self.run.bad,
-            auxiliary=inputs.prepare("eval/explained", part, self.run.variables),
+            auxiliary=inputs.prepare("eval/explained", part, self.variables),
         )
         names, labels = [str(name) for name in part.names], np.asarray(part.labels, np.int32)
         words = inputs.words(part, range(len(names))) if isinstance(inputs, Legible) else []
@@ -178,7 +181,7 @@ class Explainer:
             size = min(self.batch, count - start)
             own = None if wanted is None else _padded(wanted[start : start + size], self.batch)
             partner = _partners(size, self.batch) if pairs else None
-            found = self._observe(self.run.variables, batch, own, partner, branch=branch)
+            found = self._observe(self.variables, batch, own, partner, branch=branch)
             bad = np.flatnonzero(batch["valid"][:size] == 0)
             if len(bad):
                 raise UserError(f"{names[start + int(bad[0])]} cannot be read")

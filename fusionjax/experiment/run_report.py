@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from fusionjax.data.feature_cache.store import CachedFeatures
 from fusionjax.data.image import transforms
-from fusionjax.data.loading import pipeline, stream
-from fusionjax.data.loading.auxiliary import Auxiliary
+from fusionjax.data.loading import pipeline
+from fusionjax.data.loading.auxiliary import Auxiliary, AuxiliaryAt
 from fusionjax.data.source import Source
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.collect import collect
@@ -113,7 +113,7 @@ def examples(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},
-        auxiliary=None if auxiliary is None else _At(auxiliary, index),
+        auxiliary=None if auxiliary is None else AuxiliaryAt(auxiliary, index),
     )
     maps = collect(predict, variables, batches, mesh, output_names=output_names)
     made: list[Shown] = [
@@ -186,16 +186,6 @@ def _others(folder: Path) -> list[tuple[str, str]]:
 def count_parameters(variables: Variables) -> int:
     """The number of parameters in "params"."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-
-
-class _At:
-    """An `Auxiliary` of some chosen examples: row k is that of index[k]."""
-
-    def __init__(self, auxiliary: Auxiliary, index: np.ndarray):
-        self._auxiliary, self._index, self.padding_example = auxiliary, index, auxiliary.padding_example
-
-    def row(self, index: int, epoch: int | None, repeat: int = 0) -> stream.Example:
-        return self._auxiliary.row(int(self._index[index]), epoch, repeat)
 
 
 def _spread(ranked: list[int], label: np.ndarray, count: int) -> list[int]:

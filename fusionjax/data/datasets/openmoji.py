@@ -30,6 +30,7 @@ from typing import Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionjax.data.image import transparency
 from fusionjax.data.image.decode import decode_png
 from fusionjax.data.sampling import splits
 from fusionjax.errors import UserError
@@ -103,6 +104,11 @@ class OpenMojiSource:
             png = self._png[i] = draw(drawing.path.read_text(encoding="utf-8"), self._size, rendering)
         return decode_png(png)
 
+    def object_mask(self, i: int) -> np.ndarray | None:
+        """See `data.source.object_mask`: where the drawing is."""
+        drawing, rendering = self._items[i]
+        return transparency.opaque(draw(drawing.path.read_text("utf-8"), self._size, rendering, ""))
+
 
 def create(data: ConfigDict, split: str, *, seed: int) -> OpenMojiSource:
     """One split of OpenMoji.
@@ -146,16 +152,17 @@ def select(data: ConfigDict, split: str, *, seed: int) -> tuple[tuple[str, ...],
     return class_names, [d for d in drawings if d.identity in chosen and (every_tone or not d.tone)]
 
 
-def draw(svg: str, size: int, rendering: str) -> bytes:
+def draw(svg: str, size: int, rendering: str, background: str = "white") -> bytes:
     """Renders an SVG as PNG.
 
     Args:
         svg: content of the file.
         size: rows and columns of the result.
         rendering: "color", or "line", which leaves out the groups named color…, skin… and hair….
+        background: its colour; "" for a transparent one.
 
     Returns:
-        The encoded image (size, size) on white.
+        The encoded image (size, size).
     """
     resvg = _package("resvg_py")
     if rendering == "line":
@@ -163,7 +170,7 @@ def draw(svg: str, size: int, rendering: str) -> bytes:
         _remove_coloured(root)
         svg = ElementTree.tostring(root, encoding="unicode")
     return resvg.svg_to_bytes(
-        svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True
+        svg_string=svg, width=size, height=size, background=background or None, skip_system_fonts=True
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import io
 import re
 import socket
 import urllib.parse
@@ -9,10 +10,11 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from fusionjax import disk_cache, files
 from fusionjax.data.datasets import cars as cars_layout
@@ -32,10 +34,11 @@ if TYPE_CHECKING:
 
 
 class Record(TypedDict):
-    """What is read of a record; the image is not decoded."""
+    """What is read of a record; the image is not decoded. Some data sets have a box: top, left, bottom, right in 0 … 1."""
 
     image: bytes
     label: int
+    bbox: NotRequired[np.ndarray]
 
 
 class TfdsSource:
@@ -100,6 +103,18 @@ class TfdsSource:
     def load(self, i: int) -> bytes:
         """The encoded image of example `i`."""
         return bytes(self._records[i]["image"])
+
+    def object_mask(self, i: int) -> np.ndarray | None:
+        """See `data.source.object_mask`: the feature "bbox", where the data set has one (CUB)."""
+        box = self._records[i].get("bbox")
+        if box is None or np.shape(box) != (4,):
+            return None
+        with Image.open(io.BytesIO(self.load(i))) as picture:
+            width, height = picture.size
+        top, left, bottom, right = np.rint(np.asarray(box) * (height, width, height, width)).astype(int)
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = True
+        return mask if mask.any() and not mask.all() else None
 
 
 def create(data: ConfigDict, split: str, *, seed: int) -> Source:

@@ -1,5 +1,6 @@
 """Which images have an alpha channel, and which only a fourth channel, such as near infrared."""
 
+import io
 import struct
 
 import numpy as np
@@ -30,6 +31,22 @@ def declared(picture: Image.Image, data: bytes) -> bool:
     if picture.format == "TGA":
         return bool(data[17] & 15)  # the number of attribute bits
     return True
+
+
+def opaque(data: bytes) -> np.ndarray | None:
+    """Where an encoded image is more opaque than transparent, (h, w) bool; None if it is so everywhere, or nowhere."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if not declared(picture, data):
+                return None
+            mask = np.asarray(picture.convert("RGBA"))[..., 3] >= 128
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+    ):  # not an image, or a damaged one: reading it as one names the fault
+        return None
+    return mask if mask.any() and not mask.all() else None
 
 
 def grey_on_white(picture: Image.Image, data: bytes) -> np.ndarray:

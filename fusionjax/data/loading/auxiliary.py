@@ -73,6 +73,22 @@ class AuxiliaryGroup:
         return {k: v for part in self._parts for k, v in part.row(index, epoch, repeat).items()}
 
 
+class AuxiliaryAt:
+    """An `Auxiliary` of some chosen examples: row k is that of index[k].
+
+    Args:
+        auxiliary: of all examples.
+        index: (M,) integers.
+    """
+
+    def __init__(self, auxiliary: Auxiliary, index: np.ndarray):
+        self._auxiliary, self._index, self.padding_example = auxiliary, index, auxiliary.padding_example
+
+    def row(self, index: int, epoch: int | None, repeat: int = 0) -> Example:
+        """See `Auxiliary`."""
+        return self._auxiliary.row(int(self._index[index]), epoch, repeat)
+
+
 def with_auxiliary(
     example: Example, auxiliary: Auxiliary | None, epoch: int | None, repeat: int = 0
 ) -> Example:
