@@ -102,3 +102,11 @@ def test_mistakes(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "resvg_py", None)
     with pytest.raises(UserError, match=r'needs the package resvg_py: pip install "fusionjax\[quickstart\]"'):
         open_split("test")
+
+
+def test_the_object_is_the_drawing():
+    source = open_split("test")
+    for i in (0, 5):
+        mask, image = source.object_mask(i), source.load(i)
+        assert mask.shape == image.shape[:2] and 0.1 < mask.mean() < 0.9
+        assert (image[~mask] > 120).all()  # white, but for the drawing's soft border
