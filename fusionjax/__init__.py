@@ -12,12 +12,13 @@ _LAZY = {
     "api": "fusionjax.api",
     "losses": "fusionjax.losses",
     "load": "fusionjax.experiment.inference",
+    "Explanation": "fusionjax.experiment.explanation",
     "Prediction": "fusionjax.experiment.prediction",
     "Run": "fusionjax.experiment.inference",
     "UserError": "fusionjax.errors",
 }
 """Public name → its module, imported when it is first asked for, so that `import fusionjax` costs nothing."""
-__all__ = ["Prediction", "Run", "UserError", "__version__", "api", "load", "losses"]
+__all__ = ["Explanation", "Prediction", "Run", "UserError", "__version__", "api", "load", "losses"]
 
 
 def __getattr__(name: str) -> Any:

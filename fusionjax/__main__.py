@@ -15,6 +15,7 @@ MODULES = {
     "train": "main",
     "evaluate": "evaluate",
     "predict": "predict",
+    "visualize": "visualize",
     "export": "export",
     "inspect": "inspect",
     "prepare": "prepare",

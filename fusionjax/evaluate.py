@@ -1,9 +1,16 @@
 """Re-evaluates a run from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from fusionjax import cli, progress
 from fusionjax.arguments import Command, comma_separated, needed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fusionjax.experiment.inference import Run
+    from fusionjax.tasks.base.protocol import Results
 
 
 def add(parser: ArgumentParser) -> None:
@@ -15,6 +22,12 @@ def add(parser: ArgumentParser) -> None:
         type=comma_separated,
         default=[],
         help="those of the run's config by default",
+    )
+    parser.add_argument("--analysis", action="store_true", help="also the classes with the lowest recall")
+    parser.add_argument(
+        "--visualize",
+        action="store_true",
+        help="also figures of right and wrong predictions, in <workdir>/figures",
     )
 
 
@@ -32,8 +45,25 @@ def main(options: Namespace) -> None:
             found = reevaluation.evaluate(run, options.splits)
         for line in (*found.notes, *found.recall, *cautions.lines(found.cautions)):
             progress.line(line)
+        analysed, figures = _more(run, found.results, options)
     for name, value in run.task.scorer.scalars(found.results).items():
         print(f"{name} {value:.4f}")
+    print(*analysed, *figures, sep="\n", end="\n" if analysed or figures else "")
+
+
+def _more(run: "Run", found: "Results", options: Namespace) -> tuple[list[str], list["Path"]]:
+    """The lines of --analysis and the files of --visualize."""
+    lines: list[str] = []
+    figures: list[Path] = []
+    if options.analysis:
+        from fusionjax.experiment import analysis
+
+        lines = analysis.lines(found)
+    if options.visualize:
+        from fusionjax.experiment import visualization
+
+        figures = visualization.write([run], [""], run.folder / "figures")
+    return lines, figures
 
 
 COMMAND = Command(
@@ -41,7 +71,11 @@ COMMAND = Command(
     "Scores a trained run again, from its checkpoint and the data.",
     add,
     main,
-    ("fusionjax evaluate --workdir=runs/cub", "fusionjax evaluate --workdir=runs/cub --splits=val,test"),
+    (
+        "fusionjax evaluate --workdir=runs/cub",
+        "fusionjax evaluate --workdir=runs/cub --splits=val,test",
+        "fusionjax evaluate --workdir=runs/cub --analysis --visualize",
+    ),
 )
 
 if __name__ == "__main__":

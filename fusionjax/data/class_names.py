@@ -27,6 +27,14 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {forms[close[0]]!r}?)" if close else ""
 
 
+def first_difference(names: Sequence[str], others: Sequence[str]) -> str:
+    """Where the class names of a data set, `others`, first differ from those of a run, in words."""
+    for a, b in zip(names, others, strict=False):
+        if a != b:
+            return f"{b!r} where the run has {a!r}"
+    return f"{len(others)} where the run has {len(names)}"
+
+
 def alike(names: Iterable[str]) -> list[str]:
     """A sentence for each set of names that differ only in capitals, spaces, signs or the form of a number.
 

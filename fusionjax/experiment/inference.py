@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from fusionjax import progress, tasks
 from fusionjax._version import __version__
 from fusionjax.data import datasets
+from fusionjax.data.class_names import first_difference
 from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
 from fusionjax.data.loading.auxiliary import Auxiliary
@@ -23,12 +24,15 @@ from fusionjax.data.unreadable import BadImages
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.errors import UserError
 from fusionjax.evaluation.collect import collect
-from fusionjax.experiment import exported, reevaluation, user_images, workdir
+from fusionjax.experiment import exported, prediction, reevaluation, user_images, workdir
 from fusionjax.experiment.prediction import Prediction
 from fusionjax.experiment.user_images import NamedImage
 from fusionjax.models import parameters
 from fusionjax.tasks.base.protocol import Facts, Results, Task, Variables
 from fusionjax.train import checkpoint, optim, state
+
+if TYPE_CHECKING:
+    from fusionjax.experiment.explanation import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +215,8 @@ class Run:
         for name, number in (("top", top), ("batch", batch)):
             if not isinstance(number, int | np.integer) or number < 1:
                 raise UserError(f"{name}={number!r} is no whole number of at least 1")
-        self._check_predicts(len(wanted), texts, sounds)
+        prediction.check_classes(self.folder, self.task)
+        prediction.check_beside(self.folder, self.task, len(wanted), texts, sounds)
         if sounds is None and self.task.inputs.reads_sound and wanted:
             log.warning("the model has audio input and no sound is given: it predicts without sound")
         size = min(batch, max(1, len(wanted)))
@@ -221,27 +226,6 @@ class Run:
                 self.variables, texts=texts and texts[part], sounds=sounds and sounds[part]
             )
             yield from self._predict(wanted[part], auxiliary, top, size, skip_bad)
-
-    def _check_predicts(
-        self, count: int, texts: Sequence[str] | None, sounds: Sequence[str | Path | None] | None
-    ) -> None:
-        if "embedding" in self.task.scorer.output_names:
-            raise UserError(f"{self.folder}: re-identification has no classes to predict; use embed()")
-        if "embedding/" in self.task.scorer.output_names:
-            raise UserError(
-                f"{self.folder} has no classes to predict; its embeddings are in embeddings/, its encoders in towers/"
-            )
-        if self.task.inputs.reads_text and (texts is None or len(texts) != count):
-            raise UserError(f"{self.folder} reads a text of each image: give {count} texts, one per image")
-        if texts is not None and not self.task.inputs.reads_text:
-            raise UserError(f"{self.folder} reads no text of an image: leave texts out")
-        if sounds is not None and not self.task.inputs.reads_sound:
-            raise UserError(f"{self.folder} is a model without audio input: leave sounds out")
-        for name, given in (("texts", texts), ("sounds", sounds)):
-            if isinstance(given, str):  # would be taken apart into letters
-                raise UserError(f"{name} is a list with one for each image, not one string: {given!r}")
-        if sounds is not None and len(sounds) != count:
-            raise UserError(f"{self.folder}: give {count} sounds, one per image, an empty one for none")
 
     def _predict(
         self, images: Sequence[NamedImage], auxiliary: Auxiliary | None, top: int, size: int, skip_bad: bool
@@ -313,6 +297,29 @@ class Run:
         """The maps of one image: `.rollout`, `.selected`."""
         return self.predict([image])[0]
 
+    def explain(
+        self,
+        images: Any,
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+        target: str | None = None,
+    ) -> "Explanation":
+        """What the model attends to in some images: `.show()`, `.figure("layers")`, `.save("a.pdf")`.
+
+        Args:
+            images, texts, sounds: as for `predict`.
+            target: class of the gradients; None for the predicted one of each image.
+
+        Raises:
+            UserError: an image or a sound that cannot be read, texts that are missing, or a class that is not of the run.
+        """
+        from fusionjax.experiment import visualization  # which opens runs itself
+
+        return visualization.Visualizer(self, visualization.kinds(self)).images(
+            images, texts=texts, sounds=sounds, target=target
+        )
+
     def source(self, split: str) -> Source:
         """A split of the run's data set.
 
@@ -334,9 +341,8 @@ class Run:
                 "--config.data.root=…"
             ) from None
         if self.task.scorer.closed_set and tuple(found.class_names) != tuple(self.task.class_names):
-            raise UserError(
-                f"the data set's classes are not those of {self.folder}: {_first_difference(self, found)}"
-            )
+            difference = first_difference(self.task.class_names, found.class_names)
+            raise UserError(f"the data set's classes are not those of {self.folder}: {difference}")
         return found
 
     def outputs(
@@ -384,10 +390,3 @@ class Run:
         with progress.phase(f"evaluating {split}", len(source), "images", log=False) as phase:
             tracked = phase.track(batches, size)
             return collect(self.compiled, self.variables, tracked, self.mesh, output_names=names)
-
-
-def _first_difference(run: Run, source: Source) -> str:
-    for a, b in zip(run.task.class_names, source.class_names, strict=False):
-        if a != b:
-            return f"{b!r} where the run has {a!r}"
-    return f"{len(source.class_names)} where the run has {len(run.task.class_names)}"

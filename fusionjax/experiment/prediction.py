@@ -1,12 +1,15 @@
 """What a trained run predicts for one image."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fusionjax.errors import UserError
 from fusionjax.interpret.maps import Example
+from fusionjax.tasks.base.protocol import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +57,34 @@ class Prediction:
             selected=self.selected,
             grid=None if self.rollout is None else self.rollout.shape,
         )
+
+
+def check_classes(folder: Path, task: Task) -> None:
+    """Raises a UserError for a run that predicts no classes."""
+    if "embedding" in task.scorer.output_names:
+        raise UserError(f"{folder}: re-identification has no classes to predict; use embed()")
+    if "embedding/" in task.scorer.output_names:
+        raise UserError(
+            f"{folder} has no classes to predict; its embeddings are in embeddings/, its encoders in towers/"
+        )
+
+
+def check_beside(
+    folder: Path,
+    task: Task,
+    count: int,
+    texts: Sequence[str] | None,
+    sounds: Sequence[str | Path | None] | None,
+) -> None:
+    """Raises a UserError where the texts and sounds of `count` images are not what the run reads."""
+    if task.inputs.reads_text and (texts is None or len(texts) != count):
+        raise UserError(f"{folder} reads a text of each image: give {count} texts, one per image")
+    if texts is not None and not task.inputs.reads_text:
+        raise UserError(f"{folder} reads no text of an image: leave texts out")
+    if sounds is not None and not task.inputs.reads_sound:
+        raise UserError(f"{folder} is a model without audio input: leave sounds out")
+    for name, given in (("texts", texts), ("sounds", sounds)):
+        if isinstance(given, str):  # would be taken apart into letters
+            raise UserError(f"{name} is a list with one for each image, not one string: {given!r}")
+    if sounds is not None and len(sounds) != count:
+        raise UserError(f"{folder}: give {count} sounds, one per image, an empty one for none")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from fusionjax.interpret.figures import PALETTE, label
 
@@ -26,7 +27,8 @@ class Chart:
         axis: label of the horizontal axis.
         uniform: a value to mark by a dotted line, e.g. that of uniform attention; None for none.
         sound: (frames, bands) log-mel spectrogram behind the series, over the whole horizontal axis; or None.
-        limits: of the horizontal axis; None for those of the positions.
+        limits: of the horizontal axis; None for those of the positions, whole numbers.
+        top: of the vertical axis, which begins at 0; None for the largest value.
         span: columns of the figure that it fills.
     """
 
@@ -40,6 +42,7 @@ class Chart:
     uniform: float | None = None
     sound: np.ndarray | None = None
     limits: tuple[float, float] | None = None
+    top: float | None = None
     span: int = 3
     kind: str = "chart"
 
@@ -71,7 +74,10 @@ class Chart:
             axes.set_xlim(-0.6, len(words) - 0.4)
         elif self.limits is not None:
             axes.set_xlim(*self.limits)
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, self.top)
+        if not self.labels and self.limits is None:
+            axes.set_xlim(at.min() - 0.5, at.max() + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(self.axis, fontsize=_SMALL, color=_SOFT, labelpad=1)
         axes.tick_params(labelsize=_SMALL, length=2, width=0.4, pad=1)
         axes.spines[["top", "right"]].set_visible(False)

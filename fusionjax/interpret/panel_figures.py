@@ -5,8 +5,9 @@ Every label is measured before it is drawn, and wrapped or shortened to its colu
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -33,10 +34,11 @@ _ENTRY, _APART, _SPACE = 0.15, 0.22, 0.05
 _DPI = 300
 """Pixels of an image per inch of its panel."""
 _TALLEST = 1.6
-_NARROWEST = 0.52
+_NARROWEST, _WIDEST = 0.52, 1.9
 _CHART = 1.1
 _TICKS = 0.3
-"""Inches: least width of a panel, in which its numbers fit; least height of a chart; the room for the numbers at its left."""
+"""Inches: width of a panel, at least, so that its numbers fit, and at most, where rows can stand side by side; least height of
+a chart; room for the numbers at its left."""
 _INK, _SOFT = "#333333", "#6b6b6b"
 
 
@@ -55,23 +57,59 @@ class Row:
 
 @dataclass
 class _Place:
-    """Heights of a row, in inches."""
+    """A line of panels, its heights in inches.
+
+    Attributes:
+        row: its picture, and the panels of this line.
+        image: height of a panel.
+        captions, titles: lines of text above.
+        left: of the first panel.
+    """
 
     row: Row
     image: float
     captions: list[str]
-    titles: list[list[str]] = field(default_factory=list)
+    titles: list[list[str]]
+    left: float = _MARGIN
 
     @property
     def height(self) -> float:
         above = len(self.captions) * _CAPTION + max((len(t) for t in self.titles), default=0) * _TITLE
-        return above * _LINE + 0.03 + self.image + _SMALL * _LINE + _GAP
+        return above * _LINE + 2 * _SPACE + self.image + _SMALL * _LINE + _GAP
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of a figure.
+
+    Attributes:
+        width: of the figure, in inches.
+        columns: of a row.
+        tiles: rows side by side.
+    """
+
+    width: float
+    columns: int
+    tiles: int
+
+    @property
+    def cell(self) -> float:
+        """Width of a panel, in inches."""
+        count = self.columns * self.tiles
+        return (self.width - 2 * _MARGIN - (count - 1) * _GAP) / count
+
+    @property
+    def tile(self) -> float:
+        """Width of a row, in inches."""
+        return self.columns * (self.cell + _GAP) - _GAP
 
 
 def figures(
     rows: Sequence[Row], *, width: float = WIDTH, columns: int = 0, height: float = HEIGHT
 ) -> list[Figure]:
     """Draws rows of panels, on as many figures as their height needs.
+
+    Short rows stand side by side where their panels would otherwise be very large.
 
     Args:
         rows: of panels.
@@ -83,35 +121,48 @@ def figures(
     Returns:
         The figures; none for no rows.
     """
-    columns = columns or max((sum(panel.span for panel in row.panels) for row in rows), default=1)
-    columns = max(1, min(columns, int((width - 2 * _MARGIN + _GAP) / (_NARROWEST + _GAP))))
-    cell = (width - 2 * _MARGIN - (columns - 1) * _GAP) / columns
-    pages: list[list[_Place]] = []
+    longest = max((sum(panel.span for panel in row.panels) for row in rows), default=1)
+    fits = int((width - 2 * _MARGIN + _GAP) / (_NARROWEST + _GAP))
+    columns = max(1, min(columns or longest, longest, fits))
+    tiles = math.ceil(width / (columns * _WIDEST)) if columns >= longest else 1
+    layout = _Layout(width, columns, max(1, min(tiles, len(rows))))
+    pages: list[list[list[_Place]]] = []
     room = 0.0
-    for row in rows:
-        lines = _placed(row, columns, cell, width)
-        need = sum(line.height for line in lines)
+    for start in range(0, len(rows), layout.tiles):
+        bands = _bands([_placed(row, layout) for row in rows[start : start + layout.tiles]], layout)
+        need = sum(band[0].height for band in bands)
         if not pages or need > room:
             pages.append([])
             room = height - 3 * _ENTRY - 2 * _MARGIN
-        pages[-1] += lines
+        pages[-1] += bands
         room -= need
-    return [_page(page, width, columns, cell) for page in pages]
+    return [_page(page, layout) for page in pages]
 
 
-def _placed(row: Row, columns: int, cell: float, width: float) -> list[_Place]:
+def _placed(row: Row, layout: _Layout) -> list[_Place]:
     """The lines of a row: the first has its caption."""
     h, w = row.picture.original.shape[:2]
-    image = cell * min(h / w, _TALLEST)
-    captions = (
-        wrapped(f"{row.picture.caption}", width - 2 * _MARGIN, _CAPTION, 2) if row.picture.caption else []
-    )
+    image = layout.cell * min(h / w, _TALLEST)
+    captions = wrapped(row.picture.caption, layout.tile, _CAPTION, 2)
     lines: list[_Place] = []
-    for part in _split(row.panels, columns):
-        titles = [wrapped(p.title, min(p.span, columns) * (cell + _GAP) - _GAP, _TITLE, 3) for p in part]
+    for part in _split(row.panels, layout.columns):
+        widths = [min(p.span, layout.columns) * (layout.cell + _GAP) - _GAP for p in part]
+        titles = [wrapped(p.title, size, _TITLE, 3) for p, size in zip(part, widths, strict=True)]
         chart = _CHART if any(isinstance(p, Chart) for p in part) else 0.0
         lines.append(_Place(Row(row.picture, part), max(image, chart), captions if not lines else [], titles))
     return lines
+
+
+def _bands(rows: Sequence[list[_Place]], layout: _Layout) -> list[list[_Place]]:
+    """The lines of one row, or of several rows of one line each, side by side with the same heights."""
+    if len(rows) == 1:
+        return [[line] for line in rows[0]]
+    band = [lines[0] for lines in rows]
+    image, captions = max(line.image for line in band), max(len(line.captions) for line in band)
+    for i, line in enumerate(band):
+        line.left = _MARGIN + i * (layout.tile + _GAP)
+        line.image, line.captions = image, line.captions + [""] * (captions - len(line.captions))
+    return [band]
 
 
 def _split(panels: Sequence[Panel | Chart], columns: int) -> list[list[Panel | Chart]]:
@@ -127,20 +178,23 @@ def _split(panels: Sequence[Panel | Chart], columns: int) -> list[list[Panel | C
     return lines
 
 
-def _page(lines: Sequence[_Place], width: float, columns: int, cell: float) -> Figure:
-    titles: list[list[str]] = []
-    for line in lines:  # the titles of the row above need not be repeated
-        if line.titles == titles:
-            line.titles = []
+def _page(bands: Sequence[list[_Place]], layout: _Layout) -> Figure:
+    above: list[list[list[str]]] = []
+    for band in bands:  # the titles of the row above need not be repeated
+        titles = [line.titles for line in band]
+        if titles == above[: len(titles)]:
+            for line in band:
+                line.titles = []
         else:
-            titles = line.titles
-    legend = _flowed(_entries(lines, width), width)
-    height = 2 * _MARGIN + sum(line.height for line in lines) + len(legend) * _ENTRY
-    figure = Figure(figsize=(width, height))
+            above = titles
+    legend = _flowed(_entries([line for band in bands for line in band], layout.width), layout.width)
+    height = 2 * _MARGIN + sum(band[0].height for band in bands) + len(legend) * _ENTRY
+    figure = Figure(figsize=(layout.width, height))
     top = height - _MARGIN
-    for line in lines:
-        _line(figure, line, top, cell)
-        top -= line.height
+    for band in bands:
+        for line in band:
+            _line(figure, line, top, layout)
+        top -= band[0].height
     for k, entries in enumerate(reversed(legend)):
         left = _MARGIN
         for entry in entries:
@@ -149,50 +203,46 @@ def _page(lines: Sequence[_Place], width: float, columns: int, cell: float) -> F
     return figure
 
 
-def _line(figure: Figure, line: _Place, top: float, cell: float) -> None:
-    width, height = figure.get_size_inches()
+def _line(figure: Figure, line: _Place, top: float, layout: _Layout) -> None:
     for text in line.captions:
         top -= _CAPTION * _LINE
-        _text(figure, _MARGIN, top, text, _CAPTION)
-    above = max((len(t) for t in line.titles), default=0) * _TITLE * _LINE
-    picture = line.row.picture.at_most(round(cell * _DPI))
-    left = _MARGIN
+        _text(figure, line.left, top, text, _CAPTION)
+    above = max((len(t) for t in line.titles), default=0) * _TITLE * _LINE + _SPACE
+    picture = line.row.picture.at_most(round(layout.cell * _DPI))
+    left = line.left
     for j, panel in enumerate(line.row.panels):
-        size = min(panel.span * (cell + _GAP) - _GAP, width - _MARGIN - left)
+        size = min(panel.span * (layout.cell + _GAP) - _GAP, line.left + layout.tile - left)
         for k, text in enumerate(reversed(line.titles[j] if line.titles else [])):
             _text(figure, left + size / 2, top - above + k * _TITLE * _LINE, text, _TITLE, centre=True)
-        bottom = top - above - 0.03 - line.image
-        if isinstance(panel, Chart):
-            foot = _foot(panel)
-            box = (left + _TICKS, bottom + foot, size - _TICKS, line.image - foot)
-            panel.draw(figure.add_axes(_fraction(box, width, height)))
-        else:
-            axes = figure.add_axes(_fraction((left, bottom, size, line.image), width, height))
-            axes.imshow(panel.drawn(picture), interpolation="lanczos" if panel.kind == "image" else "nearest")
-            bare(axes)
-        found = panel.range()
-        if found is not None:
-            text = (
-                f"± {number(found[1])}"
-                if panel.kind == "difference"
-                else f"{number(found[0])} – {number(found[1])}"
-            )
-            _text(
-                figure,
-                left + size / 2,
-                bottom - _SMALL * _LINE,
-                f"{text} ×",
-                _SMALL,
-                centre=True,
-                colour=_SOFT,
-            )
+        bottom = top - above - _SPACE - line.image
+        _panel(figure, panel, picture, (left, bottom, size, line.image))
         left += size + _GAP
 
 
-def _fraction(
-    box: tuple[float, float, float, float], width: float, height: float
-) -> tuple[float, float, float, float]:
+def _panel(
+    figure: Figure, panel: Panel | Chart, picture: Picture, box: tuple[float, float, float, float]
+) -> None:
+    """One panel in a box (left, bottom, width, height) in inches, its range below."""
+    left, bottom, width, height = box
+    if isinstance(panel, Chart):
+        foot = _foot(panel)
+        panel.draw(
+            figure.add_axes(_fraction(figure, (left + _TICKS, bottom + foot, width - _TICKS, height - foot)))
+        )
+        return
+    axes = figure.add_axes(_fraction(figure, box))
+    axes.imshow(panel.drawn(picture), interpolation="lanczos" if panel.kind == "image" else "nearest")
+    bare(axes)
+    found = panel.range()
+    if found is not None:
+        low, high = map(number, found)
+        text = f"± {high} ×" if panel.kind == "difference" else f"{low} – {high} ×"
+        _text(figure, left + width / 2, bottom - _SMALL * _LINE, text, _SMALL, centre=True, colour=_SOFT)
+
+
+def _fraction(figure: Figure, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     """(left, bottom, width, height) in inches as fractions of the figure."""
+    width, height = figure.get_size_inches()
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
@@ -233,8 +283,8 @@ def _entries(lines: Sequence[_Place], width: float) -> list[_Entry]:
     kinds = {panel.kind for line in lines for panel in line.row.panels}
     bar = min(0.9, width / 6)
     known = {
-        "share": _Entry("least", "most of the panel; below it in multiples of its mean", SHARE, bar),
-        "difference": _Entry("less", "more; in multiples of uniform attention", DIFFERENCE, bar),
+        "share": _Entry("least", "most attention in the panel; below: its range, 1 is uniform", SHARE, bar),
+        "difference": _Entry("less", "more; below: its range, 1 is uniform attention", DIFFERENCE, bar),
         "patches": _Entry("", "selected patches", ("white", "#E69F00"), 0.12),
     }
     found = [entry for kind, entry in known.items() if kind in kinds]
@@ -281,8 +331,8 @@ def bare(axes: Axes) -> None:
 
 
 def number(value: float) -> str:
-    """A number with two significant digits, without an exponent where it is short."""
-    return f"{value:.2g}" if abs(value) < 1000 else f"{value:.0f}"
+    """A number as it is read below a panel: two decimals below 1, one below 10, none above."""
+    return f"{value:.{2 if abs(value) < 1 else 1 if abs(value) < 10 else 0}f}"
 
 
 def text_width(text: str, size: float) -> float:
@@ -293,7 +343,7 @@ def text_width(text: str, size: float) -> float:
 def wrapped(text: str, width: float, size: float, lines: int) -> list[str]:
     """A text in at most `lines` lines of `width` inches, broken at spaces; what does not fit is elided."""
     found: list[str] = []
-    words = label(text, 400).replace(r"\$", "$").split()
+    words = [label(word, 400).replace(r"\$", "$") for word in text.split(" ") if word]
     while words and len(found) < lines:
         line = words.pop(0)
         while words and text_width(f"{line} {words[0]}", size) <= width:

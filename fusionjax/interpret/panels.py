@@ -5,7 +5,8 @@ crop left out is faded. Values are never clipped: a panel reports the range that
 """
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import matplotlib
@@ -33,12 +34,14 @@ class Picture:
         original: (H, W, 3) uint8, the image before the network's preprocessing, at the size that it is drawn.
         placement: where the network's input lies in `original`.
         caption: what is said of it: classes, probability.
+        cells: grid → its patches, of grids that do not divide the network's input evenly.
     """
 
     name: str
     original: np.ndarray
     placement: Placement
     caption: str = ""
+    cells: Mapping[tuple[int, int], tuple[Cells, Cells]] = field(default_factory=dict)
 
     @property
     def cropped(self) -> bool:
@@ -66,7 +69,6 @@ class Panel:
             around zero; "colours", RGB in 0 … 1 (h, w, 3); "patches", the numbers (k,) of selected patches.
         values: as `kind` says; None for the input.
         grid: rows and columns of the patches.
-        cells: the patches of the rows and of the columns, where they do not divide the input evenly.
     """
 
     title: str
@@ -74,7 +76,6 @@ class Panel:
     kind: Kind = "image"
     values: np.ndarray | None = None
     grid: tuple[int, int] = (1, 1)
-    cells: tuple[Cells, Cells] | None = None
     span: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -111,7 +112,8 @@ class Panel:
 
     def drawn(self, picture: Picture) -> np.ndarray:
         """The panel as pixels, (H, W, 3) uint8, of the size of `picture.original`."""
-        place, cells = picture.placement, self.cells or picture.placement.even(self.grid)
+        place = picture.placement
+        cells = picture.cells.get(self.grid) or place.even(self.grid)
         seen = place.seen()[..., None]
         grey = np.repeat((picture.original @ _LUMA)[..., None], 3, -1)
         faded = 255 - _FADED * (255 - grey)

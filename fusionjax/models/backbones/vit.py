@@ -188,6 +188,11 @@ class ViT(nn.Module):
         )
 
     @property
+    def patch_spacing(self) -> tuple[float, float]:
+        """Centre of the first patch, and distance between the centres of neighbours, in pixels of the image."""
+        return self.trunk_stride * self.patch / 2, float(self.trunk_stride * (self.stride or self.patch))
+
+    @property
     def below(self) -> tuple[tuple[str, nn.Module], ...]:
         """The networks before the patch embedding, from the last to the first; see `models.parameters`."""
         parts = (("neck", self.neck), ("trunk", self.trunk))

@@ -1,0 +1,329 @@
+"""Explanations of images by a run: which images, what was captured of them, and how they are captioned."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusionjax import progress
+from fusionjax.data import class_names
+from fusionjax.data.image import transforms
+from fusionjax.data.loading import pipeline
+from fusionjax.data.unreadable import why_unreadable
+from fusionjax.errors import UserError
+from fusionjax.evaluation.per_example import PerExample
+from fusionjax.experiment import explanation, prediction, results, user_images
+from fusionjax.experiment.explain import Explained, Explainer
+from fusionjax.experiment.explanation import FORMATS, Explanation, chosen
+from fusionjax.experiment.user_images import NamedImage
+from fusionjax.interpret import capture, geometry, views
+from fusionjax.interpret.geometry import Cells
+from fusionjax.interpret.panel_figures import WIDTH, Row
+from fusionjax.interpret.panels import Picture
+from fusionjax.interpret.view import View
+from fusionjax.models import parameters
+
+if TYPE_CHECKING:
+    from fusionjax.experiment.inference import Run
+
+log = logging.getLogger(__name__)
+
+CHUNK = 8
+"""Images whose attention is in memory at a time."""
+_SHOWN = 1024
+"""Pixels of the longer side of an image that is drawn."""
+
+
+def kinds(run: "Run") -> tuple[str, ...]:
+    """The kinds of figures that a run can have; see `views.KINDS`."""
+    streams = {stream.name: stream for stream in capture.streams(run.task.model.module).values()}
+    scored = not any(name.startswith("embedding") for name in run.task.scorer.output_names)
+    return tuple(name for name, kind in views.KINDS.items() if kind.fits(streams, scored))
+
+
+class Visualizer:
+    """Explains images by one run; its program is compiled once.
+
+    Args:
+        run: a trained run.
+        wanted: kinds of figures, for which gradients and pairs are computed where they need them; "" is that of a paper.
+
+    Raises:
+        UserError: the run cannot have a figure of such a kind.
+    """
+
+    def __init__(self, run: "Run", wanted: Sequence[str] = ()):
+        self.run, self.kinds, self.name = run, kinds(run), run.folder.name or str(run.folder)
+        drawn = [chosen(kind, self.kinds, self.name) for kind in wanted]
+        self._options = {
+            "gradients": any(kind.wants_gradients for kind in drawn),
+            "pairs": "partner" in wanted,
+        }
+        self._explainer = Explainer(run, batch=CHUNK)
+        self._cells = {
+            one.grid: tuple(Cells(count, *one.patch_spacing) for count in one.grid)
+            for _, one in parameters.networks(run.task.model.module)
+            if hasattr(one, "patch_spacing")
+        }
+
+    def images(
+        self,
+        images: Any,
+        *,
+        texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None,
+        target: str | None = None,
+    ) -> Explanation:
+        """Explains a user's images; arguments and errors as for `Run.explain`."""
+        return self.named(user_images.named(images), texts=texts, sounds=sounds, target=target)
+
+    def named(
+        self, wanted: Sequence[NamedImage], *, texts: Sequence[str] | None = None,
+        sounds: Sequence[str | Path | None] | None = None, target: str | None = None,
+    ) -> Explanation:  # fmt: skip
+        """As `images`, for images that have names."""
+        data = self.run.config.data
+        prediction.check_beside(self.run.folder, self.run.task, len(wanted), texts, sounds)
+        originals = []
+        for image in wanted:
+            pixels, error = image.read(data.max_pixels, data.value_range)
+            if pixels is None:
+                raise UserError(f"{image.name} cannot be read: {error}")
+            originals.append(pixels)
+        found = self._explainer.images(
+            [image.content for image in wanted],
+            texts=texts,
+            sounds=sounds,
+            target=self._class(target),
+            **self._options,
+        )
+        found = dataclasses.replace(found, names=[image.name for image in wanted])
+        return self._explanation(found, originals, self._class(target))
+
+    def rows(self, split: str, rows: np.ndarray, *, target: str | None = None) -> Explanation:
+        """Explains examples of a split.
+
+        Args:
+            split: of the run's data set.
+            rows: (N,) int, positions in it.
+            target: as for `Run.explain`, or "label" for the true class of each.
+        """
+        source, data = self.run.source(split), self.run.config.data
+        originals = []
+        for row in rows:
+            try:
+                originals.append(pipeline.read_image(source, int(row), data))
+            except Exception as e:
+                why = why_unreadable(e, source.names[int(row)])
+                raise UserError(f"{source.names[int(row)]} cannot be read: {why}") from None
+        explained = "label" if target == "label" else self._class(target)
+        found = self._explainer.rows(split, np.asarray(rows), target=explained, **self._options)
+        return self._explanation(found, originals, None if target == "label" else self._class(target))
+
+    def _class(self, name: str | None) -> int | None:
+        if name is None:
+            return None
+        names = list(self.run.task.class_names)
+        if name not in names:
+            raise UserError(f"{self.name} has no class {name!r}{class_names.suggestion(name, names)}")
+        return names.index(name)
+
+    def _explanation(
+        self, found: Explained, originals: Sequence[np.ndarray], target: int | None
+    ) -> Explanation:
+        pictures = [self._picture(found, i, image, target) for i, image in enumerate(originals)]
+        shown = [View(found.captured[i], found.words[i], found.sounds[i]) for i in range(len(originals))]
+        return Explanation(self.name, tuple(pictures), tuple(shown), self.kinds)
+
+    def _picture(self, found: Explained, i: int, image: np.ndarray, target: int | None) -> Picture:
+        name = found.names[i]
+        h, w = image.shape[:2]
+        placement = geometry.of(self.run.config.data, h, w)
+        text = caption(self.run, found, i, name, target)
+        picture = Picture(name, transforms.picture_of(image), placement, text, self._cells)
+        longest = max(image.shape[:2])
+        return picture.at_most(max(1, round(image.shape[1] * min(1.0, _SHOWN / longest))))
+
+
+def caption(run: "Run", found: Explained, i: int, name: str, target: int | None = None) -> str:
+    """What is said of an image: its name, its true and predicted class with the probability, and the class of gradients."""
+    names, label = run.task.class_names, int(found.labels[i])
+    true = names[label] if 0 <= label < len(names) else ""
+    parts = [Path(name).name]
+    p = found.probabilities
+    if p is None:
+        return " · ".join([*parts, *([f"identity {true}"] if true else [])])
+    guess = int(p[i].argmax())
+    share = f"{100 * float(p[i, guess]):.0f}\N{NO-BREAK SPACE}%"
+    if true and label == guess:
+        parts.append(f"{true}, correct ({share})")
+    else:
+        parts += [f"true: {true}"] if true else []
+        parts.append(f"predicted: {names[guess]} ({share})")
+    if target is not None and target != guess and found.captured.gradients:
+        parts.append(f"gradients of: {names[target]}")
+    return " · ".join(parts)
+
+
+def write(
+    runs: Sequence["Run"], wanted: Sequence[str], folder: Path, *, images: Any = None,
+    texts: Sequence[str] | None = None, sounds: Sequence[str | Path | None] | None = None, target: str | None = None,
+    split: str = "", right: int = 0, wrong: int = 0, random: int = 0, limit: int = 0,
+    formats: Sequence[str] = ("png",), width: float = WIDTH,
+) -> list[Path]:  # fmt: skip
+    """Writes figures of some images by one or several runs, and their numbers.
+
+    Args:
+        runs: the first one's data set and results say which examples are drawn; each draws every image.
+        wanted: kinds of figures; "" is that of a paper.
+        folder: is created.
+        images, texts, sounds, target: as for `Run.explain`; without images, examples of a split are drawn.
+        split, right, wrong, random, limit: as for `choose`; without any of them, four right and four wrong predictions.
+        formats: of `explanation.FORMATS`.
+        width: of the figures, in inches.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: a run cannot have such a figure, an image cannot be read, or the runs have different data.
+    """
+    for form in formats:
+        if form not in FORMATS:
+            raise UserError(f"{form!r} is no format of a figure: choose of {', '.join(FORMATS)}")
+    drawers = [Visualizer(run, wanted) for run in runs]
+    if images is not None:
+        named = user_images.named(images)
+        if limit and len(named) > limit:
+            log.warning(
+                "%d images are named and the first %d are drawn: raise --limit for more", len(named), limit
+            )
+        named = named[: limit or None]
+        count = len(named)
+        for run in runs:
+            prediction.check_beside(run.folder, run.task, count, texts, sounds)
+    else:
+        if not (split or right or wrong or random):
+            right = wrong = 4
+        split, rows = choose(runs[0], split, right=right, wrong=wrong, random=random, limit=limit)
+        count = len(rows)
+        _same_data(runs, split)
+    if not count:
+        raise UserError(f"no example of split {split!r} is as asked: there is nothing to draw")
+    found: dict[str, list[Row]] = {kind: [] for kind in wanted}
+    with progress.phase("drawing", count, "images", log=False) as phase:
+        for start in range(0, count, CHUNK):
+            part = slice(start, start + CHUNK)
+            if images is not None:
+                made = [
+                    d.named(
+                        named[part],
+                        texts=texts and texts[part],
+                        sounds=sounds and sounds[part],
+                        target=target,
+                    )
+                    for d in drawers
+                ]
+            else:
+                made = [d.rows(split, rows[part], target=target) for d in drawers]
+            for kind in wanted:
+                found[kind] += _interleaved(made, kind)
+            phase.advance(min(CHUNK, count - start))
+    written = (
+        explanation.write(folder / f"{kind or 'paper'}.{form}", found[kind], kind, width=width)
+        for kind in wanted
+        for form in formats
+    )
+    return list(dict.fromkeys(path for paths in written for path in paths))
+
+
+def _interleaved(made: Sequence[Explanation], kind: str) -> list[Row]:
+    """The rows of each image by all runs, one below the other."""
+    by_run = [one.by_image(kind, f"{one.run}: " if len(made) > 1 else "") for one in made]
+    return [row for images in zip(*by_run, strict=True) for rows in images for row in rows]
+
+
+def _same_data(runs: Sequence["Run"], split: str) -> None:
+    """Refuses runs whose examples of a split are not the same."""
+    names = [run.source(split).names for run in runs]
+    for run, other in zip(runs[1:], names[1:], strict=True):
+        if list(map(str, other)) != list(map(str, names[0])):
+            raise UserError(
+                f"split {split!r} of {run.folder} has other examples than that of {runs[0].folder}: name images by --images"
+            )
+
+
+def choose(
+    run: "Run",
+    split: str = "",
+    *,
+    right: int = 0,
+    wrong: int = 0,
+    random: int = 0,
+    limit: int = 0,
+    seed: int = 0,
+) -> tuple[str, np.ndarray]:
+    """Chooses examples of a split.
+
+    Args:
+        run: a trained run.
+        split: of its data set; "" for the one that it was scored on.
+        right, wrong: numbers of right and of wrong predictions, the most confident of each class in turn.
+        random: number of examples drawn at random.
+        limit: largest number in all; 0 for no limit.
+        seed: of the random ones.
+
+    Returns:
+        The split, and (N,) int positions in it; without any number, the first `limit`.
+
+    Raises:
+        UserError: there is no such split, or nothing says which predictions are right.
+    """
+    outcomes = None
+    if right or wrong or not split:
+        outcomes = results.read(run.folder)[1]
+        split = split or outcomes.read[0]
+    source = run.source(split)
+    found: list[int] = []
+    if right or wrong:
+        assert outcomes is not None
+        if split != outcomes.read[0]:
+            raise UserError(
+                f"which predictions of split {split!r} are right is not known: the run was scored on {outcomes.read[0]!r}; "
+                "leave --right and --wrong out, or name that split"
+            )
+        found += _ranked(outcomes, source.names, right=right, wrong=wrong)
+    if random:
+        rest = np.setdiff1d(np.arange(len(source)), found)
+        found += np.random.default_rng(seed).permutation(rest)[:random].tolist()
+    if not (right or wrong or random):
+        found = list(range(len(source)))
+    return split, np.asarray(found[: limit or None], np.int64)
+
+
+def _ranked(outcomes: PerExample, names: Sequence[str], *, right: int, wrong: int) -> list[int]:
+    """Positions in the source of the right and then of the wrong predictions, by the results that the run left."""
+    place = {str(name): i for i, name in enumerate(names)}
+    score = next(iter(outcomes.measures.values()))
+    sure = outcomes.values.get("probability", np.ones(len(score)))
+    label = outcomes.values.get("label", np.zeros(len(score), np.int64))
+    chosen_rows: list[int] = []
+    for good, count, order in (
+        (True, right, np.argsort(-sure, kind="stable")),
+        (False, wrong, np.argsort(sure, kind="stable")),
+    ):
+        ranked = [int(i) for i in order if (score[i] >= 0.5) == good and outcomes.names[i] in place]
+        chosen_rows += [place[outcomes.names[i]] for i in _in_turn(ranked, label, count)]
+    return chosen_rows
+
+
+def _in_turn(ranked: Sequence[int], label: np.ndarray, count: int) -> Iterator[int]:
+    """The first `count`, a class after the other, so that a figure shows more than one easy class."""
+    by_class: dict[int, list[int]] = {}
+    for i in ranked:
+        by_class.setdefault(int(label[i]), []).append(i)
+    turns = (i for k in range(count) for members in by_class.values() for i in members[k : k + 1])
+    return (i for i, _ in zip(turns, range(count), strict=False))

@@ -1,0 +1,59 @@
+"""Kinds of figures: what each shows of one example, from the attention that was captured in a forward pass.
+
+`KINDS` lists them with the models that have them; a model is told by its attention streams, not by its name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fusionjax.interpret import image_views as image
+from fusionjax.interpret import modality_views as modality
+from fusionjax.interpret.view import Lines, Streams, View, across, over_image, own
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure.
+
+    Attributes:
+        summary: what it shows, for the help.
+        fits: (streams of a model, whether it has gradients of a class) → whether it can be drawn.
+        lines: draws one example.
+        columns: panels side by side; 0 for all.
+        wants_gradients: whether the score is differentiated.
+    """
+
+    summary: str
+    fits: Callable[[Streams, bool], bool]
+    lines: Callable[[View], Lines]
+    columns: int = 0
+    wants_gradients: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "rollout": Kind("attention rollout", lambda s, g: bool(own(s)), image.rollout),
+    "glca": Kind("GLCA: selected patches, where they look, GLCA − SA", lambda s, g: "glca" in s, image.glca),
+    "layers": Kind(
+        "attention by layer, rollout up to each", lambda s, g: bool(over_image(s)), image.layers, 6
+    ),
+    "heads": Kind("attention by layer and head", lambda s, g: bool(over_image(s)), image.heads),
+    "words": Kind("words and regions", lambda s, g: _between(s, "text"), modality.words, 6),
+    "scales": Kind(
+        "CrossViT: scales and their fusion", lambda s, g: any("/fusion_" in n for n in s), image.scales
+    ),
+    "sound": Kind("moments of a sound", lambda s, g: _between(s, "audio"), modality.sound, 6),
+    "pca": Kind("similarity of patches as colours", lambda s, g: bool(own(s)), image.pca),
+    "gradient": Kind("gradient × attention", lambda s, g: g and bool(over_image(s)), image.gradient, 0, True),
+    "relevance": Kind("relevance, Chefer et al.", lambda s, g: g and bool(own(s)), image.relevance, 0, True),
+    "partner": Kind("PWCA: attention on the partner", lambda s, g: "pwca" in s, image.partner, 6),
+}
+"""Kind → what it is."""
+PAPER = Kind(
+    "input, SA, GLCA, difference, selected patches, layers", lambda s, g: bool(over_image(s)), image.paper
+)
+"""The figure of a paper."""
+
+
+def _between(streams: Streams, kind: str) -> bool:
+    """Whether tokens of a kind attend to those of another kind, or are attended to."""
+    return bool(across(streams, kind) + across(streams, "", kind))
