@@ -3,7 +3,6 @@
 Without --images it draws examples of the run's own data set.
 """
 
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from fusionjax import cli, progress
@@ -26,7 +25,6 @@ def _inches(text: str) -> float:
 
 def add(parser: ArgumentParser) -> None:
     """Declares the options."""
-    number = {"type": at_least(0), "default": 0, "metavar": "N"}
     parser.add_argument("--workdir", metavar="DIR", help="folder of a run")
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="files, folders, patterns")
     parser.add_argument(
@@ -39,10 +37,16 @@ def add(parser: ArgumentParser) -> None:
         "--split", default="", help="draw examples of it in place of --images; that of the scores"
     )
     parser.add_argument(
-        "--right", help="right predictions, the most confident of each class in turn", **number
+        "--right",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="right predictions, the most confident of each class in turn",
     )
-    parser.add_argument("--wrong", help="wrong predictions, likewise", **number)
-    parser.add_argument("--random", help="examples drawn at random", **number)
+    parser.add_argument(
+        "--wrong", type=at_least(0), default=0, metavar="N", help="wrong predictions, likewise"
+    )
+    parser.add_argument("--random", type=at_least(0), default=0, metavar="N", help="examples drawn at random")
     parser.add_argument("--limit", type=at_least(1), default=16, metavar="N", help="images in all (16)")
     parser.add_argument("--kind", type=comma_separated, default=[], metavar="A,B", help=f"{KINDS}")
     parser.add_argument(
@@ -54,7 +58,6 @@ def add(parser: ArgumentParser) -> None:
         "--class", dest="target", metavar="NAME", help='class of the gradients; "label": the true one'
     )
     parser.add_argument("--compare", metavar="RUN", help="another run, drawn below each image")
-    parser.add_argument("--faithfulness", action="store_true", help="print how far the maps can be trusted")
     parser.add_argument(
         "--format", type=comma_separated, default=["png"], metavar="A,B", help="png, pdf, svg (png)"
     )
@@ -84,14 +87,8 @@ def main(options: Namespace) -> None:
             wrong=options.wrong, random=options.random, limit=options.limit, formats=options.format,
             width=options.width,
         )  # fmt: skip
-        if options.faithfulness:
-            from fusionjax.experiment import faithfulness
-
-            table = faithfulness.measure(runs[0], **({"split": options.split} if options.split else {}))
     for path in made:
         print(path)
-    if options.faithfulness:
-        print(table.text(), file=sys.stdout)
 
 
 COMMAND = Command(

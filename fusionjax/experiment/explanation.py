@@ -65,7 +65,7 @@ class Explanation:
         """Shows a figure in a notebook; see `figure`. In a plain Python session, use `save`."""
         from IPython.display import Image, display
 
-        display(Image(data=self._png(kind, width), width=int(100 * width)))  # type: ignore[no-untyped-call]
+        display(Image(data=self._png(kind, width), width=int(100 * width)))
 
     def save(self, path: str | Path, kind: str = "", *, width: float = panel_figures.WIDTH) -> list[Path]:
         """Writes a figure, PNG, PDF or SVG by its suffix, and its numbers beside it (.npz).

@@ -12,6 +12,7 @@ from fusionjax import progress
 from fusionjax.data import class_names
 from fusionjax.data.image import transforms
 from fusionjax.data.loading import pipeline
+from fusionjax.data.multispectral.channels import channel_map
 from fusionjax.data.unreadable import why_unreadable
 from fusionjax.errors import UserError
 from fusionjax.evaluation.per_example import PerExample
@@ -58,13 +59,12 @@ class Visualizer:
     def __init__(self, run: "Run", wanted: Sequence[str] = ()):
         self.run, self.kinds, self.name = run, kinds(run), run.folder.name or str(run.folder)
         drawn = [chosen(kind, self.kinds, self.name) for kind in wanted]
-        self._options = {
-            "gradients": any(kind.wants_gradients for kind in drawn),
-            "pairs": "partner" in wanted,
-        }
+        self._gradients, self._pairs = any(kind.wants_gradients for kind in drawn), "partner" in wanted
+        data = run.config.data
+        self._parts = channel_map(data.modalities, data.channels).modalities if data.modalities else ()
         self._explainer = Explainer(run, batch=CHUNK)
         self._cells = {
-            one.grid: tuple(Cells(count, *one.patch_spacing) for count in one.grid)
+            one.grid: (Cells(one.grid[0], *one.patch_spacing), Cells(one.grid[1], *one.patch_spacing))
             for _, one in parameters.networks(run.task.model.module)
             if hasattr(one, "patch_spacing")
         }
@@ -86,6 +86,10 @@ class Visualizer:
     ) -> Explanation:  # fmt: skip
         """As `images`, for images that have names."""
         data = self.run.config.data
+        if self._parts:
+            raise UserError(
+                f"{self.run.folder} reads images of several modalities: draw examples of its data, by --split"
+            )
         prediction.check_beside(self.run.folder, self.run.task, len(wanted), texts, sounds)
         originals = []
         for image in wanted:
@@ -98,7 +102,8 @@ class Visualizer:
             texts=texts,
             sounds=sounds,
             target=self._class(target),
-            **self._options,
+            gradients=self._gradients,
+            pairs=self._pairs,
         )
         found = dataclasses.replace(found, names=[image.name for image in wanted])
         return self._explanation(found, originals, self._class(target))
@@ -120,7 +125,9 @@ class Visualizer:
                 why = why_unreadable(e, source.names[int(row)])
                 raise UserError(f"{source.names[int(row)]} cannot be read: {why}") from None
         explained = "label" if target == "label" else self._class(target)
-        found = self._explainer.rows(split, np.asarray(rows), target=explained, **self._options)
+        found = self._explainer.rows(
+            split, np.asarray(rows), target=explained, gradients=self._gradients, pairs=self._pairs
+        )
         return self._explanation(found, originals, None if target == "label" else self._class(target))
 
     def _class(self, name: str | None) -> int | None:
@@ -135,7 +142,10 @@ class Visualizer:
         self, found: Explained, originals: Sequence[np.ndarray], target: int | None
     ) -> Explanation:
         pictures = [self._picture(found, i, image, target) for i, image in enumerate(originals)]
-        shown = [View(found.captured[i], found.words[i], found.sounds[i]) for i in range(len(originals))]
+        shown = [
+            View(found.captured[i], found.words[i], found.sounds[i], tuple(pictures[i].parts))
+            for i in range(len(originals))
+        ]
         return Explanation(self.name, tuple(pictures), tuple(shown), self.kinds)
 
     def _picture(self, found: Explained, i: int, image: np.ndarray, target: int | None) -> Picture:
@@ -143,7 +153,8 @@ class Visualizer:
         h, w = image.shape[:2]
         placement = geometry.of(self.run.config.data, h, w)
         text = caption(self.run, found, i, name, target)
-        picture = Picture(name, transforms.picture_of(image), placement, text, self._cells)
+        parts = {part: transforms.picture_of(image[..., channels]) for part, channels in self._parts}
+        picture = Picture(name, transforms.picture_of(image), placement, text, self._cells, parts)
         longest = max(image.shape[:2])
         return picture.at_most(max(1, round(image.shape[1] * min(1.0, _SHOWN / longest))))
 

@@ -3,69 +3,32 @@
 import numpy as np
 
 from fusionjax.interpret import attention_maps as maps
-from fusionjax.interpret.capture import Captured
 from fusionjax.interpret.charts import Chart
-from fusionjax.interpret.panels import Panel
-from fusionjax.interpret.view import (
-    INPUT,
-    Lines,
-    View,
-    asking,
-    axis_of,
-    key_of,
-    over_image,
-    own,
-    panel_of,
-    query_of,
-    suffix_of,
-    weights_of,
-)
+from fusionjax.interpret.view import Lines, View, over_image, own, suffix
 
 
 def rollout(view: View) -> Lines:
     """Attention rollout of the class token, of every network that has self-attention between patches."""
     names = own(view.captured.streams)
     panels = [
-        panel_of(
-            f"attention rollout{suffix_of(n, names)}",
-            f"rollout_{key_of(n)}",
-            _rollout(view, n),
-            axis_of(view, n),
-        )
-        for n in names
+        view.panel(n, f"attention rollout{suffix(n, names)}", "rollout", view.rollout(n)) for n in names
     ]
-    return [("", [INPUT, *panels])]
-
-
-def _rollout(view: View, stream: str, stop: int | None = None) -> np.ndarray:
-    query = query_of(view, stream)
-    if query is None:
-        return maps.rollout(view.captured.maps[stream], stop=stop).mean(1)
-    return maps.rollout_row(view.captured.maps[stream], stop=stop, query=query)
-
-
-def selection(captured: Captured) -> Panel:
-    """The patches that GLCA selects."""
-    axis = captured.streams["glca"].keys
-    assert captured.selected is not None
-    return Panel(
-        "patches that GLCA selects", "selected", "patches", captured.selected[0], axis.grid or (1, 1)
-    )
+    return [("", [*view.inputs(), *panels])]
 
 
 def glca(view: View) -> Lines:
-    """GLCA: the selected patches, where they look, what the class token attends to in both branches, and the difference."""
-    found, axis = view.captured, view.captured.streams["glca"].keys
+    """GLCA: where the class token looks in both branches, the difference, the selected patches and where they look."""
+    found = view.captured
     attention = found.maps["glca"][-1].mean(1)  # (1, Q, K): the class token, then the selected patches
-    difference = maps.glca_difference(found)[0]
+    assert found.selected is not None
     panels = [
-        panel_of("SA: rollout", "rollout", _rollout(view, "sa"), axis),
-        panel_of("GLCA: class token", "glca", attention[:, 0], axis),
-        Panel("GLCA − SA", "difference", "difference", difference, axis.grid or (1, 1)),
-        selection(found),
-        panel_of("where the selected patches look", "glca_local", attention[:, 1:].mean(1), axis),
+        view.panel("sa", "SA: rollout", "rollout", view.rollout("sa")),
+        view.panel("glca", "GLCA: class token", "class_token", attention[:, 0]),
+        view.panel("glca", "GLCA − SA", "difference", maps.glca_difference(found)[0], "difference"),
+        view.panel("glca", "patches that GLCA selects", "selected", found.selected[0], "patches"),
+        view.panel("glca", "where the selected patches look", "local_queries", attention[:, 1:].mean(1)),
     ]
-    return [("", [INPUT, *panels])]
+    return [("", [*view.inputs(), *panels])]
 
 
 def layers(view: View) -> Lines:
@@ -73,21 +36,19 @@ def layers(view: View) -> Lines:
     lines: Lines = []
     names = over_image(view.captured.streams)
     for n in names:
-        depth, axis = len(view.captured.maps[n]), axis_of(view, n)
-        titles = [f"layer {i + 1}" for i in range(depth)]
+        depth = len(view.captured.maps[n])
         raw = [
-            panel_of(t, f"attention_{key_of(n)}_{i + 1:02d}", weights_of(view, n, i), axis)
-            for i, t in enumerate(titles)
+            view.panel(n, f"layer {i + 1}", f"attention_{i + 1:02d}", view.weights(n, i))
+            for i in range(depth)
         ]
-        lines.append(
-            (f"attention of {asking(view, n)}{suffix_of(n, names)}", [*([] if lines else [INPUT]), *raw])
-        )
+        first = [] if lines else view.inputs()
+        lines.append((f"attention of {view.asking(n)}{suffix(n, names)}", [*first, *raw]))
         if n in own(view.captured.streams) and depth > 1:
             rolled = [
-                panel_of(f"1 … {i + 1}", f"rollout_{key_of(n)}_{i + 1:02d}", _rollout(view, n, i + 1), axis)
+                view.panel(n, f"1 … {i + 1}", f"rollout_{i + 1:02d}", view.rollout(n, i + 1))
                 for i in range(depth)
             ]
-            lines.append((f"rollout up to a layer{suffix_of(n, names)}", [*rolled]))
+            lines.append((f"rollout up to a layer{suffix(n, names)}", [*rolled]))
     return lines
 
 
@@ -96,18 +57,13 @@ def heads(view: View) -> Lines:
     lines: Lines = []
     names = over_image(view.captured.streams)
     for n in names:
-        found, axis = view.captured.maps[n], axis_of(view, n)
-        for i in range(len(found)):
+        count, _, heads = view.captured.maps[n].shape[:3]
+        for i in range(count):
             row = [
-                panel_of(
-                    f"head {h + 1}",
-                    f"attention_{key_of(n)}_{i + 1:02d}_{h + 1:02d}",
-                    weights_of(view, n, i, h),
-                    axis,
-                )
-                for h in range(found.shape[2])
+                view.panel(n, f"head {h + 1}", f"attention_{i + 1:02d}_{h + 1:02d}", view.weights(n, i, h))
+                for h in range(heads)
             ]
-            lines.append((f"layer {i + 1}{suffix_of(n, names)}, attention of {asking(view, n)}", [*row]))
+            lines.append((f"layer {i + 1}{suffix(n, names)}, attention of {view.asking(n)}", [*row]))
     return lines
 
 
@@ -119,11 +75,12 @@ def scales(view: View) -> Lines:
         panels = []
         for n in (n for n in streams if n.startswith(f"{stage}/")):
             part, _, branch = n.partition("/")[2].partition("_")
-            rows, columns = axis_of(view, n).grid or (1, 1)
+            rows, columns = view.axis(n).grid or (1, 1)
             where = "own" if part == "branch" else "fusion: the other branch's"
             title = f"branch {int(branch) + 1}, {where} {rows} × {columns} patches"
-            panels.append(panel_of(title, f"attention_{key_of(n)}", weights_of(view, n), axis_of(view, n)))
-        lines.append((f"stage {int(stage.rpartition('_')[2]) + 1}", [*([] if lines else [INPUT]), *panels]))
+            panels.append(view.panel(n, title, "attention", view.weights(n)))
+        first = [] if lines else view.inputs()
+        lines.append((f"stage {int(stage.rpartition('_')[2]) + 1}", [*first, *panels]))
     return lines
 
 
@@ -131,29 +88,26 @@ def gradient(view: View) -> Lines:
     """Gradient × attention of the last layer, positive parts, mean of the heads, for the class."""
     found = view.captured
     names = [n for n in over_image(found.streams) if n in found.gradients]
-    panels = [
-        panel_of(
-            f"gradient × attention{suffix_of(n, names)}", f"gradient_{key_of(n)}",
-            maps.gradient_attention(found.maps[n], found.gradients[n], query=query_of(view, n) or 0), axis_of(view, n),
+    panels = []
+    for n in names:
+        queries = range(found.maps[n].shape[3]) if view.query(n) is None else [0]
+        rows = [maps.gradient_attention(found.maps[n], found.gradients[n], query=q) for q in queries]
+        panels.append(
+            view.panel(n, f"gradient × attention{suffix(n, names)}", "gradient", np.mean(rows, axis=0))
         )
-        for n in names
-    ]  # fmt: skip
-    return [("", [INPUT, *panels])]
+    return [("", [*view.inputs(), *panels])]
 
 
 def relevance(view: View) -> Lines:
     """Relevance by Chefer et al. (ICCV 2021) for the class, through all layers."""
     found = view.captured
     names = [n for n in own(found.streams) if n in found.gradients]
-    panels: list[Panel | Chart] = []
+    panels = []
     for n in names:
-        rows = maps.relevance(found.maps[n], found.gradients[n])
-        query = query_of(view, n)
+        rows, query = maps.relevance(found.maps[n], found.gradients[n]), view.query(n)
         row = rows.mean(1) if query is None else rows[:, query]
-        panels.append(
-            panel_of(f"relevance{suffix_of(n, names)}", f"relevance_{key_of(n)}", row, axis_of(view, n))
-        )
-    return [("", [INPUT, *panels])]
+        panels.append(view.panel(n, f"relevance{suffix(n, names)}", "relevance", row))
+    return [("", [*view.inputs(), *panels])]
 
 
 def pca(view: View) -> Lines:
@@ -162,40 +116,32 @@ def pca(view: View) -> Lines:
     names = [n for n in own(found.streams) if n in found.tokens]
     panels = []
     for n in names:
-        axis = axis_of(view, n)
-        grid = axis.grid or (1, 1)
-        colours = maps.pca_rgb(found.tokens[n][-1], grid, axis.prefix)[0]
-        panels.append(
-            Panel(f"similarity of patches{suffix_of(n, names)}", f"pca_{key_of(n)}", "colours", colours, grid)
-        )
-    return [("", [INPUT, *panels])]
+        axis = view.axis(n)
+        colours = maps.pca_rgb(found.tokens[n][-1], axis.grid, axis.prefix)[0]
+        panels.append(view.panel(n, f"similarity of patches{suffix(n, names)}", "pca", colours, "colours"))
+    return [("", [*view.inputs(), *panels])]
 
 
 def partner(view: View) -> Lines:
     """PWCA: the share of attention on the partner image, layer by layer."""
     share = maps.partner_share(view.captured.maps["pwca"])[:, 0]
-    at = list(range(1, len(share) + 1))
     chart = Chart(
-        "PWCA: attention on the partner's tokens", "partner_share", share[None], positions=at, axis="layer",
-        uniform=0.5, top=1.0, span=3,
+        "PWCA: attention on the partner's tokens", "partner_share", share[None],
+        positions=list(range(1, len(share) + 1)), axis="layer", uniform=0.5, top=1.0,
     )  # fmt: skip
-    return [("", [INPUT, chart])]
+    return [("", [*view.inputs(), chart])]
 
 
 def paper(view: View, depth: int = 4) -> Lines:
     """The figure of a paper: the input, SA, GLCA, their difference, the selected patches, and some layers."""
     streams = view.captured.streams
-    panels: list[Panel | Chart] = list(glca(view)[0][1]) if "glca" in streams else list(rollout(view)[0][1])
-    names = own(streams) if "sa" not in streams else ["sa"]
-    for n in names or over_image(streams):
+    ((_, panels),) = glca(view) if "glca" in streams else rollout(view)
+    names = (["sa"] if "sa" in streams else own(streams)) or over_image(streams)
+    for n in names:
         count = len(view.captured.maps[n])
         if count == 1 and n in own(streams):
             continue  # its rollout
         for i in np.unique(np.linspace(0, count - 1, min(depth, count)).round().astype(int)):
-            title = f"layer {i + 1}{suffix_of(n, names or over_image(streams))}"
-            panels.append(
-                panel_of(
-                    title, f"attention_{key_of(n)}_{i + 1:02d}", weights_of(view, n, int(i)), axis_of(view, n)
-                )
-            )
+            title = f"layer {i + 1}{suffix(n, names)}"
+            panels.append(view.panel(n, title, f"attention_{i + 1:02d}", view.weights(n, int(i))))
     return [("", panels)]

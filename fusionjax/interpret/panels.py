@@ -35,6 +35,7 @@ class Picture:
         placement: where the network's input lies in `original`.
         caption: what is said of it: classes, probability.
         cells: grid → its patches, of grids that do not divide the network's input evenly.
+        parts: modality → (H, W, 3) uint8, of an image with several.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Picture:
     placement: Placement
     caption: str = ""
     cells: Mapping[tuple[int, int], tuple[Cells, Cells]] = field(default_factory=dict)
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def cropped(self) -> bool:
@@ -54,8 +56,12 @@ class Picture:
         if w <= width:
             return self
         size = max(1, round(h * width / w)), width
-        small = transforms.resize(self.original, *size, interpolation="bicubic")
-        return dataclasses.replace(self, original=small, placement=self.placement.shown_at(size))
+        small, *others = (
+            transforms.resize(image, *size, interpolation="bicubic")
+            for image in (self.original, *self.parts.values())
+        )
+        parts = dict(zip(self.parts, others, strict=True))
+        return dataclasses.replace(self, original=small, parts=parts, placement=self.placement.shown_at(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,7 @@ class Panel:
             around zero; "colours", RGB in 0 … 1 (h, w, 3); "patches", the numbers (k,) of selected patches.
         values: as `kind` says; None for the input.
         grid: rows and columns of the patches.
+        part: modality over whose picture it is drawn; "" for the whole image.
     """
 
     title: str
@@ -76,6 +83,7 @@ class Panel:
     kind: Kind = "image"
     values: np.ndarray | None = None
     grid: tuple[int, int] = (1, 1)
+    part: str = ""
     span: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -112,19 +120,19 @@ class Panel:
 
     def drawn(self, picture: Picture) -> np.ndarray:
         """The panel as pixels, (H, W, 3) uint8, of the size of `picture.original`."""
-        place = picture.placement
+        place, original = picture.placement, picture.parts.get(self.part, picture.original)
         cells = picture.cells.get(self.grid) or place.even(self.grid)
         seen = place.seen()[..., None]
-        grey = np.repeat((picture.original @ _LUMA)[..., None], 3, -1)
+        grey = np.repeat((original @ _LUMA)[..., None], 3, -1)
         faded = 255 - _FADED * (255 - grey)
         if self.kind == "image":
-            return _framed(np.where(seen, picture.original, faded), seen)
+            return _framed(np.where(seen, original, faded), seen)
         values = np.asarray(self.values)
         if self.kind == "patches":
             chosen = np.zeros(self.grid[0] * self.grid[1])
             chosen[values.astype(np.int64)] = 1
             mask = np.nan_to_num(place.spread(chosen.reshape(self.grid), cells, smooth=False)) > 0
-            return _framed(np.where(seen, show_selection(picture.original, mask), faded), seen)
+            return _framed(np.where(seen, show_selection(original, mask), faded), seen)
         if self.kind == "colours":
             colours = np.nan_to_num(place.spread(values, cells, smooth=False))
             return _framed(np.where(seen, 255 * np.clip(colours, 0, 1), faded), seen)

@@ -14,7 +14,6 @@ from fusionjax.models.observation import Axis, Stream
 Streams = Mapping[str, Stream]
 Lines = list[tuple[str, list[Panel | Chart]]]
 """Lines of panels, each with a caption; "" for none."""
-INPUT = Panel("input", "input")
 KINDS = {"image": "the patches", "text": "the words", "audio": "the sound", "cls": "the class token"}
 """Kind of tokens → what a reader calls them."""
 
@@ -27,11 +26,69 @@ class View:
         captured: of this example alone.
         words: T tokens of its text, or descriptions; empty without a text.
         sound: its log-mel spectrogram (frames, bands) without padding, and its length in seconds; None without audio.
+        parts: modalities of its image; empty for an RGB image.
     """
 
     captured: Captured
     words: Sequence[str] = ()
     sound: tuple[np.ndarray, float] | None = None
+    parts: Sequence[str] = ()
+
+    def inputs(self) -> list[Panel | Chart]:
+        """The image, or each of its modalities."""
+        return [Panel(name, f"input_{name}", part=name) for name in self.parts] or [Panel("input", "input")]
+
+    def axis(self, stream: str) -> Axis:
+        """The tokens that a stream attends to."""
+        return self.captured.streams[stream].keys
+
+    def query(self, stream: str) -> int | None:
+        """The query whose attention stands for the image: the class token; None, for the mean of all, where there is none."""
+        s = self.captured.streams[stream]
+        return 0 if s.queries.kind == "cls" or s.queries.prefix else None
+
+    def asking(self, stream: str) -> str:
+        """What the queries are, in words."""
+        if self.query(stream) is not None:
+            return KINDS["cls"]
+        return f"{KINDS[self.captured.streams[stream].queries.kind]}, their mean"
+
+    def weights(self, stream: str, layer: int = -1, head: int | str = "mean") -> np.ndarray:
+        """Attention of the class token, or the mean over the queries, (1, K)."""
+        found, query = self.captured.maps[stream], self.query(stream)
+        if query is not None:
+            return maps.raw(found, layer, head, query)
+        rows = found[layer]
+        rows = rows[:, head] if isinstance(head, int) else rows.mean(1)
+        counted = np.maximum((rows.sum(-1, keepdims=True) > 0).sum(1), 1)  # without padding
+        return np.asarray(rows.sum(1) / counted)
+
+    def rollout(self, stream: str, stop: int | None = None) -> np.ndarray:
+        """Rollout of the class token, or the mean over the patches, up to a layer, (1, K)."""
+        found, query = self.captured.maps[stream], self.query(stream)
+        if query is None:
+            return np.asarray(maps.rollout(found, stop=stop).mean(1))
+        return maps.rollout_row(found, stop=stop, query=query)
+
+    def panel(self, stream: str, title: str, key: str, values: np.ndarray, kind: Kind = "share") -> Panel:
+        """A panel over the image of a stream.
+
+        Args:
+            stream: its name is added to the key.
+            title, key, kind: of the panel.
+            values: weights (1, K) of tokens; for other kinds as the panel takes them.
+        """
+        axis, group = self.axis(stream), stream.partition("/")[0]
+        values = maps.to_patches(values, axis)[0] if kind == "share" else values
+        part = group if group in self.parts else ""
+        return Panel(title, f"{key}_{stream.replace('/', '_')}", kind, values, axis.grid or (1, 1), part)
+
+    def kept(self, kind: str, count: int) -> np.ndarray:
+        """(count,) bool, which tokens of a modality are no padding."""
+        mask = self.captured.masks.get(kind)
+        if mask is None or mask.shape[-1] != count:
+            return np.ones(count, bool)
+        return np.asarray(mask[0] != 0)
 
 
 def own(streams: Streams) -> list[str]:
@@ -45,7 +102,7 @@ def across(streams: Streams, to: str = "", of: str = "") -> list[str]:
         n
         for n, s in streams.items()
         if s.queries.kind != s.keys.kind
-        and {s.queries.kind, s.keys.kind} <= {"image", "text", "audio", "cls"}
+        and {s.queries.kind, s.keys.kind} <= set(KINDS)
         and to in ("", s.queries.kind)
         and of in ("", s.keys.kind)
     ]
@@ -60,53 +117,6 @@ def over_image(streams: Streams) -> list[str]:
     ]
 
 
-def panel_of(title: str, key: str, weights: np.ndarray, axis: Axis, kind: Kind = "share") -> Panel:
-    """Weights (1, K) of tokens as a panel."""
-    grid = axis.grid or (1, 1)
-    return Panel(title, key, kind, maps.to_patches(weights, axis)[0], grid)
-
-
-def suffix_of(stream: str, among: Sequence[str]) -> str:
+def suffix(stream: str, among: Sequence[str]) -> str:
     """A stream's name as it is read, "" where it is the only one."""
     return "" if len(among) < 2 else f" · {stream.replace('/', ' ').replace('_', ' ')}"
-
-
-def key_of(stream: str) -> str:
-    """A stream's name in the keys of a data file."""
-    return stream.replace("/", "_")
-
-
-def query_of(view: View, stream: str) -> int | None:
-    """The query whose attention stands for the image: the class token; None, for their mean, where there is none."""
-    s = view.captured.streams[stream]
-    return 0 if s.queries.kind == "cls" or s.queries.prefix else None
-
-
-def weights_of(view: View, stream: str, layer: int = -1, head: int | str = "mean") -> np.ndarray:
-    """Attention of the class token, or the mean over the queries, (1, K)."""
-    found, query = view.captured.maps[stream], query_of(view, stream)
-    if query is not None:
-        return maps.raw(found, layer, head, query)
-    layered = found[layer]
-    layered = layered[:, head] if isinstance(head, int) else layered.mean(1)
-    counted = np.maximum((layered.sum(-1, keepdims=True) > 0).sum(1), 1)
-    return np.asarray(layered.sum(1) / counted)
-
-
-def axis_of(view: View, stream: str) -> Axis:
-    """The tokens that a stream attends to."""
-    return view.captured.streams[stream].keys
-
-
-def asking(view: View, stream: str) -> str:
-    """What the queries are, in words."""
-    s = view.captured.streams[stream]
-    if query_of(view, stream) is not None:
-        return "the class token"
-    return f"{KINDS[s.queries.kind]}, their mean"
-
-
-def kept_of(view: View, kind: str, count: int) -> np.ndarray:
-    """(count,) bool, which tokens of a modality are no padding."""
-    mask = view.captured.masks.get(kind)
-    return np.ones(count, bool) if mask is None or mask.shape[-1] != count else np.asarray(mask[0] != 0)

@@ -96,7 +96,17 @@ def test_functions_stay_short(path):
 
 
 def test_every_command_is_thin_and_starts():
-    for command in ("main", "evaluate", "predict", "visualize", "export", "prepare", "compare", "sweep", "table"):
+    for command in (
+        "main",
+        "evaluate",
+        "predict",
+        "visualize",
+        "export",
+        "prepare",
+        "compare",
+        "sweep",
+        "table",
+    ):
         assert len((PACKAGE / f"{command}.py").read_text().splitlines()) < 140  # most of them declare options
         done = subprocess.run(
             [sys.executable, "-m", f"fusionjax.{command}"], capture_output=True, text=True, cwd=ROOT
