@@ -1,14 +1,13 @@
 """Re-evaluates a run from its checkpoint and the images: python -m fusionjax.evaluate --workdir=runs/cub"""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusionjax import cli, progress
 from fusionjax.arguments import Command, comma_separated, needed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fusionjax.experiment.inference import Run
     from fusionjax.tasks.base.protocol import Results
 
@@ -51,7 +50,7 @@ def main(options: Namespace) -> None:
     print(*analysed, *figures, sep="\n", end="\n" if analysed or figures else "")
 
 
-def _more(run: "Run", found: "Results", options: Namespace) -> tuple[list[str], list["Path"]]:
+def _more(run: "Run", found: "Results", options: Namespace) -> tuple[list[str], list[Path]]:
     """The lines of --analysis and the files of --visualize."""
     lines: list[str] = []
     figures: list[Path] = []
@@ -62,7 +61,7 @@ def _more(run: "Run", found: "Results", options: Namespace) -> tuple[list[str], 
     if options.visualize:
         from fusionjax.experiment import visualization
 
-        figures = visualization.write([run], [""], run.folder / "figures")
+        figures = visualization.write([run], [""], (Path() if run.exported else run.folder) / "figures")
     return lines, figures
 
 

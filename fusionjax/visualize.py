@@ -4,6 +4,7 @@ Without --images it draws examples of the run's own data set.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
 
 from fusionjax import cli, progress
 from fusionjax.arguments import Command, at_least, comma_separated, needed, output_folder
@@ -25,7 +26,9 @@ def _inches(text: str) -> float:
 
 def add(parser: ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--workdir", metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="folder of a run, exported or not; or hub:owner/name"
+    )
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="files, folders, patterns")
     parser.add_argument(
         "--text", action="append", help="text of an image, once per image, for a model that reads it"
@@ -73,22 +76,23 @@ def main(options: Namespace) -> None:
             raise UserError(f"--images and --{name} both choose what is drawn: leave one of them out")
     if options.target == "label" and options.images:
         raise UserError("--class=label is for examples of a split: the true class of an image is not known")
-    folder = output_folder(options.out) if options.out else None
     with progress.showing():
         with progress.phase("opening the run", log=False):
             from fusionjax.experiment import visualization
             from fusionjax.experiment.inference import load
 
-            runs = [load(name) for name in [options.workdir, *([options.compare] if options.compare else [])]]
+            names = [options.workdir, *([options.compare] if options.compare else [])]
+            runs = [load(name) for name in names]
+        # What was exported may be uploaded: nothing is written there.
+        place = Path() if runs[0].exported else runs[0].folder
+        folder = output_folder(options.out or str(place / "figures"))
         kinds = [*([""] if options.paper or not options.kind else []), *dict.fromkeys(options.kind)]
         made = visualization.write(
-            runs, kinds, folder or runs[0].folder / "figures", images=options.images, texts=options.text,
-            sounds=options.sound, target=options.target, split=options.split, right=options.right,
-            wrong=options.wrong, random=options.random, limit=options.limit, formats=options.format,
-            width=options.width,
+            runs, kinds, folder, images=options.images, texts=options.text, sounds=options.sound,
+            target=options.target, split=options.split, right=options.right, wrong=options.wrong,
+            random=options.random, limit=options.limit, formats=options.format, width=options.width,
         )  # fmt: skip
-    for path in made:
-        print(path)
+    print(*made, sep="\n")
 
 
 COMMAND = Command(

@@ -33,6 +33,7 @@ from fusionjax.train import checkpoint, optim, state
 
 if TYPE_CHECKING:
     from fusionjax.experiment.explanation import Explanation
+    from fusionjax.experiment.visualization import Visualizer
 
 log = logging.getLogger(__name__)
 
@@ -314,11 +315,13 @@ class Run:
         Raises:
             UserError: an image or a sound that cannot be read, texts that are missing, or a class that is not of the run.
         """
+        return self._visualizer.images(images, texts=texts, sounds=sounds, target=target)
+
+    @functools.cached_property
+    def _visualizer(self) -> "Visualizer":
         from fusionjax.experiment import visualization  # which opens runs itself
 
-        return visualization.Visualizer(self, visualization.kinds(self)).images(
-            images, texts=texts, sounds=sounds, target=target
-        )
+        return visualization.Visualizer(self, [k for k in visualization.kinds(self) if k != "partner"])
 
     def source(self, split: str) -> Source:
         """A split of the run's data set.

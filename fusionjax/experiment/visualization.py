@@ -24,7 +24,7 @@ from fusionjax.interpret import capture, geometry, views
 from fusionjax.interpret.geometry import Cells
 from fusionjax.interpret.panel_figures import WIDTH, Row
 from fusionjax.interpret.panels import Picture
-from fusionjax.interpret.view import View
+from fusionjax.interpret.view import Streams, View
 from fusionjax.models import parameters
 
 if TYPE_CHECKING:
@@ -34,14 +34,17 @@ log = logging.getLogger(__name__)
 
 CHUNK = 8
 """Images whose attention is in memory at a time."""
-_SHOWN = 1024
-"""Pixels of the longer side of an image that is drawn."""
+_LEAST, _SHOWN = 256, 1024
+"""Pixels of the longer side of an image that is drawn, at least and at most."""
 
 
 def kinds(run: "Run") -> tuple[str, ...]:
     """The kinds of figures that a run can have; see `views.KINDS`."""
     streams = {stream.name: stream for stream in capture.streams(run.task.model.module).values()}
-    scored = not any(name.startswith("embedding") for name in run.task.scorer.output_names)
+    return _fitting(streams, not any(name.startswith("embedding") for name in run.task.scorer.output_names))
+
+
+def _fitting(streams: Streams, scored: bool) -> tuple[str, ...]:
     return tuple(name for name, kind in views.KINDS.items() if kind.fits(streams, scored))
 
 
@@ -62,7 +65,7 @@ class Visualizer:
         self._gradients, self._pairs = any(kind.wants_gradients for kind in drawn), "partner" in wanted
         data = run.config.data
         self._parts = channel_map(data.modalities, data.channels).modalities if data.modalities else ()
-        self._explainer = Explainer(run, batch=CHUNK)
+        self._explainers = {size: Explainer(run, batch=size) for size in (1, CHUNK)}
         self._cells = {
             one.grid: (Cells(one.grid[0], *one.patch_spacing), Cells(one.grid[1], *one.patch_spacing))
             for _, one in parameters.networks(run.task.model.module)
@@ -97,7 +100,7 @@ class Visualizer:
             if pixels is None:
                 raise UserError(f"{image.name} cannot be read: {error}")
             originals.append(pixels)
-        found = self._explainer.images(
+        found = self._explainer(len(wanted)).images(
             [image.content for image in wanted],
             texts=texts,
             sounds=sounds,
@@ -106,7 +109,7 @@ class Visualizer:
             pairs=self._pairs,
         )
         found = dataclasses.replace(found, names=[image.name for image in wanted])
-        return self._explanation(found, originals, self._class(target))
+        return self.explanation(found, originals, self._class(target))
 
     def rows(self, split: str, rows: np.ndarray, *, target: str | None = None) -> Explanation:
         """Explains examples of a split.
@@ -125,10 +128,14 @@ class Visualizer:
                 why = why_unreadable(e, source.names[int(row)])
                 raise UserError(f"{source.names[int(row)]} cannot be read: {why}") from None
         explained = "label" if target == "label" else self._class(target)
-        found = self._explainer.rows(
+        found = self._explainer(len(rows)).rows(
             split, np.asarray(rows), target=explained, gradients=self._gradients, pairs=self._pairs
         )
-        return self._explanation(found, originals, None if target == "label" else self._class(target))
+        return self.explanation(found, originals, None if target == "label" else self._class(target))
+
+    def _explainer(self, count: int) -> Explainer:
+        """For a single image it does not compute a whole batch."""
+        return self._explainers[1 if count == 1 else CHUNK]
 
     def _class(self, name: str | None) -> int | None:
         if name is None:
@@ -138,15 +145,23 @@ class Visualizer:
             raise UserError(f"{self.name} has no class {name!r}{class_names.suggestion(name, names)}")
         return names.index(name)
 
-    def _explanation(
-        self, found: Explained, originals: Sequence[np.ndarray], target: int | None
+    def explanation(
+        self, found: Explained, originals: Sequence[np.ndarray], target: int | None = None
     ) -> Explanation:
+        """What was captured, ready to be drawn.
+
+        Args:
+            found: of `Explainer`.
+            originals: the images before the preprocessing, (h, w, C) of any size.
+            target: class of the gradients, if it is one for all, for the captions.
+        """
         pictures = [self._picture(found, i, image, target) for i, image in enumerate(originals)]
         shown = [
             View(found.captured[i], found.words[i], found.sounds[i], tuple(pictures[i].parts))
             for i in range(len(originals))
         ]
-        return Explanation(self.name, tuple(pictures), tuple(shown), self.kinds)
+        kinds = _fitting(found.captured.streams, bool(found.captured.gradients))
+        return Explanation(self.name, tuple(pictures), tuple(shown), kinds)
 
     def _picture(self, found: Explained, i: int, image: np.ndarray, target: int | None) -> Picture:
         name = found.names[i]
@@ -155,8 +170,8 @@ class Visualizer:
         text = caption(self.run, found, i, name, target)
         parts = {part: transforms.picture_of(image[..., channels]) for part, channels in self._parts}
         picture = Picture(name, transforms.picture_of(image), placement, text, self._cells, parts)
-        longest = max(image.shape[:2])
-        return picture.at_most(max(1, round(image.shape[1] * min(1.0, _SHOWN / longest))))
+        longest = max(h, w)
+        return picture.at_most(max(1, round(w * min(1.0, _SHOWN / longest)))).at_least(_LEAST)
 
 
 def caption(run: "Run", found: Explained, i: int, name: str, target: int | None = None) -> str:
@@ -166,7 +181,7 @@ def caption(run: "Run", found: Explained, i: int, name: str, target: int | None 
     parts = [Path(name).name]
     p = found.probabilities
     if p is None:
-        return " · ".join([*parts, *([f"identity {true}"] if true else [])])
+        return " · ".join([*parts, *([true] if true else [])])
     guess = int(p[i].argmax())
     share = f"{100 * float(p[i, guess]):.0f}\N{NO-BREAK SPACE}%"
     if true and label == guess:
@@ -295,6 +310,8 @@ def choose(
     """
     outcomes = None
     if right or wrong or not split:
+        if run.exported:
+            raise UserError(f"{run.folder} was exported without its predictions: name images, or a split")
         outcomes = results.read(run.folder)[1]
         split = split or outcomes.read[0]
     source = run.source(split)

@@ -19,14 +19,18 @@ def rollout(view: View) -> Lines:
 def glca(view: View) -> Lines:
     """GLCA: where the class token looks in both branches, the difference, the selected patches and where they look."""
     found = view.captured
-    attention = found.maps["glca"][-1].mean(1)  # (1, Q, K): the class token, then the selected patches
+    axis = view.axis("glca")
+    queries = maps.glca_queries(found.maps["glca"], axis)[
+        0
+    ]  # (Q, h, w): the class token, then the selected patches
+    difference = maps.glca_difference(found.maps["sa"], found.maps["glca"], axis)[0]
     assert found.selected is not None
     panels = [
         view.panel("sa", "SA: rollout", "rollout", view.rollout("sa")),
-        view.panel("glca", "GLCA: class token", "class_token", attention[:, 0]),
-        view.panel("glca", "GLCA − SA", "difference", maps.glca_difference(found)[0], "difference"),
+        view.panel("glca", "GLCA: class token", "class_token", queries[0]),
+        view.panel("glca", "GLCA − SA", "difference", difference, "difference"),
         view.panel("glca", "patches that GLCA selects", "selected", found.selected[0], "patches"),
-        view.panel("glca", "where the selected patches look", "local_queries", attention[:, 1:].mean(1)),
+        view.panel("glca", "where the selected patches look", "local_queries", queries[1:].mean(0)),
     ]
     return [("", [*view.inputs(), *panels])]
 
@@ -116,8 +120,7 @@ def pca(view: View) -> Lines:
     names = [n for n in own(found.streams) if n in found.tokens]
     panels = []
     for n in names:
-        axis = view.axis(n)
-        colours = maps.pca_rgb(found.tokens[n][-1], axis.grid, axis.prefix)[0]
+        colours = maps.pca_rgb(found.tokens[n][-1], view.axis(n))[0]
         panels.append(view.panel(n, f"similarity of patches{suffix(n, names)}", "pca", colours, "colours"))
     return [("", [*view.inputs(), *panels])]
 

@@ -5,7 +5,7 @@ crop left out is faded. Values are never clipped: a panel reports the range that
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -22,6 +22,7 @@ SHARE, DIFFERENCE = "viridis", "PuOr_r"
 """Colour maps that colour-blind readers can tell apart: dark to bright; violet below zero, white, orange above."""
 _OPACITY = 0.62
 _FADED = 0.22
+_LEAST = 0.05
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -56,12 +57,18 @@ class Picture:
         if w <= width:
             return self
         size = max(1, round(h * width / w)), width
-        small, *others = (
-            transforms.resize(image, *size, interpolation="bicubic")
-            for image in (self.original, *self.parts.values())
-        )
+        return self._resized(size, lambda image: transforms.resize(image, *size, interpolation="bicubic"))
+
+    def at_least(self, side: int) -> "Picture":
+        """The same picture with every pixel repeated until its longer side has `side` pixels: lines on it then stay thin."""
+        h, w = self.original.shape[:2]
+        times = -(-side // max(h, w))
+        return self._resized((times * h, times * w), lambda image: image.repeat(times, 0).repeat(times, 1))
+
+    def _resized(self, size: tuple[int, int], resize: Callable[[np.ndarray], np.ndarray]) -> "Picture":
+        whole, *others = (resize(image) for image in (self.original, *self.parts.values()))
         parts = dict(zip(self.parts, others, strict=True))
-        return dataclasses.replace(self, original=small, parts=parts, placement=self.placement.shown_at(size))
+        return dataclasses.replace(self, original=whole, parts=parts, placement=self.placement.shown_at(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +106,15 @@ class Panel:
     def range(self) -> tuple[float, float] | None:
         """The values at the two ends of the colours.
 
-        Of shares as multiples of their mean, so that 1 is uniform attention; of differences −x and x, in multiples of the mean
-        share 1 / (h · w). None for a panel without a scale.
+        Of shares as multiples of their mean, so that 1 is uniform attention. They cover at least 0.95 … 1.05: almost uniform
+        attention looks uniform. Of differences −x and x, in multiples of the mean share 1 / (h · w), x at least 0.05. None for
+        a panel without a scale.
         """
+        values = self.relative() if self.kind in ("share", "difference") else np.zeros(1)
         if self.kind == "share":
-            values = self.relative()
-            return float(values.min()), float(values.max())
+            return min(float(values.min()), 1 - _LEAST), max(float(values.max()), 1 + _LEAST)
         if self.kind == "difference":
-            high = float(np.abs(self.relative()).max())
+            high = max(float(np.abs(values).max()), _LEAST)
             return -high, high
         return None
 
@@ -137,8 +145,7 @@ class Panel:
             colours = np.nan_to_num(place.spread(values, cells, smooth=False))
             return _framed(np.where(seen, 255 * np.clip(colours, 0, 1), faded), seen)
         low, high = self.range() or (0.0, 1.0)
-        level = place.spread(self.relative(), cells)
-        level = (level - low) / (high - low) if high > low else np.full_like(level, 0.5)
+        level = (place.spread(self.relative(), cells) - low) / (high - low)
         colours = matplotlib.colormaps[SHARE if self.kind == "share" else DIFFERENCE](
             np.nan_to_num(np.clip(level, 0, 1))
         )

@@ -53,11 +53,11 @@ class View:
             return KINDS["cls"]
         return f"{KINDS[self.captured.streams[stream].queries.kind]}, their mean"
 
-    def weights(self, stream: str, layer: int = -1, head: int | str = "mean") -> np.ndarray:
+    def weights(self, stream: str, layer: int = -1, head: int | maps.HeadFusion = "mean") -> np.ndarray:
         """Attention of the class token, or the mean over the queries, (1, K)."""
         found, query = self.captured.maps[stream], self.query(stream)
         if query is not None:
-            return maps.raw(found, layer, head, query)
+            return maps.raw_attention(found, layer=layer, head=head, query=query)
         rows = found[layer]
         rows = rows[:, head] if isinstance(head, int) else rows.mean(1)
         counted = np.maximum((rows.sum(-1, keepdims=True) > 0).sum(1), 1)  # without padding
@@ -76,10 +76,11 @@ class View:
         Args:
             stream: its name is added to the key.
             title, key, kind: of the panel.
-            values: weights (1, K) of tokens; for other kinds as the panel takes them.
+            values: as the panel takes them, or weights (1, K) of the stream's tokens.
         """
         axis, group = self.axis(stream), stream.partition("/")[0]
-        values = maps.to_patches(values, axis)[0] if kind == "share" else values
+        if kind == "share" and values.shape != axis.grid:
+            values = maps.to_patches(values, axis)[0]
         part = group if group in self.parts else ""
         return Panel(title, f"{key}_{stream.replace('/', '_')}", kind, values, axis.grid or (1, 1), part)
 

@@ -21,7 +21,18 @@ PATH = re.compile(r"(?<![\w/.-])(?:fusionjax|configs|tests|benchmarks|docs)/[\w.
 DOTTED = re.compile(r"(?<![\w./-])fusionjax(?:\.\w+)+")
 
 # Not imported, for they define flags; `tests/architecture` starts each.
-COMMANDS = ("main", "evaluate", "predict", "export", "inspect", "prepare", "compare", "sweep", "table")
+COMMANDS = (
+    "main",
+    "evaluate",
+    "predict",
+    "visualize",
+    "export",
+    "inspect",
+    "prepare",
+    "compare",
+    "sweep",
+    "table",
+)
 COMMENT = re.compile(r"<!--.*?-->", re.S)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from fusionjax.errors import UserError
 from fusionjax.experiment.explain import Explainer
+from fusionjax.experiment.visualization import Visualizer
 from fusionjax.interpret import image_maps
+from fusionjax.interpret.charts import Chart
 from tests.support import nasty, untrained
 
 STREAMS = {
@@ -20,6 +24,19 @@ STREAMS = {
         "audio/sa", "trunk/sa", "fusion/image_from_audio", "fusion/audio_from_image", "fusion/text_from_image",
     },
 }  # fmt: skip
+
+
+PATCHES, SCORED = {"rollout", "layers", "heads", "pca"}, {"gradient", "relevance"}
+KINDS = {
+    "classification": {*PATCHES, *SCORED, "glca", "partner"},
+    "crossvit": {*PATCHES, *SCORED, "scales"},
+    "reid": {*PATCHES, *SCORED, "glca", "partner"},
+    "spectral": {*PATCHES, *SCORED},
+    "mvpdr": {*PATCHES, *SCORED},
+    "fusion": {*PATCHES, *SCORED, "words"},
+    "vqa": {*PATCHES, *SCORED, "words"},
+    "trimodal": {*PATCHES, *SCORED, "words", "sound"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +94,27 @@ def test_every_family_is_captured(explained, family):
     for method in image_maps.available(found.captured):
         over = image_maps.image_map(found.captured, method)
         assert over.ndim == 3 and len(over) == 2 and np.isfinite(over).all() and (over >= 0).all(), method
+
+
+@pytest.mark.parametrize("family", STREAMS)
+def test_every_kind_of_figure_is_drawn(explained, family):
+    explainer, found = explained(family)
+    visualizer = Visualizer(explainer.run)
+    made = visualizer.explanation(found, list(found.images))
+    assert set(made.kinds) == KINDS[family]
+    for kind in ("", *made.kinds):
+        for row in made.rows(kind):
+            picture = row.picture.at_most(32)
+            for panel in row.panels:
+                if isinstance(panel, Chart):
+                    panel.draw(Figure().subplots())
+                else:
+                    assert np.ptp(panel.drawn(picture)) > 0 and panel.drawn(picture).shape == (32, 32, 3)
+        numbers = made.data(kind)
+        assert numbers["image"].tolist() == found.names
+        values = [v for k, v in numbers.items() if k not in ("image", "caption", "size", "seen")]
+        assert values and all(np.isfinite(v).all() and v.any() for v in values), kind
+    FigureCanvasAgg(made.figure(made.kinds[-1])).draw()
 
 
 def test_rows_and_images_of_a_user_are_explained_alike(explained, configs):

@@ -1,63 +1,97 @@
-"""Figures of a run of every family, from fresh weights: what is drawn does not depend on training."""
+"""Which examples are drawn, what is written, and what is refused."""
+
+import zipfile
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from fusionjax.errors import UserError
-from fusionjax.experiment import visualization
-from fusionjax.experiment.visualization import Visualizer
-from fusionjax.interpret import geometry
+from fusionjax.experiment import results, visualization
 from tests.support import nasty, untrained
 
-PATCHES = ("rollout", "layers", "heads", "pca")
-SCORED = ("gradient", "relevance")
-KINDS = {
-    "classification": {*PATCHES, *SCORED, "glca", "partner"},
-    "crossvit": {*PATCHES, *SCORED, "scales"},
-    "reid": {*PATCHES, "glca", "partner"},
-    "spectral": {*PATCHES},
-    "mvpdr": {*PATCHES, *SCORED},
-    "fusion": {*PATCHES, *SCORED, "words"},
-    "vqa": {*PATCHES, *SCORED, "words"},
-    "trimodal": {*PATCHES, *SCORED, "words", "sound"},
-}
+OUTCOMES = {
+    "name": [f"{c}{i}.png" for c in nasty.CLASSES for i in (13,)],
+    "split": "test", "read": ["test"], "label": [0, 1, 2], "prediction": [0, 1, 0],
+    "correct": np.uint8([1, 1, 0]), "probability": np.float32([0.5, 0.9, 0.1]),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory):
-    return nasty.configs(tmp_path_factory.mktemp("data"))
+def run(tmp_path_factory):
+    """A DCAL with fresh weights, and results that say which of its three test images it got right."""
+    folder = tmp_path_factory.mktemp("data")
+    made = untrained.run(nasty.configs(folder)["classification"])
+    made.folder = tmp_path_factory.mktemp("runs") / "dcal"
+    made.folder.mkdir()
+    results.write(made.folder, {"seconds": 1.0, "test/accuracy": 2 / 3}, OUTCOMES)
+    return made
 
 
-@pytest.fixture(scope="module")
-def explained(configs):
-    """Family → its run, and the explanation of two examples."""
-    known = {}
-
-    def explain(family):
-        if family not in known:
-            run = untrained.run(configs[family])
-            made = Visualizer(run, visualization.kinds(run)).rows(
-                run.config.data.eval_splits[-1], np.array([1, 0])
-            )
-            known[family] = run, made
-        return known[family]
-
-    return explain
+def chosen(run, *args, **numbers):
+    split, rows = visualization.choose(run, *args, **numbers)
+    return [str(run.source(split).names[i]) for i in rows]
 
 
-@pytest.mark.parametrize("family", KINDS)
-def test_every_kind_of_every_family_is_drawn(explained, family):
-    run, made = explained(family)
-    assert set(made.kinds) == KINDS[family]
-    for kind in ("", *made.kinds):
-        figure = made.figure(kind, width=7.0)
-        FigureCanvasAgg(figure).draw()
-        images = [axes.images[0].get_array() for axes in figure.axes if axes.images and not axes.lines]
-        assert len(images) >= 2 and figure.get_size_inches()[0] == 7
-        found = made.data(kind)
-        maps = {k: v for k, v in found.items() if k not in ("image", "caption", "size", "seen")}
-        assert maps and all(np.isfinite(v).all() for v in maps.values()), kind
-        assert found["image"].tolist() == [picture.name for picture in made.pictures]
-        if kind in ("rollout", "layers", "heads"):
-            assert all((v >= 0).all() and v.sum() > 0 for v in maps.values())
+def test_right_and_wrong_predictions_are_those_of_the_results(run):
+    assert chosen(run, right=1) == ["green13.png"] and chosen(run, wrong=4) == ["red13.png"]
+    assert chosen(run, right=2, wrong=1) == ["green13.png", "blue13.png", "red13.png"]
+    assert chosen(run, "test", limit=2) == ["blue13.png", "green13.png"]
+    two = chosen(run, "train", random=2, seed=3)
+    assert len(set(two)) == 2 and two == chosen(run, "train", random=2, seed=3)
+    with pytest.raises(UserError, match="which predictions of split 'val' are right is not known"):
+        visualization.choose(run, "val", wrong=1)
+
+
+def test_figures_and_their_numbers_are_written(run, tmp_path):
+    made = visualization.write(
+        [run, run], ["", "glca"], tmp_path, limit=2, split="test", formats=["png", "svg"]
+    )
+    assert sorted(path.name for path in made) == [
+        "glca.npz", "glca.png", "glca.svg", "paper.npz", "paper.png", "paper.svg",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "paper.png") as picture:
+        assert picture.width == 2100
+    svg = (tmp_path / "glca.svg").read_text()
+    assert "dcal: blue13.png" in svg and "GLCA − SA" in svg and "blue" in svg
+    with np.load(tmp_path / "glca.npz") as numbers:
+        assert numbers["rollout_sa"].shape == (4, 4, 4) and numbers["selected_glca"].shape == (4, 4)
+        np.testing.assert_array_equal(numbers["rollout_sa"][0], numbers["rollout_sa"][1])
+        assert numbers["seen"].shape == (4, 4)
+
+
+def test_a_figure_of_a_users_image_is_on_its_own_pixels(run, tmp_path):
+    """A wide photograph through resize and centre crop: what the network did not see is faded."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 60, 3), np.uint8)).save(
+        tmp_path / "wide.png"
+    )
+    made = run.explain(tmp_path / "wide.png", target="red")
+    (picture,) = made.pictures
+    assert picture.original.shape[1] == 2 * picture.original.shape[0] and picture.cropped
+    assert picture.placement.columns.seen == pytest.approx((0.25 * 300, 0.75 * 300), abs=3)
+    assert picture.caption.startswith("wide.png · predicted: ")
+    again = made.save(tmp_path / "made.pdf", "relevance", width=3)
+    assert [path.name for path in again] == ["made.pdf", "made.npz"]
+    assert b"/MediaBox [ 0 0 216 " in again[0].read_bytes() and zipfile.is_zipfile(again[1])
+    assert "data:image/png;base64," in made._repr_html_() and "relevance" in made._repr_html_()
+
+
+def test_mistakes_are_one_line(run, tmp_path):
+    with pytest.raises(
+        UserError, match="the run has no figure of kind 'words': dcal has rollout, glca, layers"
+    ):
+        visualization.write([run], ["words"], tmp_path, split="test")
+    with pytest.raises(UserError, match="there is no figure of kind 'rolout'"):
+        visualization.write([run], ["rolout"], tmp_path, split="test")
+    with pytest.raises(UserError, match="'jpg' is no format of a figure: choose of png, pdf, svg"):
+        visualization.write([run], [""], tmp_path, split="test", formats=["jpg"])
+    with pytest.raises(UserError, match=r"dcal has no class 'rod' \(did you mean 'red'\?\)"):
+        run.explain(run.source("test").load(0), target="rod")
+    with pytest.raises(UserError, match="reads no text of an image"):
+        run.explain(run.source("test").load(0), texts=["a"])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="broken.png cannot be read"):
+        run.explain(tmp_path / "broken.png")
+    with pytest.raises(UserError, match="ends in none of png, pdf, svg"):
+        run.explain(run.source("test").load(0)).save(tmp_path / "figure.jpg")
+    assert not list(tmp_path.glob("*.npz"))
