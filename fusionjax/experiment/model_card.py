@@ -61,11 +61,17 @@ def text(
 
 
 def intervals(outcomes: PerExample) -> dict[str, tuple[float, tuple[float, float]]]:
-    """Score, without its split → its value and 95 % interval over the examples, as in the report."""
-    return {
-        str(per_example.score_of(name)): (float(values.mean()), significance.mean_interval(values))
-        for name, values in outcomes.measures.items()
-    }
+    """Score, without its split → its value and 95 % interval over the examples, as in the report.
+
+    Where all examples have the same value, the bootstrap has no width: Wilson's interval takes its place.
+    """
+    found = {}
+    for name, values in outcomes.measures.items():
+        low, high = significance.mean_interval(values)
+        if low == high and per_example.is_binary(name):
+            low, high = significance.wilson_interval(float(values.mean()), len(values))
+        found[str(per_example.score_of(name))] = float(values.mean()), (low, high)
+    return found
 
 
 def _metadata(
@@ -94,7 +100,7 @@ def _metadata(
         datasets=[data_set],
         metrics=list(measured) or None,
         base_model=_repository(source) if source.startswith("hub:") else None,
-        model_name=_title(content) if results else None,
+        model_name=_title(content).replace("\\", "") if results else None,
     )
     return hub.card_metadata(fields, results)
 
@@ -129,7 +135,9 @@ def _results(
     split, lines = outcomes.split, ["| score | value | 95 % interval |", "|---|---|---|"]
     known = {f"{split}/{name}": interval for name, (_, interval) in measured.items()}
     numbers = {k: v for k, v in scores.items() if k not in _NOT_SCORES and isinstance(v, int | float)}
-    for name in sorted(numbers, key=lambda name: name not in known):
+    bounds = {f"{name}_{bound}" for name in numbers for bound in ("low", "high")}
+    numbers = {k: v for k, v in numbers.items() if k not in bounds}
+    for name in sorted(numbers, key=lambda name: (name not in known, not name.startswith(f"{split}/"))):
         width = f"{known[name][0]:.4f} to {known[name][1]:.4f}" if name in known else ""
         lines.append(f"| {_plain(name)} | {numbers[name]:.4f} | {width} |")
     note = (

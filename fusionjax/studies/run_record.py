@@ -77,6 +77,10 @@ def load(folder: str | Path) -> RunRecord:
         raise UserError(
             f"{folder} is not a workdir: its config.json has no config; give the workdir of a finished run"
         )
+    if "exported" in content:
+        raise UserError(
+            f"{folder} is an exported run, without its results by example: compare its own workdir"
+        )
     for key in ("examples", "contents", "environment"):
         if not isinstance(content.get(key, {}), dict):
             raise UserError(f"{folder / 'config.json'} is damaged: {key} is no JSON object; restore it")

@@ -15,6 +15,7 @@ from fusionjax import api, disk_cache, export
 from fusionjax import arguments as arguments_lib
 from fusionjax.errors import UserError
 from fusionjax.experiment import sharing, trainer, workdir
+from fusionjax.studies import run_record
 from tests.support import tiny
 
 pytestmark = pytest.mark.usefixtures("libraries_warn")
@@ -87,6 +88,7 @@ def test_the_card_is_valid_and_has_the_measured_numbers(run, folder):
     (result,) = data.eval_results
     assert result.metric_value == pytest.approx(scores["test/accuracy"], abs=1e-6)
     assert "95 % interval" in result.metric_name and result.dataset_split == "test"
+    assert data.model_name == "dcal_vit_shallow on photos"
     for words in (
         "Before you use these numbers",
         "`cc-by-4.0`",
@@ -159,6 +161,8 @@ def test_a_folder_of_ones_own_is_kept(run, folder, tmp_path):
         sharing.write(fusionjax.load(folder), tmp_path / "b")
     with pytest.raises(UserError, match="is an exported run, which is not trained further"):
         workdir.refuse_others(folder)
+    with pytest.raises(UserError, match="is an exported run, without its results by example"):
+        run_record.load(folder)
     with pytest.raises(UserError, match="was exported without its data"):
         fusionjax.load(folder).source("test")
 
