@@ -27,8 +27,13 @@ from fusionjax.experiment.inference import Run
 from fusionjax.interpret import image_maps
 from fusionjax.interpret.faithfulness_table import CONTROLS, Table
 from fusionjax.tasks.base.class_scorer import Predict
-from fusionjax.tasks.base.protocol import Variables
+from fusionjax.tasks.base.explanations import spread
+from fusionjax.tasks.base.protocol import ReportFields, Shown, Variables
 
+BATCH = 16
+"""Images of a report's examples that are computed together."""
+REPORTED, REPORTED_STEPS = 8, 4
+"""Examples of a report that are measured, and the parts in which their pixels are removed: 21 forward passes each."""
 COMBINED, EMBEDDING = "probabilities/combined", "embedding"
 _ANSWERS = "the probability of the predicted class"
 _NEAR = "the cosine similarity to the embedding of the whole image"
@@ -187,6 +192,59 @@ def measure(run: Run, split: str = "test", *, count: int = 32, steps: int = STEP
             steps=steps,
             seed=seed,
         )
+
+
+def of_report(
+    predict: Predict,
+    variables: Variables,
+    source: Source,
+    shown: Sequence[Shown],
+    data: ConfigDict,
+    mesh: Mesh,
+    *,
+    title: str,
+    auxiliary: Auxiliary | None = None,
+) -> ReportFields:
+    """The maps that a report shows, measured on some of its examples; empty for a model without such maps.
+
+    Args:
+        predict: compiled, of the explanation; its program for the batches of `run_report.examples` is used again.
+        variables: of the model.
+        source: the split.
+        shown: examples of the report.
+        data: `config.data`.
+        mesh: of the devices.
+        title: what the maps are called.
+        auxiliary: of the split.
+    """
+    batch = min(len(shown), BATCH)
+    some = [(one, one.rollout, i) for one, i, _ in spread(shown, REPORTED) if one.rollout is not None]
+    if not some:
+        return {}
+    index = np.asarray([i for *_, i in some])
+    images = [pipeline.view(source, i, data) for i in index.tolist()]
+    given = scored(
+        predict,
+        variables,
+        images,
+        mesh,
+        carried={name: np.asarray(source.columns[name], np.int32)[index] for name in data.carry},
+        auxiliary=None if auxiliary is None else AuxiliaryAt(auxiliary, index),
+        batch=batch,
+    )
+    made = table(
+        {"map": np.stack([map for _, map, _ in some])},
+        given,
+        {"map": title},
+        fill=_fill(images, data),
+        masks=[mask_as_seen(source, i, data) for i in index.tolist()],
+        steps=REPORTED_STEPS,
+    )
+    about = (
+        f"Does the {title} show what a prediction rests on? Measured on {len(some)} of the examples above; the score is "
+        f"{given.about}. {'; '.join(made.verdicts())}. See docs/methods/explanations.md"
+    )
+    return {"tables": [(about, made.heads, made.rows)]}
 
 
 def mask_as_seen(source: Source, i: int, data: ConfigDict) -> np.ndarray | None:

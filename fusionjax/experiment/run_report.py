@@ -18,7 +18,7 @@ from fusionjax.data.source import Source
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.probe import Baseline
-from fusionjax.experiment import results, workdir
+from fusionjax.experiment import faithfulness, results, workdir
 from fusionjax.interpret import pages, report
 from fusionjax.interpret.maps import Example
 from fusionjax.tasks.base.baselines import PooledFeatures
@@ -109,7 +109,7 @@ def examples(
     # Batches of the devices' number, padded: the report may show fewer images than there are devices.
     batches = pipeline.array_batches(
         images,
-        mesh_lib.round_up(min(len(images), 16), mesh),
+        mesh_lib.round_up(min(len(images), faithfulness.BATCH), mesh),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         carried={name: np.asarray(source.columns[name])[index] for name in data.carry},

@@ -17,7 +17,7 @@ from fusionjax.distributed import hosts
 from fusionjax.distributed import mesh as mesh_lib
 from fusionjax.evaluation import cautions
 from fusionjax.evaluation.probe import Baseline
-from fusionjax.experiment import input_pipeline, results, run_report, workdir
+from fusionjax.experiment import faithfulness, input_pipeline, results, run_report, workdir
 from fusionjax.experiment.evaluation_hook import (
     Evaluation,
     EvaluationHook,
@@ -225,7 +225,7 @@ def _export(
         return
     with progress.phase("report"):
         fields = run_report.join([section(finished) for section in task.sections])
-        fields |= _examples(experiment, session, final, evaluation)
+        fields = run_report.join([fields, *_examples(experiment, session, final, evaluation, fields)])
     if primary:
         page = run_report.write(
             experiment.folder,
@@ -285,21 +285,30 @@ def _chosen(
 
 
 def _examples(
-    experiment: "Experiment", session: Session, variables: Variables, evaluation: Evaluation
-) -> run_report.ReportFields:
+    experiment: "Experiment",
+    session: Session,
+    variables: Variables,
+    evaluation: Evaluation,
+    fields: run_report.ReportFields,
+) -> list[run_report.ReportFields]:
     """Correct and incorrect examples of the headline split; all processes take part. Empty for a task without explanations."""
     explanation = experiment.task.explanation
     if explanation is None:
-        return {}
+        return []
     split = headline(experiment.eval_sources)
     source = experiment.eval_sources[split]
+    predict, auxiliary = jax.jit(explanation.explain), session.feed.auxiliary.get(f"eval/{split}")
     right, wrong = run_report.examples(
-        jax.jit(explanation.explain), variables, source, experiment.config.data, evaluation.outputs[split],
+        predict, variables, source, experiment.config.data, evaluation.outputs[split],
         session.mesh, experiment.task.model.grid, experiment.config.report.examples, output_names=explanation.outputs,
-        auxiliary=session.feed.auxiliary.get(f"eval/{split}"),
+        auxiliary=auxiliary,
     )  # fmt: skip
     page = {"right": [e for e, *_ in right], "wrong": [e for e, *_ in wrong]}
-    return page | explanation.figures(source, [*right, *wrong])
+    measured = faithfulness.of_report(
+        predict, variables, source, [*right, *wrong], experiment.config.data, session.mesh,
+        title=fields.get("map_name", "attention rollout"), auxiliary=auxiliary,
+    )  # fmt: skip
+    return [page, explanation.figures(source, [*right, *wrong]), measured]
 
 
 def _baselines(experiment: "Experiment", session: Session) -> list[Baseline]:
