@@ -168,6 +168,7 @@ def _model() -> ConfigDict:
     # "stride16": what follows that map of an EfficientNet trains, whatever freeze_trunk says.
     c.train_trunk_from = ""
     c.freeze_trunk = False  # evaluation mode, no gradient
+    c.frozen_blocks = 0  # of a ViT or DCAL: the embedding and this many of the lowest blocks do not train
     c.trunk_norm = False  # batch normalisation of the trunk's feature map
     c.ratio = 0.1  # R: share of the patch tokens that GLCA queries with
     c.glca_input = "last"  # last, penultimate

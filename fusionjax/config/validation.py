@@ -143,8 +143,20 @@ def _cache(config: ConfigDict) -> None:
     _each_within(config, ("data.cache.passes", "data.cache.batch_size"), 1)
     if not config.data.cache.enabled or register.tasks.get(config.task).frozen_trunk(config):
         return
+    if config.model.frozen_blocks:
+        if config.loss.cutmix:
+            raise impossible(
+                config,
+                "loss.cutmix",
+                "cached tokens have no regions to cut: set data.cache.enabled=False, or 0",
+            )
+        return
     if not config.model.trunk:
-        raise impossible(config, "data.cache.enabled", "only the outputs of a frozen model.trunk are cached")
+        raise impossible(
+            config,
+            "data.cache.enabled",
+            "only the outputs of a frozen model.trunk, or of model.frozen_blocks, are cached",
+        )
     if not config.model.freeze_trunk:
         raise impossible(
             config,
@@ -162,7 +174,7 @@ def _model(config: ConfigDict) -> None:
     require_one_of(config, "model.train_trunk_from", "", "stride16")
     require_within(config, "model.ratio", 0, 1, open_low=True)
     _each_within(config, ("model.drop_path", "model.dropout"), 0, 0.999)
-    sizes = ("stride", "cameras", "width", "depth", "heads", "patch", "mlp_ratio")
+    sizes = ("stride", "cameras", "width", "depth", "heads", "patch", "mlp_ratio", "frozen_blocks")
     _each_within(config, tuple(f"model.{key}" for key in sizes), 0)
     require_within(config, "model.depth", 0, 1024)  # its blocks may be traced one by one
     if max((depth for stage in c.crossvit.depth for depth in stage), default=0) > 1024:

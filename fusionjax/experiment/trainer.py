@@ -265,6 +265,8 @@ class Experiment:
         c = self.config
         held = {name: tree["trunk"] for name, tree in variables.items() if "trunk" in tree}
         how = [c.precision, c.model.trunk, c.model.trunk_features, c.model.train_trunk_from]
+        if c.model.frozen_blocks:
+            how += [c.model.name, c.model.heads, c.model.patch, c.model.stride, c.model.frozen_blocks]
         return f"{how} {store.digest(held)}"
 
     @property

@@ -64,7 +64,8 @@ def test_pictures_are_resized_by_the_filter_of_the_published_weights(name):
         ("loss.pair_group", 3, "a divisor of the micro-batch 16"),
         ("train.batch_size", 1, "PWCA and mixing pair images"),
         ("train.best_metric", "val/accuracy", "a split of data.eval_splits"),
-        ("data.cache.enabled", True, "frozen model.trunk"),
+        ("data.cache.enabled", True, "frozen model.trunk, or of model.frozen_blocks"),
+        ("model.frozen_blocks", -1, r"allowed is \[0"),
         ("pretrained.into", "trunk", "names no trunk"),
         ("optim.lr_rules", ("bias",), "'bias' is no possible element"),
         ("data.eval_splits", (), "at least one split"),
@@ -161,3 +162,14 @@ def test_whole_numbers_stand_for_floats():
     config.data.mean, config.optim.weight_decay = (0, 1, 0.5), 1
     config_lib.validate(config)
     assert config.data.mean == (0, 1, 0.5) and type(config.optim.weight_decay) is float
+
+
+def test_regions_of_cached_tokens_are_not_cut():
+    config = load("cub")
+    with config.unlocked():
+        config.model.frozen_blocks, config.data.cache.enabled, config.loss.mixup = 8, True, 0.2
+    config_lib.validate(config.copy_and_resolve_references())
+    with config.unlocked():
+        config.loss.cutmix = 1.0
+    with pytest.raises(UserError, match="cached tokens have no regions to cut"):
+        config_lib.validate(config)

@@ -154,6 +154,10 @@ def _same(value: T) -> T:
     return value
 
 
+def _as_they_are(module: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    return weights
+
+
 def _own_antialias(module: nn.Module) -> bool:
     return getattr(module, "antialias", True)
 
@@ -196,6 +200,8 @@ class Family:
         shown: a map that explains its predictions, in addition to those of the methods; None if there is none.
         grids: module → rows and columns of its position embeddings, or one pair per branch; None without such embeddings.
         antialias: module → whether its position embeddings are resampled with antialiasing (`pretrained.merge`).
+        arrange: (module, variables of the whole network of its name) → the same as this module holds them, if it divides the
+            network into parts.
         counted: module → an equivalent module whose multiply-adds `models.cards` counts.
         capture: names that `models.cards` captures, so that attention maps are computed in full.
     """
@@ -229,6 +235,7 @@ class Family:
     shown: Shown | None = None
     grids: Callable[[Any], Grid | Sequence[Grid] | None] = _own_grid
     antialias: Callable[[Any], bool] = _own_antialias
+    arrange: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = _as_they_are
     counted: Callable[[Any], nn.Module] = _same
     capture: tuple[str, ...] = ()
 

@@ -6,10 +6,9 @@ The blocks run as one `nn.scan`: their parameters have a leading layer axis, and
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from fusionjax.models.attention import attention, attention_and_map, merge_heads, split_heads
@@ -25,7 +24,14 @@ from fusionjax.models.layers import (
     residual,
     trunc_normal,
 )
-from fusionjax.models.observation import Axis, Stream, observe_tokens, observer, self_attention
+from fusionjax.models.observation import (
+    Axis,
+    Stream,
+    observe_tokens,
+    observer,
+    self_attention,
+    stop_gradient,
+)
 from fusionjax.types import Array
 
 Attend = Callable[..., Array]
@@ -125,6 +131,7 @@ class ViT(nn.Module):
         output: "logits", or "tokens" for the normalised features of the patches, (B, h, w, D), like a trunk.
         cameras: number of cameras. The embedding of the camera, times `camera_scale`, is added to every token (side
             information embedding; He et al., TransReID, ICCV 2021, equation 3); 0 for none.
+        frozen_blocks: number of the lowest blocks that, with the embedding, are the trunk: a `LowerBlocks`, which is frozen.
         remat: recompute blocks in the backward pass, which saves memory and takes longer.
         registers: number of register tokens.
         layer_scale, feed_forward: see `Block`; with "swiglu", two thirds of mlp_ratio · D are the hidden width, rounded up to
@@ -151,12 +158,16 @@ class ViT(nn.Module):
     cameras: int = 0
     camera_scale: float = 3.0
     output: str = "logits"
+    frozen_blocks: int = 0
     remat: bool = False
     registers: int = 0
     layer_scale: float = 0.0
     feed_forward: str = "gelu"
     antialias: bool = True
     dtype: DType = jnp.float32
+
+    rolls_out: ClassVar[bool] = False
+    """Whether it needs the rollout of frozen blocks."""
 
     @property
     def prefix(self) -> int:
@@ -183,9 +194,9 @@ class ViT(nn.Module):
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
-        return self_attention(
-            "blocks/attention", Axis("image", self.grid, self.prefix, self.output != "tokens")
-        )
+        axis = Axis("image", self.grid, self.prefix, self.output != "tokens")
+        frozen = self_attention("trunk/blocks/attention", axis) if self.frozen_blocks else {}
+        return {**frozen, **self_attention("blocks/attention", axis)}
 
     @property
     def patch_spacing(self) -> tuple[float, float]:
@@ -199,6 +210,17 @@ class ViT(nn.Module):
         return tuple((name, part) for name, part in parts if part is not None)
 
     def setup(self) -> None:
+        if not self.frozen_blocks:
+            self._set_up_embedding()
+        self.blocks = Block(**self.block)
+        self.norm = LayerNorm(dtype=self.dtype)
+        self.embed_dropout = nn.Dropout(self.dropout)
+        if self.trunk_norm:
+            self.feature_norm = feature_norm(self.dtype)
+        if self.num_classes:
+            self.head = Dense(self.num_classes, dtype=jnp.float32)
+
+    def _set_up_embedding(self) -> None:
         tokens = self.grid[0] * self.grid[1] + 1
         self.cls_token = self.param(
             "cls_token", nn.initializers.normal(1e-6), (1, 1, self.width), jnp.float32
@@ -212,13 +234,6 @@ class ViT(nn.Module):
         if self.registers:
             shape = (1, self.registers, self.width)
             self.reg_token = self.param("reg_token", nn.initializers.normal(1e-6), shape, jnp.float32)
-        self.blocks = Block(**self.block)
-        self.norm = LayerNorm(dtype=self.dtype)
-        self.embed_dropout = nn.Dropout(self.dropout)
-        if self.trunk_norm:
-            self.feature_norm = feature_norm(self.dtype)
-        if self.num_classes:
-            self.head = Dense(self.num_classes, dtype=jnp.float32)
 
     def __call__(
         self,
@@ -257,13 +272,26 @@ class ViT(nn.Module):
         if self.trunk is None:
             raise ValueError("the model has no trunk")
         features, _ = self.trunk(images, train=train and not self.freeze_trunk)
-        return jax.lax.stop_gradient(features) if self.freeze_trunk else features
+        return stop_gradient(self, features) if self.freeze_trunk else features
 
     def pool_trunk(self, features: Array) -> Array:
-        """Returns the mean feature of trunk and neck over the grid, (B, C): the input of a linear probe."""
+        """Returns the mean feature of trunk and neck over the grid, (B, C): the input of a linear probe. With `frozen_blocks`
+        it is the mean of the patch tokens after all blocks and the last norm.
+        """
+        if self.frozen_blocks:
+            x, _ = self.encode(self.embed(None, features, train=False), attend=attention, train=False)
+            return self.norm(x[:, self.prefix :]).astype(jnp.float32).mean(1)
         if self.neck is not None:
             features, _ = self.neck(features, train=False)
         return features.astype(jnp.float32).mean((1, 2))
+
+    def features_of(self, images: Array | None, features: Array | None, *, train: bool) -> Array:
+        """Returns the features of the trunk, or the images if there is no trunk; features that are given are returned."""
+        if features is not None and images is None:
+            return features
+        if images is None or features is not None:
+            raise ValueError("pass either images or features")
+        return images if self.trunk is None else self.run_trunk(images, train=train)
 
     def embed(
         self, images: Array | None, features: Array | None, camera: Array | None = None, *, train: bool
@@ -273,10 +301,9 @@ class ViT(nn.Module):
             raise ValueError(
                 f"the model has {self.cameras} cameras: pass camera if and only if there are any"
             )
-        if images is not None and features is None:
-            features = images if self.trunk is None else self.run_trunk(images, train=train)
-        elif images is not None or features is None:
-            raise ValueError("pass either images or features")
+        features = self.features_of(images, features, train=train)
+        if self.frozen_blocks:
+            return features[:, :, 0, : self.width].astype(self.dtype)
         if self.neck is not None:
             features, _ = self.neck(features, train=False)
         if self.trunk_norm:
@@ -299,15 +326,15 @@ class ViT(nn.Module):
     def encode(
         self, x: Array, *, attend: Attend, train: bool, capture: tuple[str, ...] = ()
     ) -> tuple[Array, dict[str, Array]]:
-        """Runs all blocks; what `capture` names is stacked over layers."""
+        """Runs all blocks that are not frozen; what `capture` names is stacked over layers."""
 
         def body(block: Block, x: Array, rate: Array) -> tuple[Array, dict[str, Array]]:
             return block(x, rate if self.drop_path else None, attend=attend, train=train, capture=capture)
 
         if self.remat:
             body = nn.remat(body, prevent_cse=False)
-        rates = jnp.linspace(0, self.drop_path, self.depth)
-        return over_layers(body, self.depth)(self.blocks, x, rates)
+        rates = jnp.linspace(0, self.drop_path, self.depth)[self.frozen_blocks :]
+        return over_layers(body, self.depth - self.frozen_blocks)(self.blocks, x, rates)
 
     def classify(self, cls: Array) -> Array:
         """Applies the head in float32; returns the features if there is no head."""

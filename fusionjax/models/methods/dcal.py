@@ -12,6 +12,7 @@ Three branches are trained together; SA and GLCA are used at test time. See docs
 import functools
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -29,8 +30,8 @@ from fusionjax.models.layers import (
     residual,
     take_within_groups,
 )
-from fusionjax.models.methods.rollout import cls_rollout_from_qk
 from fusionjax.models.observation import Axis, See, Stream, observer
+from fusionjax.models.rollout import cls_rollout_from_qk
 from fusionjax.types import Array, Aux
 
 
@@ -174,6 +175,8 @@ class DCAL(ViT):
     partner_stream: str = "pwca"
     uncertainty_init: float = 0.0
 
+    rolls_out: ClassVar[bool] = True
+
     @property
     def streams(self) -> dict[str, Stream]:
         """See `models.observation`."""
@@ -225,7 +228,8 @@ class DCAL(ViT):
         pairs = "pwca" in self.branches and partner is not None
         if pairs and partner is not None:
             attend = self._two_streams(partner)
-        x = self.embed(images, features, camera, train=train)
+        features = self.features_of(images, features, train=train)
+        x = self.embed(None, features, camera, train=train)
         embedded, batch = x, x.shape[0]
         extra: tuple[str, ...] = ("qk",) if "glca" in self.branches else ()
         extra += ("tokens",) if "glca" in self.branches and self.glca_input == "penultimate" else ()
@@ -245,8 +249,10 @@ class DCAL(ViT):
             if self.glca_input == "last":
                 source = x[:batch]
             else:  # the input of the only block is the embedding
-                source = aux["tokens"][-2] if self.depth > 1 else embedded
-            aux["rollout"] = self._without_registers(cls_rollout_from_qk(aux["queries"], aux["keys"]))
+                source = aux["tokens"][-2] if len(aux["tokens"]) > 1 else embedded
+            below = features[:, :, 0, self.width :] if self.frozen_blocks else None
+            rollout = cls_rollout_from_qk(aux["queries"], aux["keys"], below)
+            aux["rollout"] = self._without_registers(rollout)
             aux["selected"] = select(aux["rollout"], num_selected(self.ratio, x.shape[1] - self.prefix))
             # Positions among CLS and patches → among all tokens.
             rows = jnp.where(aux["selected"] > 0, aux["selected"] + self.registers, 0)

@@ -226,5 +226,6 @@ class ImageModel(Generic[M]):
 
 
 def frozen_trunk(config: ConfigDict) -> tuple[str, ...]:
-    """Patterns of a trunk that `config.model` freezes."""
-    return ("^trunk/",) if config.model.freeze_trunk and config.model.trunk else ()
+    """Patterns of a trunk, or of lower blocks, that `config.model` freezes."""
+    c = config.model
+    return ("^trunk/",) if c.frozen_blocks or (c.freeze_trunk and c.trunk) else ()

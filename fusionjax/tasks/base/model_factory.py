@@ -113,6 +113,7 @@ def put_weights(
         log("the weights have no head: the model's stays initialised")
         new = (*new, HEAD.pattern)
     tables: dict[str, Any] = dict(grid=family.grids(module), antialias=family.antialias(module))
+    weights = family.arrange(module, weights)
     return pretrained.merge(variables, weights, skip=c.skip, new=new, log=log, **tables)
 
 

@@ -8,8 +8,8 @@ import pytest
 from fusionjax import models
 from fusionjax.interpret.rollout import cls_rollout, cls_rollout_from_qk
 from fusionjax.models import attention as attention_lib
+from fusionjax.models import rollout as rollout_lib
 from fusionjax.models.layers import take_within_groups
-from fusionjax.models.methods import rollout as rollout_lib
 from fusionjax.models.methods.dcal import derangement, num_selected, select
 from tests.support import dcal_oracle
 

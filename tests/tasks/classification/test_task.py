@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fusionjax
 from fusionjax import config as config_lib
-from fusionjax import tasks
+from fusionjax import pretrained, tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
 from fusionjax.tasks.base.protocol import Facts
 from fusionjax.train import losses, optim, state, step
-from tests.support import tiny
+from tests.support import frozen_trunk, tiny
 
 
 def config(name, **model):
@@ -192,3 +193,21 @@ def test_a_classifier_with_cameras_reports_its_examples(tmp_path, recwarn):
     c.data.source, c.data.carry, c.model.cameras = "manifest", ("camera",), 3
     summary = trainer.Experiment(c, tmp_path / "run").train()
     assert 0 <= summary["test/accuracy"] <= 1 and (tmp_path / "run" / "report" / "index.html").exists()
+
+
+def test_upper_blocks_train_on_cached_tokens_of_the_lower_ones(tmp_path, recwarn):
+    c = tiny.get_config(f"root={tiny.pictures(tmp_path / 'pictures', per_class=8)},steps=2")
+    c.model.frozen_blocks, c.data.cache.enabled, c.data.cache.passes = 1, True, 2
+    c.model.width = c.model.heads = 0
+    c.pretrained.source = frozen_trunk.source("vit_shallow", tmp_path)
+    c.model.patch, c.data.resize, c.data.image_size = 16, 36, 32
+    c.evaluation.probe = True
+    run = trainer.Experiment(c, tmp_path / "run")
+    summary = run.train()
+    assert 0 <= summary["test/accuracy"] <= 1
+    whole = pretrained.load(c.pretrained.source, "vit_shallow")["params"]
+    trained = fusionjax.load(tmp_path / "run").variables["params"]
+    for i, blocks in enumerate((trained["trunk"]["blocks"], trained["blocks"])):
+        same = jax.tree.map(lambda a, b, i=i: bool(np.all(a[0] == b[i])), blocks, whole["blocks"])
+        assert all(jax.tree.leaves(same)) == (i == 0)
+    assert "logistic_regression" in (tmp_path / "run" / "results.json").read_text()

@@ -27,6 +27,7 @@ from fusionjax.models.backbones.record import (
 )
 from fusionjax.models.backbones.records.vit_keys import clean, key_map, of_transformers
 from fusionjax.models.backbones.vit import ViT
+from fusionjax.models.backbones.vit_lower import LowerBlocks
 from fusionjax.models.layers import FEED_FORWARD, DType
 
 V = TypeVar("V", bound=ViT)
@@ -77,7 +78,7 @@ def build(name: str, **overrides: Any) -> ViT:
         **overrides: fields of `ViT`. `trunk` is the name of a convolutional trunk whose feature map becomes the token grid
             (then `patch` is 1 by default), and `trunk_features` selects the map, "" for the default one.
             `train_trunk_from="stride16"` (EfficientNet) splits the trunk after that map: the upper part is trained even if the
-            lower part is frozen.
+            lower part is frozen. `frozen_blocks=K` freezes the embedding and the lowest K blocks, which become the trunk.
 
     Raises:
         UserError: a field is unknown, or the combination of fields is invalid.
@@ -104,7 +105,25 @@ def make(name: str, module: type[V], settings: Mapping[str, Any], overrides: Map
     naming.check_fields(name, fields, naming.fields_of(module))
     made = module(**fields)
     check(name, made)
-    return made
+    return made.clone(trunk=lower(made), freeze_trunk=True) if made.frozen_blocks else made
+
+
+def lower(module: ViT) -> LowerBlocks:
+    """The embedding and the lowest blocks of a model with `frozen_blocks`."""
+    shared = (
+        "image_size",
+        "patch",
+        "stride",
+        "width",
+        "heads",
+        "mlp_ratio",
+        "registers",
+        "layer_scale",
+        "feed_forward",
+        "dtype",
+    )
+    fields = {key: getattr(module, key) for key in shared}
+    return LowerBlocks(**fields, depth=module.frozen_blocks, num_classes=0, rollout=module.rolls_out)
 
 
 def check(name: str, module: ViT) -> None:
@@ -128,6 +147,14 @@ def check(name: str, module: ViT) -> None:
         raise UserError(
             f"model {name}: feed_forward={module.feed_forward!r} is not one of {', '.join(FEED_FORWARD)}"
         )
+    if module.frozen_blocks:
+        if not 0 < module.frozen_blocks < module.depth:
+            raise UserError(
+                f"model {name}: frozen_blocks={module.frozen_blocks} must be less than depth={module.depth}, or 0"
+            )
+        for field, found in (("trunk", module.trunk), ("cameras", module.cameras)):
+            if found:
+                raise UserError(f"model {name}: frozen_blocks does not go with {field}: set one of them")
     if module.trunk_norm and module.trunk is None:
         raise UserError(f"model {name}: trunk_norm=True needs a trunk")
     for rate in ("drop_path", "dropout"):
@@ -145,14 +172,27 @@ def reference(name: str, tensors: Mapping[str, np.ndarray]) -> Reference:
 
 def layers(module: ViT) -> LayerOrder:
     """Embedding, blocks, and norm with head: the order of BEiT (Bao et al., ICLR 2022)."""
-    return LayerOrder(
-        module.depth,
-        (
-            Layer(r"(cls_token|reg_token|pos_embed|camera_embed|patch_embed/.*)", 0),
-            Layer(r"blocks/.*", 1, stacked=True),
-            Layer(r"(norm|head)/.*", module.depth + 1),
-        ),
-    )
+    depth = module.depth - module.frozen_blocks
+    embedding = (Layer(r"(cls_token|reg_token|pos_embed|camera_embed|patch_embed/.*)", 0),)
+    above = (Layer(r"blocks/.*", 1, stacked=True), Layer(r"(norm|head)/.*", depth + 1))
+    return LayerOrder(depth, above if module.frozen_blocks else (*embedding, *above))
+
+
+def arrange(module: ViT, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """See `Family.arrange`: with `frozen_blocks` the lower part belongs to the trunk."""
+    cut = module.frozen_blocks
+    if not cut:
+        return weights
+    params = dict(weights["params"])
+    below = {
+        key: params.pop(key)
+        for key in ("cls_token", "reg_token", "pos_embed", "patch_embed")
+        if key in params
+    }
+    blocks = params["blocks"]
+    below["blocks"] = jax.tree.map(lambda leaf: leaf[:cut], blocks)
+    params["blocks"] = jax.tree.map(lambda leaf: leaf[cut:], blocks)
+    return {**weights, "params": {**params, "trunk": below}}
 
 
 def inputs(module: ViT, size: tuple[int, int] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -170,6 +210,7 @@ def configure(config: ConfigDict, *, image_shape: tuple[int, int], channels: int
         "dropout",
         "remat",
         "freeze_trunk",
+        "frozen_blocks",
         "trunk_norm",
         "stride",
         "cameras",
@@ -244,8 +285,8 @@ FAMILY = Family(
     transformer=True,
     reference=reference,
     unpublished=("camera_embed",),
-    reads=("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "trunk_norm",
-           "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from"),
+    reads=("width", "depth", "heads", "patch", "mlp_ratio", "drop_path", "dropout", "remat", "freeze_trunk", "frozen_blocks",
+           "trunk_norm", "stride", "cameras", "camera_scale", "trunk", "trunk_features", "train_trunk_from"),
     # Changing only the name of a DCAL config to a ViT must work, so fields that only DCAL uses may be set.
     spared=("ratio", "glca_input", "partner_stream"),
     configure=configure,
@@ -255,6 +296,7 @@ FAMILY = Family(
         tokens=lambda module, images, train: _tokens(module, images, train)[:, module.prefix :],
     ),
     tokens=tokens,
+    arrange=arrange,
     embeds=True,
     capture=("attention",),
 )  # fmt: skip

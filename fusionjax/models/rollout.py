@@ -37,11 +37,13 @@ def cls_rollout(
 def cls_rollout_from_qk(
     queries: Float[Array, "layers batch heads tokens depth"],
     keys: Float[Array, "layers batch heads tokens depth"],
+    below: Float[Array, "batch tokens tokens"] | None = None,
 ) -> Float[Array, "batch tokens"]:
     """Computes the CLS row of the rollout from queries and keys, without storing an N × N map.
 
     Args:
         queries, keys: (L, B, H, N, d) float, as the layers computed them (unscaled).
+        below: (B, N, N) float, the rollout of layers below these, from `matrix_from_qk`; None if there are none.
 
     Returns:
         (B, N) float32, as `cls_rollout`. Memory is linear in N: long sequences are processed in blocks of query rows.
@@ -52,7 +54,36 @@ def cls_rollout_from_qk(
     def step(r: Array, layer: tuple[Array, Array]) -> tuple[Array, None]:
         return 0.5 * r + 0.5 * _row_times_map(r, *layer), None
 
-    return jax.lax.scan(step, _cls_row(batch, n), (queries, keys), reverse=True)[0]
+    row = jax.lax.scan(step, _cls_row(batch, n), (queries, keys), reverse=True)[0]
+    if below is None:
+        return row
+    return jnp.einsum("bn,bnm->bm", row, jax.lax.stop_gradient(below).astype(jnp.float32))
+
+
+def matrix_from_qk(
+    queries: Float[Array, "layers batch heads tokens depth"],
+    keys: Float[Array, "layers batch heads tokens depth"],
+) -> Float[Array, "batch tokens tokens"]:
+    """Computes the whole rollout S̄_L ⋯ S̄_1 of some layers, for `cls_rollout_from_qk` of the layers above them.
+
+    Args:
+        queries, keys: (L, B, H, N, d) float, as the layers computed them (unscaled).
+
+    Returns:
+        (B, N, N) float32, each row summing to 1. No gradient flows through it. The maps of a few images are held at a time.
+    """
+    queries, keys = jax.lax.stop_gradient((queries, keys))
+    n = queries.shape[3]
+
+    def image(layers: tuple[Array, Array]) -> Array:
+        def step(total: Array, layer: tuple[Array, Array]) -> tuple[Array, None]:
+            q, k = layer
+            mean = probabilities(q[None], k[None])[0].mean(0)
+            return 0.5 * total + 0.5 * mean @ total, None
+
+        return jax.lax.scan(step, jnp.eye(n, dtype=jnp.float32), layers)[0]
+
+    return jax.lax.map(image, (queries.swapaxes(0, 1), keys.swapaxes(0, 1)), batch_size=8)
 
 
 def _cls_row(batch: int, n: int) -> Array:
