@@ -24,11 +24,11 @@ def image_map(captured: Captured, method: str) -> np.ndarray:
     """
     if method not in available(captured):
         raise ValueError(f"{method!r} is not one of {', '.join(available(captured))}")
-    return METHODS[method](captured).astype(np.float32)
+    return KINDS[method](captured).astype(np.float32)
 
 
 def available(captured: Captured) -> tuple[str, ...]:
-    """The methods of `METHODS` that a model's streams and gradients allow."""
+    """The methods of `KINDS` that a model's streams and gradients allow."""
     streams = captured.streams.values()
     has = {
         "attention": any(s.keys.kind == "image" for s in streams),
@@ -36,7 +36,7 @@ def available(captured: Captured) -> tuple[str, ...]:
         "glca": "glca" in captured.maps,
     }
     has["gradient_attention"] = has["relevance"] = has["attention"] and bool(captured.gradients)
-    return tuple(name for name in METHODS if has[name])
+    return tuple(name for name in KINDS if has[name])
 
 
 def attention(captured: Captured) -> np.ndarray:
@@ -82,7 +82,7 @@ def relevance(captured: Captured) -> np.ndarray:
     return to_patches(row, stream.keys)
 
 
-METHODS: dict[str, Method] = {
+KINDS: dict[str, Method] = {
     "attention": attention,
     "rollout": rollout,
     "glca": glca,

@@ -34,8 +34,8 @@ def dcal(rng):
 
 
 def test_every_method_of_a_dcal(dcal):
-    assert image_maps.available(dcal) == tuple(image_maps.METHODS)
-    for method in image_maps.METHODS:
+    assert image_maps.available(dcal) == tuple(image_maps.KINDS)
+    for method in image_maps.KINDS:
         found = image_maps.image_map(dcal, method)
         assert found.shape == (N, 2, 3) and np.isfinite(found).all() and (found >= 0).all()
     np.testing.assert_allclose(
