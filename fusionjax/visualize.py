@@ -10,7 +10,7 @@ from fusionjax import cli, progress
 from fusionjax.arguments import Command, at_least, comma_separated, needed, output_folder
 from fusionjax.errors import UserError
 
-KINDS = "rollout, glca, layers, heads, words, scales, sound, pca, gradient, relevance, partner"
+KINDS = "rollout, glca, layers, heads, words, scales, sound, pca, gradient_attention, relevance, partner"
 
 
 def _inches(text: str) -> float:
@@ -61,6 +61,7 @@ def add(parser: ArgumentParser) -> None:
         "--class", dest="target", metavar="NAME", help='class of the gradients; "label": the true one'
     )
     parser.add_argument("--compare", metavar="RUN", help="another run, drawn below each image")
+    parser.add_argument("--faithfulness", action="store_true", help="print how far the maps can be trusted")
     parser.add_argument(
         "--format", type=comma_separated, default=["png"], metavar="A,B", help="png, pdf, svg (png)"
     )
@@ -92,7 +93,14 @@ def main(options: Namespace) -> None:
             target=options.target, split=options.split, right=options.right, wrong=options.wrong,
             random=options.random, limit=options.limit, formats=options.format, width=options.width,
         )  # fmt: skip
+        table = None
+        if options.faithfulness:
+            from fusionjax.experiment import faithfulness
+
+            table = faithfulness.measure(runs[0], options.split or visualization.scored_split(runs[0]))
     print(*made, sep="\n")
+    if table is not None:
+        print(table.text())
 
 
 COMMAND = Command(

@@ -332,6 +332,12 @@ def choose(
     return split, np.asarray(found[: limit or None], np.int64)
 
 
+def scored_split(run: "Run") -> str:
+    """The split that a run's report is about: "test", or else the last of the config; of re-identification the first."""
+    splits = run.config.data.eval_splits
+    return "test" if "test" in splits else splits[0 if run.task.scorer.closed_set is False else -1]
+
+
 def _ranked(outcomes: PerExample, names: Sequence[str], *, right: int, wrong: int) -> list[int]:
     """Positions in the source of the right and then of the wrong predictions, by the results that the run left."""
     place = {str(name): i for i, name in enumerate(names)}

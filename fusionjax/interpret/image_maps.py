@@ -43,7 +43,7 @@ def attention(captured: Captured) -> np.ndarray:
     """The last layer's attention over the image, mean over heads: of the class token, or the mean over queries."""
     name, stream = reading(captured)
     rows = captured.maps[name][-1].mean(1)
-    return to_patches(_of_queries(rows, stream, captured), stream.keys)
+    return to_patches(of_queries(rows, stream, captured), stream.keys)
 
 
 def rollout(captured: Captured) -> np.ndarray:
@@ -51,7 +51,7 @@ def rollout(captured: Captured) -> np.ndarray:
     name, stream = _last_self(captured)
     if stream.keys.cls:
         return to_patches(attention_maps.rollout_row(captured.maps[name]), stream.keys)
-    return to_patches(_of_queries(attention_maps.rollout(captured.maps[name]), stream, captured), stream.keys)
+    return to_patches(of_queries(attention_maps.rollout(captured.maps[name]), stream, captured), stream.keys)
 
 
 def glca(captured: Captured) -> np.ndarray:
@@ -63,7 +63,7 @@ def gradient_attention(captured: Captured) -> np.ndarray:
     """Gradient × attention of the last layer over the image."""
     name, stream = reading(captured)
     rows = weighted_heads(captured.maps[name][-1], captured.gradients[name][-1])
-    return to_patches(_of_queries(rows, stream, captured), stream.keys)
+    return to_patches(of_queries(rows, stream, captured), stream.keys)
 
 
 def relevance(captured: Captured) -> np.ndarray:
@@ -74,7 +74,7 @@ def relevance(captured: Captured) -> np.ndarray:
         return to_patches(*_with_axis(modality_relevance(captured)["image"], captured))
     name, stream = _last_self(captured)
     total = attention_maps.relevance(captured.maps[name], captured.gradients[name])
-    row = _of_queries(total, stream, captured)
+    row = of_queries(total, stream, captured)
     if "glca" in captured.gradients and captured.gradients["glca"].any():
         # GLCA's class token starts as that of self-attention and reads all tokens; the prediction is the mean of both.
         heads = weighted_heads(captured.maps["glca"][-1], captured.gradients["glca"][-1])
@@ -216,7 +216,7 @@ def _is_cross(stream: Stream) -> bool:
     return len(kinds) == 2 and kinds <= {"image", "text", "audio"}
 
 
-def _of_queries(rows: np.ndarray, stream: Stream, captured: Captured) -> np.ndarray:
+def of_queries(rows: np.ndarray, stream: Stream, captured: Captured) -> np.ndarray:
     """(N, Q, K) → (N, K): the row of the class token, or the mean over patches, or over queries that are no padding."""
     if stream.queries.cls:
         return rows[:, 0]

@@ -1,9 +1,14 @@
 """Kinds of figures of the attention over image patches; see `views`."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fusionjax.interpret import attention_maps as maps
+from fusionjax.interpret import image_maps
 from fusionjax.interpret.charts import Chart
+from fusionjax.interpret.image_maps import of_queries
+from fusionjax.interpret.panels import Panel
 from fusionjax.interpret.view import Lines, View, over_image, own, suffix
 
 
@@ -88,29 +93,42 @@ def scales(view: View) -> Lines:
     return lines
 
 
-def gradient(view: View) -> Lines:
-    """Gradient × attention of the last layer, positive parts, mean of the heads, for the class."""
-    found = view.captured
-    names = [n for n in over_image(found.streams) if n in found.gradients]
-    panels = []
-    for n in names:
-        queries = range(found.maps[n].shape[3]) if view.query(n) is None else [0]
-        rows = [maps.gradient_attention(found.maps[n], found.gradients[n], query=q) for q in queries]
-        panels.append(
-            view.panel(n, f"gradient × attention{suffix(n, names)}", "gradient", np.mean(rows, axis=0))
-        )
-    return [("", [*view.inputs(), *panels])]
+def gradient_attention(view: View) -> Lines:
+    """Gradient × attention of the last layer, for the class."""
+    return _for_the_class(view, "gradient_attention", _gradient_attention)
 
 
 def relevance(view: View) -> Lines:
-    """Relevance by Chefer et al. (ICCV 2021) for the class, through all layers."""
-    found = view.captured
-    names = [n for n in own(found.streams) if n in found.gradients]
-    panels = []
-    for n in names:
-        rows, query = maps.relevance(found.maps[n], found.gradients[n]), view.query(n)
-        row = rows.mean(1) if query is None else rows[:, query]
-        panels.append(view.panel(n, f"relevance{suffix(n, names)}", "relevance", row))
+    """Relevance by Chefer et al. (ICCV 2021), for the class."""
+    return _for_the_class(view, "relevance", maps.relevance)
+
+
+def _gradient_attention(found: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    return maps.weighted_heads(found[-1], gradients[-1])
+
+
+def _for_the_class(view: View, method: str, rows: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Lines:
+    """The map of a method of `image_maps`; of an image with several modalities one of each.
+
+    Args:
+        view: with gradients.
+        method: its name.
+        rows: (maps, gradients) of a stream → (1, Q, K).
+    """
+    found, title = view.captured, image_maps.TITLES[method]
+    if not view.parts:
+        values = image_maps.image_map(found, method)[0]
+        return [("", [*view.inputs(), Panel(title, method, "share", values, (len(values), values.shape[1]))])]
+    panels = [
+        view.panel(
+            n,
+            f"{title}{suffix(n, view.parts)}",
+            method,
+            of_queries(rows(found.maps[n], found.gradients[n]), found.streams[n], found),
+        )
+        for n in own(found.streams)
+        if n in found.gradients and found.gradients[n].any()
+    ]
     return [("", [*view.inputs(), *panels])]
 
 

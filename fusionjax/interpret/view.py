@@ -8,6 +8,7 @@ import numpy as np
 from fusionjax.interpret import attention_maps as maps
 from fusionjax.interpret.capture import Captured
 from fusionjax.interpret.charts import Chart
+from fusionjax.interpret.image_maps import of_queries
 from fusionjax.interpret.panels import Kind, Panel
 from fusionjax.models.observation import Axis, Stream
 
@@ -42,33 +43,23 @@ class View:
         """The tokens that a stream attends to."""
         return self.captured.streams[stream].keys
 
-    def query(self, stream: str) -> int | None:
-        """The query whose attention stands for the image: the class token; None, for the mean of all, where there is none."""
-        s = self.captured.streams[stream]
-        return 0 if s.queries.kind == "cls" or s.queries.prefix else None
-
     def asking(self, stream: str) -> str:
-        """What the queries are, in words."""
-        if self.query(stream) is not None:
-            return KINDS["cls"]
-        return f"{KINDS[self.captured.streams[stream].queries.kind]}, their mean"
+        """What the queries are, in words: the class token, where there is one that the layers above read."""
+        queries = self.captured.streams[stream].queries
+        return KINDS["cls"] if queries.cls else f"{KINDS[queries.kind]}, their mean"
 
-    def weights(self, stream: str, layer: int = -1, head: int | maps.HeadFusion = "mean") -> np.ndarray:
-        """Attention of the class token, or the mean over the queries, (1, K)."""
-        found, query = self.captured.maps[stream], self.query(stream)
-        if query is not None:
-            return maps.raw_attention(found, layer=layer, head=head, query=query)
-        rows = found[layer]
-        rows = rows[:, head] if isinstance(head, int) else rows.mean(1)
-        counted = np.maximum((rows.sum(-1, keepdims=True) > 0).sum(1), 1)  # without padding
-        return np.asarray(rows.sum(1) / counted)
+    def weights(self, stream: str, layer: int = -1, head: int | None = None) -> np.ndarray:
+        """Attention of the queries, as `image_maps.of_queries`, by one head or the mean of all: (1, K)."""
+        heads = self.captured.maps[stream][layer]
+        rows = heads.mean(1) if head is None else heads[:, head]
+        return of_queries(rows, self.captured.streams[stream], self.captured)
 
     def rollout(self, stream: str, stop: int | None = None) -> np.ndarray:
-        """Rollout of the class token, or the mean over the patches, up to a layer, (1, K)."""
-        found, query = self.captured.maps[stream], self.query(stream)
-        if query is None:
-            return np.asarray(maps.rollout(found, stop=stop).mean(1))
-        return maps.rollout_row(found, stop=stop, query=query)
+        """Rollout up to a layer, (1, K)."""
+        found, read = self.captured.maps[stream], self.captured.streams[stream]
+        if read.queries.cls:
+            return maps.rollout_row(found, stop=stop)
+        return of_queries(maps.rollout(found, stop=stop), read, self.captured)
 
     def panel(self, stream: str, title: str, key: str, values: np.ndarray, kind: Kind = "share") -> Panel:
         """A panel over the image of a stream.

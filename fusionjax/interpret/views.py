@@ -30,6 +30,16 @@ class Kind:
     wants_gradients: bool = False
 
 
+def _between(streams: Streams, kind: str) -> bool:
+    """Whether tokens of a kind attend to those of another kind, or are attended to."""
+    return bool(across(streams, kind) + across(streams, "", kind))
+
+
+def _explains_classes(streams: Streams, gradients: bool) -> bool:
+    """Whether the gradients of a score reach a map over the image."""
+    return gradients and bool(over_image(streams))
+
+
 KINDS: dict[str, Kind] = {
     "rollout": Kind("attention rollout", lambda s, g: bool(own(s)), image.rollout),
     "glca": Kind("GLCA: selected patches, where they look, GLCA − SA", lambda s, g: "glca" in s, image.glca),
@@ -43,8 +53,8 @@ KINDS: dict[str, Kind] = {
     ),
     "sound": Kind("moments of a sound", lambda s, g: _between(s, "audio"), modality.sound, 6),
     "pca": Kind("similarity of patches as colours", lambda s, g: bool(own(s)), image.pca),
-    "gradient": Kind("gradient × attention", lambda s, g: g and bool(over_image(s)), image.gradient, 0, True),
-    "relevance": Kind("relevance, Chefer et al.", lambda s, g: g and bool(own(s)), image.relevance, 0, True),
+    "gradient_attention": Kind("gradient × attention", _explains_classes, image.gradient_attention, 0, True),
+    "relevance": Kind("relevance, Chefer et al.", _explains_classes, image.relevance, 0, True),
     "partner": Kind("PWCA: attention on the partner", lambda s, g: "pwca" in s, image.partner, 6),
 }
 """Kind → what it is."""
@@ -52,8 +62,3 @@ PAPER = Kind(
     "input, SA, GLCA, difference, selected patches, layers", lambda s, g: bool(over_image(s)), image.paper
 )
 """The figure of a paper."""
-
-
-def _between(streams: Streams, kind: str) -> bool:
-    """Whether tokens of a kind attend to those of another kind, or are attended to."""
-    return bool(across(streams, kind) + across(streams, "", kind))

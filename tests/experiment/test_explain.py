@@ -26,7 +26,7 @@ STREAMS = {
 }  # fmt: skip
 
 
-PATCHES, SCORED = {"rollout", "layers", "heads", "pca"}, {"gradient", "relevance"}
+PATCHES, SCORED = {"rollout", "layers", "heads", "pca"}, {"gradient_attention", "relevance"}
 KINDS = {
     "classification": {*PATCHES, *SCORED, "glca", "partner"},
     "crossvit": {*PATCHES, *SCORED, "scales"},
