@@ -168,6 +168,13 @@ class Experiment:
             parameters=parameters.of(self.task.model.module),
         )
 
+    def loss(self, shards: int) -> step.Loss:
+        """The loss of a micro-batch, which is split over `shards` devices."""
+        c = self.config
+        micro = c.train.batch_size // c.optim.accumulate
+        group = c.loss.pair_group or max(micro // shards, 1)
+        return functools.partial(self.task.objective, groups=micro // group)
+
     def train_step(self, optimizer: optim.Optimizer, shards: int) -> step.TrainStep:
         """The pure step function, for jit or `eval_shape`.
 
@@ -176,11 +183,8 @@ class Experiment:
             shards: devices that the batch is split over.
         """
         c = self.config
-        micro = c.train.batch_size // c.optim.accumulate
-        group = c.loss.pair_group or max(micro // shards, 1)
-        loss = functools.partial(self.task.objective, groups=micro // group)
         return step.make(
-            loss,
+            self.loss(shards),
             optimizer,
             seed=c.seed,
             accumulate=c.optim.accumulate,

@@ -1,7 +1,9 @@
 """What `--check` says of a run before it starts."""
 
+import functools
 import re
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -55,13 +57,32 @@ def test_memory_and_work_grow_with_the_batch_and_with_accumulation_stay(pictures
         with c.unlocked():
             c.train.batch_size, c.optim.accumulate = train["batch"], train.get("accumulate", 1)
         said = trainer.Experiment(c, tmp_path).describe()
-        return float(re.search(r"images ([\d.]+) MiB", said).group(1)), float(
-            re.search(r"\((\S+) operations", said).group(1)
-        )
+        found = (r"images ([\d.]+) MiB", r"\((\S+) operations", r"about ([\d.]+) MiB are kept")
+        return [float(re.search(pattern, said).group(1)) for pattern in found]
 
-    (images, work), (more_images, more_work) = numbers(batch=8), numbers(batch=800)
-    assert more_images > images + 2 and more_work == pytest.approx(100 * work, rel=0.1)
-    assert numbers(batch=8, accumulate=2)[1] == pytest.approx(work, rel=0.1)
+    (images, work, kept), (more_images, more_work, more_kept) = numbers(batch=80), numbers(batch=800)
+    assert more_images > images + 2 and more_work == pytest.approx(10 * work, rel=0.1)
+    assert more_kept == pytest.approx(10 * kept, rel=0.1)
+    halved = numbers(batch=80, accumulate=2)
+    assert halved[1] == pytest.approx(work, rel=0.1) and halved[2] == pytest.approx(kept / 2, rel=0.1)
+
+
+def test_with_remat_blocks_keep_their_inputs_alone(pictures, tmp_path):
+    """Parameters and the batch are not counted: a model without a block keeps little."""
+
+    def kept(**fields):
+        c = tiny.get_config(f"root={pictures}")
+        with c.unlocked():
+            c.model.update({"ablation": "sa_only", "dropout": 0.0, "drop_path": 0.0, **fields})
+        run = trainer.Experiment(c, tmp_path)
+        optimizer, (batch, _) = run.optimizer(), overview._batch(run)
+        current = jax.eval_shape(functools.partial(run.create_state, optimizer), run.abstract_variables())
+        return overview._kept(run, optimizer, current, batch)
+
+    tokens = 8 * 17 * 24 * 4  # bytes of the tokens of a batch: (8, 4 × 4 + 1, 24) float32
+    deep, deeper = kept(depth=2), kept(depth=4)
+    assert (deeper - deep) / 2 > 8 * tokens, "norms, queries, keys, values, attention, both layers of the MLP"
+    assert (kept(depth=4, remat=True) - kept(depth=2, remat=True)) / 2 == pytest.approx(tokens, rel=0.1)
 
 
 def test_the_speed_of_a_device_is_measured(monkeypatch):
