@@ -1,5 +1,6 @@
 """The device mesh and where arrays lie on it; eight devices are a process of their own."""
 
+import json
 import types
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusionjax.distributed import mesh as mesh_lib
-from tests.support import process
+from tests.support import process, tiny
 
 EIGHT = """
 import jax
@@ -45,3 +46,11 @@ def test_one_device_takes_any_batch_and_keeps_it_whole():
 def test_a_batch_is_split_over_eight_devices_and_parameters_are_on_all():
     done = process.python("-c", EIGHT, devices=8)
     assert "config.train.batch_size=12 must be a multiple of the 8 devices" in done.stdout
+
+
+def test_dcal_reduces_its_gradients_and_sends_nothing_else(tmp_path):
+    """The streams of PWCA and the selection of GLCA stay where their images are."""
+    root = tiny.pictures(tmp_path / "root", per_class=6)
+    done = process.python("-m", "tests.support.collectives", root, "full", devices=2)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {"all-reduce"}, found

@@ -98,7 +98,8 @@ def select(rollout: Float[Array, "batch tokens"], count: int) -> Int[Array, "bat
     Returns:
         (B, 1 + count) int32: always 0 (CLS), then the patches by descending weight; ties go to the lower index.
     """
-    _, top = jax.lax.top_k(rollout[:, 1:], count)
+    # A sort splits over the devices of a batch; `top_k` would gather all rows on each of them.
+    top = jnp.argsort(rollout[:, 1:], axis=1, descending=True, stable=True)[:, :count]
     return jnp.concatenate([jnp.zeros_like(top[:, :1]), top + 1], axis=1)
 
 
@@ -230,24 +231,25 @@ class DCAL(ViT):
             attend = self._two_streams(partner)
         features = self.features_of(images, features, train=train)
         x = self.embed(None, features, camera, train=train)
-        embedded, batch = x, x.shape[0]
+        embedded = x
         extra: tuple[str, ...] = ("qk",) if "glca" in self.branches else ()
         extra += ("tokens",) if "glca" in self.branches and self.glca_input == "penultimate" else ()
         if pairs and "attention" in capture:
             raise ValueError("capture attention maps without a partner: those of PWCA are over 2N keys")
         x, seen = self.encode(
-            jnp.concatenate([x, x]) if pairs else x,
+            merge_streams(x, x) if pairs else x,
             attend=attend,
             train=train,
             capture=(*extra, *(name for name in capture if name not in extra)),
         )
-        aux: Aux = {name: value[:, :batch] for name, value in seen.items()}
-        feature = {"sa": self.norm(x[:batch, 0])}
-        if pairs:
-            feature["pwca"] = self.norm(x[batch:, 0])
+        aux: Aux = {name: split_streams(value, 1)[0] if pairs else value for name, value in seen.items()}
+        own, pair = split_streams(x) if pairs else (x, None)
+        feature = {"sa": self.norm(own[:, 0])}
+        if pair is not None:
+            feature["pwca"] = self.norm(pair[:, 0])
         if "glca" in self.branches:
             if self.glca_input == "last":
-                source = x[:batch]
+                source = own
             else:  # the input of the only block is the embedding
                 source = aux["tokens"][-2] if len(aux["tokens"]) > 1 else embedded
             below = features[:, :, 0, self.width :] if self.frozen_blocks else None
@@ -280,18 +282,34 @@ class DCAL(ViT):
         return jnp.concatenate([rollout[:, :1], rollout[:, self.prefix :]], axis=1)
 
     def _two_streams(self, partner: Array) -> Attend:
-        """Returns the attention of the SA stream (first half of the batch) and of the PWCA stream (second half)."""
+        """Returns the attention of the SA stream and of the PWCA stream; see `merge_streams`."""
 
         def attend(q: Array, k: Array, v: Array, *, see: See | None = None) -> Array:
-            (q1, q2), (k1, k2), (v1, v2) = (jnp.split(x, 2) for x in (q, k, v))
+            (q1, q2), (k1, k2), (v1, v2) = (split_streams(x) for x in (q, k, v))
             source_k, source_v = (k2, v2) if self.partner_stream == "pwca" else (k1, v1)
             joint_k = jnp.concatenate([k2, take_within_groups(source_k, partner)], axis=2)
             joint_v = jnp.concatenate([v2, take_within_groups(source_v, partner)], axis=2)
             see_pair = None if see is None else functools.partial(see, name="pair")
             own = attention(q1, k1, v1, see=see)
-            return jnp.concatenate([own, attention(q2, joint_k, joint_v, see=see_pair)])
+            return merge_streams(own, attention(q2, joint_k, joint_v, see=see_pair))
 
         return attend
+
+
+def merge_streams(first: Array, second: Array) -> Array:
+    """Two streams (B, ...) as one batch (2·B, ...), in which the streams of an image are neighbours.
+
+    So a batch that is split over devices stays split: one stream after the other would be sent between devices, and back, in
+    every block.
+    """
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+
+
+def split_streams(x: Array, axis: int = 0) -> tuple[Array, Array]:
+    """The inverse of `merge_streams`; `axis` is that of the batch."""
+    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    return first, second
 
 
 def combine(logits: Mapping[str, Float[Array, "batch classes"]]) -> Float[Array, "batch classes"]:
