@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, stats
+from scipy import ndimage
 
 Score = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]
 """(M images (h, w, C), (M,) int, which example each is made of) → (M,), the score of each: the higher, the surer the model."""
@@ -134,4 +134,6 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = np.asarray(a).ravel(), np.asarray(b).ravel()
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
+    from scipy import stats  # seconds to import, which most commands need not wait for
+
     return float(stats.spearmanr(a, b).statistic)

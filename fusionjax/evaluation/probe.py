@@ -3,15 +3,16 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Integer
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from fusionjax.errors import UserError
 from fusionjax.evaluation import classification
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Candidates for C, the inverse of the L2 penalty in scikit-learn's convention, smallest first."""
@@ -129,6 +130,11 @@ def predict(
     selected: dict[str, float] = {}
     if c is None:
         c, selected = _select(x, y, np.random.default_rng(seed), sorted(grid), max_iter)
+    from sklearn.linear_model import (
+        LogisticRegression,
+    )  # seconds to import, which most commands need not wait for
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(C=c, max_iter=max_iter)
     converged = _fit(model, scaler.transform(x), y)
@@ -158,6 +164,9 @@ def _select(
         held[rows[: int(HELD_OUT * len(rows))]] = True
     if not held.any():
         return 1.0, {}
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x[~held])
     fit, test = scaler.transform(x[~held]), scaler.transform(x[held])
     model = LogisticRegression(max_iter=max_iter, warm_start=True)
@@ -171,8 +180,10 @@ def _select(
     return best[1], {"held_out_accuracy": best[0]}
 
 
-def _fit(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> bool:
+def _fit(model: "LogisticRegression", x: np.ndarray, y: np.ndarray) -> bool:
     """Fits the model; returns whether the solver converged, which replaces scikit-learn's warning."""
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x, y)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped
-from scipy import stats
+from scipy import special
 
 RESAMPLES = 2_000
 INTERVAL_RESAMPLES = 10_000
@@ -132,7 +132,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     >>> [round(bound, 3) for bound in wilson_interval(1.0, 5)]
     [0.566, 1.0]
     """
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = float(special.ndtri((1 + LEVEL) / 2))
     centre, scale = (share + z * z / (2 * n)), 1 + z * z / n
     half = z * float(np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2))
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
@@ -197,6 +197,8 @@ def mcnemar(
         raise ValueError(f"results {a.shape} and {b.shape} are not (N,) both")
     if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
         raise ValueError("results are not all 0 or 1")
+    from scipy import stats  # seconds to import, which most commands need not wait for
+
     gained, lost = int((b > a).sum()), int((a > b).sum())
     p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     return McNemar(gained, lost, p)
