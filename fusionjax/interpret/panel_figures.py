@@ -73,6 +73,11 @@ class _Place:
     left: float = _MARGIN
 
     @property
+    def columns(self) -> list[str]:
+        """The titles of its panels."""
+        return [panel.title for panel in self.row.panels]
+
+    @property
     def height(self) -> float:
         above = len(self.captions) * _CAPTION + max((len(t) for t in self.titles), default=0) * _TITLE
         return above * _LINE + 2 * _SPACE + self.image + _SMALL * _LINE + _GAP
@@ -130,12 +135,12 @@ def figures(
     room = 0.0
     for start in range(0, len(rows), layout.tiles):
         bands = _bands([_placed(row, layout) for row in rows[start : start + layout.tiles]], layout)
-        need = sum(band[0].height for band in bands)
-        if not pages or need > room:
+        below = _without_titles(bands, pages[-1][-1] if pages else [])
+        if not pages or sum(band[0].height for band in below) > room:
             pages.append([])
-            room = height - 3 * _ENTRY - 2 * _MARGIN
-        pages[-1] += bands
-        room -= need
+            room, below = height - 3 * _ENTRY - 2 * _MARGIN, _without_titles(bands, [])
+        pages[-1] += below
+        room -= sum(band[0].height for band in below)
     return [_page(page, layout) for page in pages]
 
 
@@ -178,15 +183,18 @@ def _split(panels: Sequence[Panel | Chart], columns: int) -> list[list[Panel | C
     return lines
 
 
+def _without_titles(bands: Sequence[list[_Place]], above: Sequence[_Place]) -> list[list[_Place]]:
+    """Bands without the titles that the band above has too."""
+    found, titles = [], [line.columns for line in above]
+    for band in bands:
+        own = [line.columns for line in band]
+        same = own == titles[: len(own)]
+        found.append([dataclasses.replace(line, titles=[]) if same else line for line in band])
+        titles = own
+    return found
+
+
 def _page(bands: Sequence[list[_Place]], layout: _Layout) -> Figure:
-    above: list[list[list[str]]] = []
-    for band in bands:  # the titles of the row above need not be repeated
-        titles = [line.titles for line in band]
-        if titles == above[: len(titles)]:
-            for line in band:
-                line.titles = []
-        else:
-            above = titles
     legend = _flowed(_entries([line for band in bands for line in band], layout.width), layout.width)
     height = 2 * _MARGIN + sum(band[0].height for band in bands) + len(legend) * _ENTRY
     figure = Figure(figsize=(layout.width, height))
