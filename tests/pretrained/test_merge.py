@@ -13,6 +13,7 @@ from fusionjax.models.backbones import efficientnet, resnet
 from fusionjax.models.backbones.records import efficientnet as keys_efficientnet
 from fusionjax.models.backbones.records import resnet as keys_resnet
 from fusionjax.models.backbones.records import vit_keys as keys_vit
+from fusionjax.models.packages import Package
 from fusionjax.pretrained import files
 from fusionjax.pretrained.convert import abstract
 from fusionjax.pretrained.positions import resample_pos_embed
@@ -77,7 +78,8 @@ def test_sources_that_are_not_there(tmp_path, monkeypatch):
         pretrained.read(tmp_path / "x.h5")
     with pytest.raises(UserError, match="known are package:efficientnet_lite0"):
         pretrained.read("package:resnet50")
-    monkeypatch.setitem(files.PACKAGES, "efficientnet_lite0", ("not-installed-here", 'pip install "x[y]"'))
+    absent = Package("not-installed-here", 'pip install "x[y]"')
+    monkeypatch.setitem(files.PACKAGES, "efficientnet_lite0", absent)
     with pytest.raises(UserError, match=r'not-installed-here is not installed: pip install "x\[y\]"'):
         pretrained.read("package:efficientnet_lite0")
 
