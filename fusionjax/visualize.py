@@ -51,7 +51,13 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--random", type=at_least(0), default=0, metavar="N", help="examples drawn at random")
     parser.add_argument("--limit", type=at_least(1), default=16, metavar="N", help="images in all (16)")
-    parser.add_argument("--kind", type=comma_separated, default=[], metavar="A,B", help=f"{KINDS}")
+    parser.add_argument(
+        "--kind",
+        type=comma_separated,
+        default=[],
+        metavar="A,B+C",
+        help=f"{KINDS}; + puts some beside each other",
+    )
     parser.add_argument(
         "--paper",
         action="store_true",

@@ -29,7 +29,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
         )
         shown = rows[:SHOWN]
         width = max((len(row.name) for row in shown), default=5)
-        found.append(f"{split}: the {len(shown)} of {len(rows)} classes with the lowest recall")
+        which = f"{len(shown)} of {len(rows)} classes" if len(rows) > len(shown) else "classes"
+        found.append(f"{split}: {which}, the lowest recall first")
         found.append(f"  {'class':<{width}}  recall  precision  images  most often taken for")
         found += [
             f"  {row.name:<{width}}  {row.recall:6.3f}  {row.precision:9.3f}  {row.support:6}  "

@@ -48,7 +48,8 @@ class Explanation:
         """Draws one kind of figure.
 
         Args:
-            kind: one of `kinds`; "" for the figure of a paper: input, maps, difference, selected patches and layers.
+            kind: one of `kinds`, or some beside each other, "rollout+relevance"; "" for the figure of a paper: input, maps,
+                difference, selected patches and layers.
             width: in inches.
 
         Returns:
@@ -130,19 +131,24 @@ class Explanation:
 
 
 def chosen(kind: str, kinds: Sequence[str], run: str) -> Kind:
-    """A kind of figure by its name; "" for that of a paper.
+    """A kind of figure by its name, as `views.kind`.
 
     Raises:
         UserError: there is none, or the run cannot have it; it names those that it can.
     """
-    if not kind:
-        if not kinds:
-            raise UserError(f"{run} has no attention over patches to draw")
-        return views.PAPER
-    if kind not in kinds:
-        what = "the run has no" if kind in views.KINDS else "there is no"
-        raise UserError(f"{what} figure of kind {kind!r}: {run} has {', '.join(kinds) or 'none'}")
-    return views.KINDS[kind]
+    has = ", ".join(kinds) or "none"
+    if not kind and "layers" not in kinds:
+        raise UserError(f"{run} has no attention over patches: name a kind of figure, of {has}")
+    parts = kind.split("+") if kind else []
+    for part in parts:
+        if part not in kinds:
+            what = "the run has no" if part in views.KINDS else "there is no"
+            raise UserError(f"{what} figure of kind {part!r}: {run} has {has}")
+        if len(parts) > 1 and part not in views.BESIDE:
+            raise UserError(
+                f"kind {part!r} is a figure of its own: beside each other stand {', '.join(views.BESIDE)}"
+            )
+    return views.kind(kind)
 
 
 def numbers(rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -195,8 +201,7 @@ def write(path: Path, rows: Sequence[Row], kind: str, *, width: float) -> list[P
     Returns:
         The files, the numbers last.
     """
-    columns = (views.KINDS[kind] if kind else views.PAPER).columns
-    made = panel_figures.figures(rows, width=width, columns=columns)
+    made = panel_figures.figures(rows, width=width, columns=views.kind(kind).columns)
     paths = [path if i == 0 else path.with_stem(f"{path.stem}_{i + 1}") for i in range(len(made))]
     for figure, page in zip(made, paths, strict=True):
         _save(figure, page)

@@ -221,6 +221,9 @@ def write(
         if form not in FORMATS:
             raise UserError(f"{form!r} is no format of a figure: choose of {', '.join(FORMATS)}")
     drawers = [Visualizer(run, wanted) for run in runs]
+    if len({drawer.name for drawer in drawers}) < len(drawers):
+        for drawer in drawers:
+            drawer.name = str(drawer.run.folder)
     if images is not None:
         named = user_images.named(images)
         if limit and len(named) > limit:

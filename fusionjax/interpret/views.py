@@ -62,3 +62,29 @@ PAPER = Kind(
     "input, SA, GLCA, difference, selected patches, layers", lambda s, g: bool(over_image(s)), image.paper
 )
 """The figure of a paper."""
+BESIDE = ("rollout", "glca", "pca", "gradient_attention", "relevance")
+"""Kinds of one line of panels, which can stand beside each other: "rollout+relevance"."""
+
+
+def kind(name: str) -> Kind:
+    """A kind by its name: "" for the figure of a paper, or several of `BESIDE` joined by "+".
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    if "+" not in name:
+        return KINDS[name] if name else PAPER
+    parts = [KINDS[part] for part in name.split("+")]
+
+    def lines(view: View) -> Lines:
+        inputs = view.inputs()
+        rows = [row[len(inputs) :] for part in parts for _, row in part.lines(view)]
+        return [("", [*inputs, *(panel for row in rows for panel in row)])]
+
+    return Kind(
+        "side by side",
+        lambda s, g: all(p.fits(s, g) for p in parts),
+        lines,
+        0,
+        any(p.wants_gradients for p in parts),
+    )

@@ -45,19 +45,19 @@ def test_right_and_wrong_predictions_are_those_of_the_results(run):
 
 def test_figures_and_their_numbers_are_written(run, tmp_path):
     made = visualization.write(
-        [run, run], ["", "glca"], tmp_path, limit=2, split="test", formats=["png", "svg"]
+        [run, run], ["", "glca+pca"], tmp_path, limit=2, split="test", formats=["png", "svg"]
     )
     assert sorted(path.name for path in made) == [
-        "glca.npz", "glca.png", "glca.svg", "paper.npz", "paper.png", "paper.svg",
+        "glca+pca.npz", "glca+pca.png", "glca+pca.svg", "paper.npz", "paper.png", "paper.svg",
     ]  # fmt: skip
     with Image.open(tmp_path / "paper.png") as picture:
         assert picture.width == 2100
-    svg = (tmp_path / "glca.svg").read_text()
-    assert "dcal: blue13.png" in svg and "GLCA − SA" in svg and "blue" in svg
-    with np.load(tmp_path / "glca.npz") as numbers:
+    svg = (tmp_path / "glca+pca.svg").read_text()
+    assert "blue13.png" in svg and "GLCA − SA" in svg and "blue" in svg
+    with np.load(tmp_path / "glca+pca.npz") as numbers:
         assert numbers["rollout_sa"].shape == (4, 4, 4) and numbers["selected_glca"].shape == (4, 4)
         np.testing.assert_array_equal(numbers["rollout_sa"][0], numbers["rollout_sa"][1])
-        assert numbers["seen"].shape == (4, 4)
+        assert numbers["seen"].shape == (4, 4) and numbers["pca_sa"].shape == (4, 4, 4, 3)
 
 
 def test_a_figure_of_a_users_image_is_on_its_own_pixels(run, tmp_path):
@@ -81,6 +81,10 @@ def test_mistakes_are_one_line(run, tmp_path):
         UserError, match="the run has no figure of kind 'words': dcal has rollout, glca, layers"
     ):
         visualization.write([run], ["words"], tmp_path, split="test")
+    with pytest.raises(
+        UserError, match="kind 'heads' is a figure of its own: beside each other stand rollout, glca"
+    ):
+        visualization.write([run], ["rollout+heads"], tmp_path, split="test")
     with pytest.raises(UserError, match="there is no figure of kind 'rolout'"):
         visualization.write([run], ["rolout"], tmp_path, split="test")
     with pytest.raises(UserError, match="'jpg' is no format of a figure: choose of png, pdf, svg"):
