@@ -240,11 +240,8 @@ def of_report(
         masks=[mask_as_seen(source, i, data) for i in index.tolist()],
         steps=REPORTED_STEPS,
     )
-    about = (
-        f"Does the {title} show what a prediction rests on? Measured on {len(some)} of the examples above; the score is "
-        f"{given.about}. {'; '.join(made.verdicts())}. See docs/methods/explanations.md"
-    )
-    return {"tables": [(about, made.heads, made.rows)]}
+    about = f"Measured on {len(some)} of these examples, which are confident ones; the score is {given.about}"
+    return {"measured": dataclasses.replace(made, about=about)}
 
 
 def mask_as_seen(source: Source, i: int, data: ConfigDict) -> np.ndarray | None:

@@ -180,7 +180,10 @@ def captured(module: nn.Module, found: Mapping[str, Any]) -> Captured:
 
 
 def class_score(target: jax.Array, branch: str = "") -> Score:
-    """The logit of a class.
+    """The logit of a class minus the mean of all logits.
+
+    A softmax ignores a constant that is added to all logits, and so does this score. It is the same whether a model gives
+    logits or log probabilities, as DCAL does, and does not saturate as a log probability does.
 
     Args:
         target: (B,) int; −1 for the class that the output is largest for.
@@ -192,7 +195,7 @@ def class_score(target: jax.Array, branch: str = "") -> Score:
             raise ValueError("the model has no classes")
         logits = aux["logits"][branch] if branch else output
         which = jnp.where(target < 0, output.argmax(-1), target)
-        return jnp.take_along_axis(logits, which[:, None], 1)[:, 0]
+        return jnp.take_along_axis(logits, which[:, None], 1)[:, 0] - logits.mean(-1)
 
     return score
 

@@ -1,7 +1,8 @@
 """The measures of explanations as a table: text for a terminal, cells for a report."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,12 +17,17 @@ HEADS = {
 }
 """Measure → head of its column; the arrow points to the better side."""
 CONTROLS = {"random": "random (control)", "centre": "centre prior (control)"}
-LEGEND = (
-    "Deletion and insertion: area under the score while the most relevant pixels are removed, or added to a blurred image "
-    "(Petsiuk et al., 2018). Pointing game: the largest value lies on the object (Zhang et al., 2016). Energy: share of the "
-    "map on the object. Randomised weights: rank correlation with the map of the same network with fresh weights (Adebayo "
-    "et al., 2018); a map that stays the same does not show what was learned. 95 % bootstrap intervals over images. A map "
-    "that does not beat both controls should not be trusted."
+MEANING = {
+    "deletion": "Deletion: area under the score while the most relevant pixels are removed (Petsiuk et al., 2018).",
+    "insertion": "Insertion: the same while they are added to a blurred image.",
+    "pointing": "Pointing game: the largest value lies on the object (Zhang et al., 2016).",
+    "energy": "Energy: share of the map on the object.",
+    "randomised": "Randomised weights: rank correlation with the map of the same network with fresh weights (Adebayo et al., "
+    "2018); a map that stays the same does not show what was learned.",
+}
+INTERVALS = (
+    "95 % bootstrap intervals over images. "
+    "A map that does not beat both controls does not show what the prediction rests on."
 )
 
 
@@ -82,11 +88,12 @@ class Table:
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
             for line in lines
         ]
-        return "\n".join([self.about, "", *made, "", *self.verdicts(), "", LEGEND])
+        return "\n".join([self.about, "", *made, "", *self.verdicts(), "", *textwrap.wrap(self.legend, 100)])
 
-    def report(self) -> tuple[str, Sequence[str], Sequence[Sequence[float | str]]]:
-        """For `report.ReportContent.tables`."""
-        return (self.about, self.heads, self.rows)
+    @property
+    def legend(self) -> str:
+        """What the columns are."""
+        return " ".join([*(MEANING[m] for m in self.measures), INTERVALS])
 
 
 def _cell(values: np.ndarray | None) -> str:

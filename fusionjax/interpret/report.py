@@ -16,6 +16,7 @@ from PIL import Image
 
 from fusionjax.evaluation.classification import ClassRow, Result
 from fusionjax.interpret import figures, pages
+from fusionjax.interpret.faithfulness_table import Table
 from fusionjax.interpret.maps import Example
 
 BRANCHES = {
@@ -50,6 +51,7 @@ class ReportContent:
         tables: (title, heads, rows) each; a cell is text, or a fraction that is shown in per cent.
         figures: (title, text, figure) each, shown below the tables.
         map_name, map_text: of the examples' maps: what they are called, and what a high value means.
+        measured: measures of those maps; None for none.
         config_json: the resolved config.
         environment: versions, device, git revision: name → value; None is left out.
         command: how to run it again, a shell line or several.
@@ -72,6 +74,7 @@ class ReportContent:
     figures: Sequence[tuple[str, str, Figure]] = ()
     map_name: str = "attention rollout"
     map_text: str = "how much each patch contributes to the class token through all blocks"
+    measured: Table | None = None
     config_json: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""

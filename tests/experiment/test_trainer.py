@@ -74,10 +74,7 @@ def test_it_learns_and_leaves_everything(trained):
     assert 0 <= records[-1]["test/accuracy"] <= 1
     page = (folder / "report" / "index.html").read_text()
     # The maps of the report are measured beside it, against two controls.
-    assert (
-        "Does the attention rollout show what a prediction rests on?" in page
-        and "centre prior (control)" in page
-    )
+    assert "Does the map show what a prediction rests on?" in page and "centre prior (control)" in page
     assert (
         "Confusion" in page
         and "blue" in page

@@ -2,10 +2,14 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from fusionjax.interpret import attention_maps, image_maps
+from fusionjax import models
+from fusionjax.interpret import attention_maps, capture, image_maps
 from fusionjax.interpret.capture import Captured
 from fusionjax.models.observation import Axis, Stream
 from tests.support.dcal_oracle import softmax
@@ -148,3 +152,42 @@ def test_parallel_pairings_read_the_same_tokens(rng):
         a, b = (attention_maps.weighted_heads(found.maps[k][0, n], found.gradients[k][0, n]) for k in pairs)
         np.testing.assert_allclose(got["image"][n], b.mean(0), rtol=1e-5)
         np.testing.assert_allclose(got["audio"][n], a.mean(0), rtol=1e-5)
+
+
+def test_the_patch_with_the_object_ranks_first_after_training(rng):
+    """A class is the colour of one patch, anywhere on noise: after training on it, every map finds the patch."""
+    module = models.create(
+        "vit_shallow", width=16, depth=2, heads=2, patch=8, image_size=24, num_classes=3, mlp_ratio=2.0
+    )
+
+    def batch(count):
+        images = rng.normal(0, 0.3, (count, 3, 8, 3, 8, 3)).astype(np.float32)
+        labels, where = rng.integers(0, 3, count), rng.integers(0, 9, count)
+        images[np.arange(count), where // 3, :, where % 3, :, labels] += 2
+        return images.reshape(count, 24, 24, 3), labels, where
+
+    images, labels, _ = batch(32)
+    variables = module.init(jax.random.key(0), images)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state, images, labels):
+        def loss(params):
+            logits, _ = module.apply({"params": params}, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        change, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, change), state
+
+    params, state = variables["params"], optimizer.init(variables["params"])
+    for _ in range(100):
+        images, labels, _ = batch(32)
+        params, state = step(params, state, images, labels)
+    images, labels, where = batch(32)
+    score = capture.class_score(jnp.full(32, -1))
+    found = jax.jit(lambda p, x: capture.observe(module, {"params": p}, {"images": x}, score))(params, images)
+    captured = capture.captured(module, found)
+    assert (captured.output.argmax(-1) == labels).all()
+    for method in image_maps.available(captured):
+        ranked = image_maps.image_map(captured, method).reshape(32, 9)
+        assert (ranked.argmax(1) == where).mean() > 0.85, method
