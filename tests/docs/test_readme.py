@@ -54,6 +54,7 @@ VARIANTS = {
         "fusion=attention,optimizer=adamw",
         "modalities=uv,backbone=vit_base_patch16_224",
     ),
+    "openmoji_dinov2": ("", "ablation=sa_glca,size=224,cache=features", "runlocal"),
     "openmoji_spectral": ("", "fusion=concat", "fusion=attention", "modalities=line"),
     "crossvit": ("", "small", "model=crossvit_18_dagger_408"),
     "market1501": ("", "ablation=sa_glca,sie,stride=12,rerank,flip", "backbone=deit_tiny,ablation=sa_only"),
