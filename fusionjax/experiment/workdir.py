@@ -1,6 +1,7 @@
 """The workdir of a run: its config.json, config.py and its lock; a folder of another run is refused."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -74,9 +75,11 @@ def check_writable(folder: Path) -> None:
         if not above.is_dir():
             raise UserError(f"--workdir={folder}: {above} is a file; name a folder")
         # Permissions do not tell: of a read-only or a virtual file system they may say that everything is allowed.
-        with tempfile.TemporaryDirectory(prefix=".fusionjax", dir=above):
+        with tempfile.TemporaryFile(dir=above):  # without a name, so that nothing is left even by a kill
             pass
     except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):  # `cli` says what to do
+            raise
         raise UserError(f"--workdir={folder} cannot be written: {e.strerror or e}") from None
 
 

@@ -8,13 +8,14 @@ import struct
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from fusionjax import pretrained
 from fusionjax.errors import UserError
-from fusionjax.pretrained import native
+from fusionjax.pretrained import files, native
 from tests.pretrained.test_sources import said, save_torch, shallow
 
 
@@ -198,3 +199,40 @@ def test_native_files_with_other_content(tmp_path):
     broken = {"params/a": np.array([1, np.inf], np.float32), native.MODEL: model}
     safetensors.numpy.save_file(broken, tmp_path / "x.safetensors")
     said(tmp_path / "x.safetensors", "vit_shallow", "1 not finite: params/a")
+
+
+def test_a_whole_run_in_a_native_file(tmp_path):
+    """Every collection comes back; other models take the weights alone, or those of its trunk with its neck."""
+    rng = np.random.default_rng(0)
+    kernel = {name: rng.standard_normal((2, 3)).astype(np.float32) for name in ("low", "high", "head")}
+    variables = {
+        "params": {
+            "trunk": {"stem": kernel["low"]},
+            "neck": {"top": kernel["high"]},
+            "head": {"kernel": kernel["head"]},
+        },
+        "batch_stats": {"trunk": {"mean": np.float32([1, 2])}},
+        "counts": {"images": np.int32(7), "seen": np.array([1, 0], np.int32)},
+        "empty": {},
+    }
+    path = native.write(tmp_path / "x.safetensors", variables, "fusion", trunk="resnet50", state=True)
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), variables)
+    tensors = files.read(path)
+    again = native.whole(tensors, template)
+    assert (
+        jax.tree.all(jax.tree.map(np.array_equal, variables, again)) and again["counts"]["images"].shape == ()
+    )
+    assert set(native.variables_of(tensors, "fusion")) == {"params", "batch_stats"}
+    trunk = native.variables_of(tensors, "resnet50")
+    assert trunk["params"].keys() == {"stem", "top"} and trunk["batch_stats"].keys() == {"mean"}
+    with pytest.raises(UserError, match="these are weights of fusion, not of resnet101"):
+        native.variables_of(tensors, "resnet101")
+    for change, message in (
+        ({"params/other": kernel["low"]}, "1 left over: params/other"),
+        ({"state/counts/images": np.int64(7)}, "1 of another shape: counts/images int64"),
+        ({"params/neck/top": kernel["low"][:1]}, r"1 of another shape: params/neck/top float32 \(1, 3\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            native.whole({**tensors, **change}, template)
+    with pytest.raises(UserError, match="1 missing: params/head/kernel"):
+        native.whole({k: v for k, v in tensors.items() if "head" not in k}, template)
