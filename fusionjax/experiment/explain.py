@@ -19,6 +19,8 @@ from fusionjax.interpret.capture import Captured
 from fusionjax.tasks.base.explanations import Legible
 from fusionjax.types import PyTree
 
+MEMORY = 2**29
+"""Bytes of maps and gradients that are computed together; a program needs about four times as much."""
 Target = str | int | np.ndarray | None
 """Class of the score: None for the predicted one, "label" for that of the data, a number or one per image; or embeddings
 (N, D) float, and the score is the cosine similarity to them."""
@@ -52,7 +54,8 @@ class Explainer:
 
     Args:
         run: of `fusionjax.load`.
-        batch: images that are computed together; the last batch is padded to as many.
+        batch: images that are read together; the last batch is padded to as many. They are computed together as far as their
+            maps fit `MEMORY`.
 
     Attributes:
         variables: the weights; those of the run, unless they are replaced.
@@ -60,6 +63,7 @@ class Explainer:
 
     def __init__(self, run: Run, batch: int = 8):
         self.run, self.batch, self.variables = run, batch, run.variables
+        self._fitting: dict[tuple[str, bool, bool], int] = {}
         task = run.task
 
         def observe(
@@ -175,17 +179,18 @@ class Explainer:
         gradients: bool,
     ) -> Explained:
         count = len(names)
+        if not count:
+            raise UserError(f"{self.run.folder}: name an image to explain")
         wanted = self._targets(target, labels, count) if gradients else None
-        parts, pictures, sounds = [], [], []
+        parts: list[Captured] = []
+        pictures, sounds = [], []
         for start, batch in zip(range(0, count, self.batch), batches, strict=False):
             size = min(self.batch, count - start)
-            own = None if wanted is None else _padded(wanted[start : start + size], self.batch)
-            partner = _partners(size, self.batch) if pairs else None
-            found = self._observe(self.variables, batch, own, partner, branch=branch)
             bad = np.flatnonzero(batch["valid"][:size] == 0)
             if len(bad):
                 raise UserError(f"{names[start + int(bad[0])]} cannot be read")
-            parts.append(capture.captured(self.run.task.model.module, found)[:size])
+            own = None if wanted is None else _padded(wanted[start : start + size], self.batch)
+            parts += self._captured(batch, size, own, branch, pairs)
             pictures.append(batch["image"][:size])
             sounds += self._sounds(batch)[:size]
         captured = Captured.joined(parts)
@@ -199,6 +204,45 @@ class Explainer:
             _probabilities(captured.output) if self._has_classes else None,
         )
 
+    def _captured(
+        self, batch: dict[str, np.ndarray], count: int, target: np.ndarray | None, branch: str, pairs: bool
+    ) -> Iterator[Captured]:
+        """The first `count` rows of a batch, computed as many at a time as fit."""
+        step = self._together(batch, target, branch, pairs)
+        for start in range(0, count, step):
+            rows, size = slice(start, start + step), min(step, count - start)
+            found = self._observe(
+                self.variables,
+                {name: x[rows] for name, x in batch.items()},
+                None if target is None else target[rows],
+                _partners(size, step) if pairs else None,
+                branch=branch,
+            )
+            yield capture.captured(self.run.task.model.module, found)[:size]
+
+    def _together(
+        self, batch: dict[str, np.ndarray], target: np.ndarray | None, branch: str, pairs: bool
+    ) -> int:
+        """How many rows of a batch are computed together: a divisor of its size, two at least for pairs."""
+        key = (branch, pairs, target is None)
+        if key not in self._fitting:
+            one = {name: x[:1] for name, x in batch.items()}
+            found = jax.eval_shape(
+                lambda: self._observe(
+                    self.variables,
+                    one,
+                    None if target is None else target[:1],
+                    np.zeros((1, 1), np.int64) if pairs else None,
+                    branch=branch,
+                )
+            )
+            size = sum(
+                x.size * x.dtype.itemsize for x in jax.tree.leaves((found["maps"], found["gradients"]))
+            )
+            most = max(MEMORY // max(size, 1), 2 if pairs else 1)
+            self._fitting[key] = max(n for n in range(1, self.batch + 1) if self.batch % n == 0 and n <= most)
+        return self._fitting[key]
+
     @property
     def _has_classes(self) -> bool:
         return not any(name.startswith("embedding") for name in self.run.task.scorer.output_names)
@@ -211,6 +255,8 @@ class Explainer:
                 raise UserError(f'target={target!r}: give "label" (of a split), a class or one per image')
             return labels
         array = np.asarray(target)
+        if array.ndim and len(array) != count:
+            raise UserError(f"target has {len(array)} entries for {count} images")
         if array.dtype.kind not in "iu":
             return array.astype(np.float32)
         classes = np.broadcast_to(array, (count,)).astype(np.int32)

@@ -272,11 +272,16 @@ def _readable(source: Source, count: int, data: ConfigDict, seed: int) -> tuple[
 
 
 def _maps(explainer: Explainer, source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
-    captured = explainer.rows(source, rows).captured
-    found = {name: image_maps.image_map(captured, name) for name in image_maps.available(captured)}
+    found: dict[str, list[np.ndarray]] = {}
+    for start in range(
+        0, len(rows), explainer.batch
+    ):  # the attention of all images might not fit into memory
+        captured = explainer.rows(source, rows[start : start + explainer.batch]).captured
+        for name in image_maps.available(captured):
+            found.setdefault(name, []).append(image_maps.image_map(captured, name))
     if not found:
         raise UserError(f"{explainer.run.folder}: its model has no attention over the image")
-    return found
+    return {name: np.concatenate(maps) for name, maps in found.items()}
 
 
 def _on_objects(

@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fusionjax.errors import UserError
+from fusionjax.experiment import explain
 from fusionjax.experiment.explain import Explainer
 from fusionjax.experiment.visualization import Visualizer
 from fusionjax.interpret import image_maps
@@ -17,7 +18,6 @@ STREAMS = {
     "crossvit": {"stage_0/branch_0", "stage_0/branch_1", "stage_0/fusion_0", "stage_0/fusion_1"},
     "reid": {"sa", "glca", "pwca"},
     "spectral": {"rgb/sa", "uv/sa"},
-    "mvpdr": {"trunk/sa"},
     "fusion": {"fusion/image_to_text", "fusion/text_to_image", "trunk/sa"},
     "vqa": {"fusion/image_to_text", "fusion/text_to_image", "trunk/sa"},
     "trimodal": {
@@ -49,7 +49,7 @@ def explained(configs):
     """(family, options) → its explainer and three examples of the last split, in batches of two."""
     known = {}
 
-    def explain(family):
+    def made(family):
         if family not in known:
             run = untrained.run(configs[family])
             explainer, size = Explainer(run, batch=2), run.config.model.width
@@ -64,7 +64,7 @@ def explained(configs):
             known[family] = explainer, explainer.rows(split, [1, 0], **options)
         return known[family]
 
-    return explain
+    return made
 
 
 @pytest.mark.parametrize("family", STREAMS)
@@ -129,9 +129,21 @@ def test_rows_and_images_of_a_user_are_explained_alike(explained, configs):
     )
 
 
+def test_what_does_not_fit_is_computed_in_parts(explained, monkeypatch):
+    explainer, found = explained("crossvit")
+    both = (*found.captured.maps.values(), *found.captured.gradients.values())
+    monkeypatch.setattr(explain, "MEMORY", sum(x.nbytes for x in both))  # of two examples
+    monkeypatch.setattr(explainer, "batch", 4)
+    monkeypatch.setattr(explainer, "_fitting", {})
+    parts = explainer.rows("test", [1, 0, 1])
+    assert list(explainer._fitting.values()) == [2] and len(parts.captured) == 3
+    for name, x in found.captured.gradients.items():
+        np.testing.assert_allclose(parts.captured.gradients[name], x[:, [0, 1, 0]], atol=1e-6)
+
+
 def test_a_target_is_a_class_of_the_run(explained):
     explainer, _ = explained("classification")
-    for target in (3, "labels", np.array([0, 7])):
+    for target in (3, "labels", np.array([0, 7]), np.array([0, 1, 2])):
         with pytest.raises(UserError, match="target"):
             explainer.rows("test", [0, 1], target=target, pairs=True)
 
@@ -139,5 +151,7 @@ def test_a_target_is_a_class_of_the_run(explained):
 def test_an_image_that_cannot_be_read_is_named(explained, tmp_path):
     explainer, _ = explained("classification")
     (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="name an image"):
+        explainer.images([])
     with pytest.raises(UserError, match="broken.png cannot be read"):
         explainer.images(tmp_path / "broken.png")
