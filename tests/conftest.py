@@ -60,10 +60,10 @@ def compilation_cache(tmp_path_factory):
 
 
 SLOW = re.compile(
-    r"\btrainer\.|\bsubprocess\b|import .*\bprocess\b|\bprocess\.python\b|\bsweep_runs\b|\bNotebookClient\b"
+    r"\buntrained\.|\btrainer\.|\bsubprocess\b|import .*\bprocess\b|\bprocess\.python\b|\bsweep_runs\b|\bNotebookClient\b"
 )
-"""What a module mentions whose tests train or start processes."""
-COMPILED = ("models/", "train/", "parity/", "tasks/", "faults/")
+"""What a module mentions whose tests train, compile whole models or start processes."""
+COMPILED = ("models/", "train/", "parity/", "tasks/", "faults/", "interpret/test_capture.py")
 """Folders whose tests compile whole models or start runs: minutes, not seconds."""
 QUICK = (
     "models/test_parameters.py",

@@ -1,6 +1,6 @@
 """Kinds of figures of the attention over image patches; see `views`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from fusionjax.interpret import image_maps
 from fusionjax.interpret.charts import Chart
 from fusionjax.interpret.image_maps import of_queries
 from fusionjax.interpret.panels import Panel
-from fusionjax.interpret.view import Lines, View, over_image, own, suffix
+from fusionjax.interpret.view import Lines, View, across, over_image, own, suffix
 
 
 def rollout(view: View) -> Lines:
@@ -154,15 +154,32 @@ def partner(view: View) -> Lines:
 
 
 def paper(view: View, depth: int = 4) -> Lines:
-    """The figure of a paper: the input, SA, GLCA, their difference, the selected patches, and some layers."""
+    """The figure of a paper: the input, SA, GLCA, their difference, the selected patches, and some layers of a deep network.
+
+    Of other models the rollout of each network, in CrossViT of the last stage, and where other tokens look on the image.
+    """
     streams = view.captured.streams
-    ((_, panels),) = glca(view) if "glca" in streams else rollout(view)
-    names = (["sa"] if "sa" in streams else own(streams)) or over_image(streams)
-    for n in names:
+    selves, others = _last_stage(own(streams)), _last_stage(across(streams, "", "image"))
+    if "glca" in streams:
+        ((_, panels),) = glca(view)
+    else:
+        panels = view.inputs()
+        panels += [view.panel(n, f"rollout{suffix(n, selves)}", "rollout", view.rollout(n)) for n in selves]
+    asked = [view.asking(n) for n in others]
+    for n, who in zip(others, asked, strict=True):
+        title = f"attention of {who}{suffix(n, others) if asked.count(who) > 1 else ''}"
+        panels.append(view.panel(n, title, "attention", view.weights(n)))
+    for n in selves if len(selves) == 1 and not others else []:
         count = len(view.captured.maps[n])
-        if count == 1 and n in own(streams):
-            continue  # its rollout
         for i in np.unique(np.linspace(0, count - 1, min(depth, count)).round().astype(int)):
-            title = f"layer {i + 1}{suffix(n, names)}"
-            panels.append(view.panel(n, title, f"attention_{i + 1:02d}", view.weights(n, int(i))))
+            if count > 1:  # the only layer is its rollout
+                panels.append(
+                    view.panel(n, f"layer {i + 1}", f"attention_{i + 1:02d}", view.weights(n, int(i)))
+                )
     return [("", panels)]
+
+
+def _last_stage(names: Sequence[str]) -> list[str]:
+    """The streams of CrossViT's last stage; the others as they are."""
+    stages = [n.partition("/")[0] for n in names if n.startswith("stage_")]
+    return [n for n in names if not stages or n.startswith(f"{stages[-1]}/")]

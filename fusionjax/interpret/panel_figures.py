@@ -339,8 +339,8 @@ def bare(axes: Axes) -> None:
 
 
 def number(value: float) -> str:
-    """A number as it is read below a panel: two decimals below 1, one below 10, none above."""
-    return f"{value:.{2 if abs(value) < 1 else 1 if abs(value) < 10 else 0}f}"
+    """A number as it is read below a panel: two decimals below 2, one below 10, none above."""
+    return f"{value:.{2 if abs(value) < 2 else 1 if abs(value) < 10 else 0}f}"
 
 
 def text_width(text: str, size: float) -> float:

@@ -1,5 +1,6 @@
 """One example as it is explained, and how its attention streams become panels."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,4 +112,5 @@ def over_image(streams: Streams) -> list[str]:
 
 def suffix(stream: str, among: Sequence[str]) -> str:
     """A stream's name as it is read, "" where it is the only one."""
-    return "" if len(among) < 2 else f" · {stream.replace('/', ' ').replace('_', ' ')}"
+    counted = re.sub(r"\b(stage|branch|fusion)_(\d+)", lambda m: f"{m[1]} {int(m[2]) + 1}", stream)
+    return "" if len(among) < 2 else f" · {counted.replace('/', ' ').replace('_', ' ')}"
