@@ -139,7 +139,9 @@ def table(
         if method in randomised:
             pairs = zip(found, randomised[method], strict=True)
             values[method]["randomised"] = np.asarray([measures.rank_correlation(a, b) for a, b in pairs])
+    known = sum(mask is not None for mask in masks)
     about = f"Explanations of {count} images; the score is {given.about}"
+    about += f"; the object is known in {known}" if known else ""
     return Table(values, {**CONTROLS, **titles}, about)
 
 
@@ -168,7 +170,8 @@ def measure(run: Run, split: str = "test", *, count: int = 32, steps: int = STEP
     part, explainer = take(source, rows, "explained"), Explainer(run)
     with progress.phase("faithfulness: maps", log=False):
         maps = _maps(explainer, source, rows)
-        fresh = jax.jit(run.task.model.init)(jax.random.key(seed))["params"]
+        key = jax.random.fold_in(jax.random.key(seed), run.config.seed + 1)  # not that of the run's own start
+        fresh = jax.jit(run.task.model.init)(key)["params"]
         explainer.variables = {**run.variables, "params": fresh}
         randomised = _maps(explainer, source, rows)
     given = scored(

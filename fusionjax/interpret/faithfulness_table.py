@@ -16,6 +16,8 @@ HEADS = {
     "randomised": "randomised weights ↓",
 }
 """Measure → head of its column; the arrow points to the better side."""
+BETTER = {"deletion": -1, "insertion": 1, "pointing": 1, "energy": 1}
+"""Sign of the better side, of measures that are compared with the controls."""
 CONTROLS = {"random": "random (control)", "centre": "centre prior (control)"}
 MEANING = {
     "deletion": "Deletion: area under the score while the most relevant pixels are removed (Petsiuk et al., 2018).",
@@ -65,19 +67,23 @@ class Table:
         ]
 
     def verdicts(self) -> list[str]:
-        """In plain words: which maps beat the controls, by the paired interval of the difference in deletion and insertion."""
+        """In plain words: by which measures a map beats the controls, by the paired interval of the difference."""
         lines = []
         for method in (m for m in self.values if m not in CONTROLS):
-            for measure, sign in (("deletion", -1), ("insertion", 1)):
-                against = [c for c in CONTROLS if not self._beats(method, c, measure, sign)]
+            said: dict[str, list[str]] = {}
+            for measure in (m for m in self.measures if m in BETTER):
+                against = [c for c in CONTROLS if not self._beats(method, c, measure)]
                 names = " and ".join(CONTROLS[c].removesuffix(" (control)") for c in against)
                 verdict = f"not shown to be better than {names}" if against else "better than both controls"
-                lines.append(f"{self.titles[method]}, {measure}: {verdict}")
+                said.setdefault(verdict, []).append(HEADS[measure][:-2])
+            parts = (f"{verdict} in {', '.join(measures)}" for verdict, measures in said.items())
+            lines.append(f"{self.titles[method]}: {'; '.join(parts)}")
         return lines
 
-    def _beats(self, method: str, control: str, measure: str, sign: int) -> bool:
-        own, other = self.values[method][measure], self.values[control][measure]
-        low, _ = significance.difference_interval(sign * own, sign * other)
+    def _beats(self, method: str, control: str, measure: str) -> bool:
+        own, other = (BETTER[measure] * self.values[m][measure] for m in (method, control))
+        known = np.isfinite(own) & np.isfinite(other)
+        low, _ = significance.difference_interval(own[known], other[known])
         return low > 0
 
     def text(self) -> str:

@@ -83,8 +83,9 @@ def test_the_table_says_which_map_beats_the_controls(rng):
     assert table.rows[0][0] == "attention rollout" and table.rows[0][1].startswith(
         f"{0.2 + near.mean():.3f} [0."
     )
-    deletion, insertion = table.verdicts()
-    assert deletion == "attention rollout, deletion: better than both controls"
-    assert insertion == "attention rollout, insertion: not shown to be better than centre prior"
-    assert table.text().splitlines()[0] == "Explanations of 20 images" and insertion in table.text()
+    (said,) = table.verdicts()
+    assert said == (
+        "attention rollout: better than both controls in deletion; not shown to be better than centre prior in insertion"
+    )
+    assert table.text().splitlines()[0] == "Explanations of 20 images" and said in table.text()
     assert "Petsiuk" in table.legend and "Zhang" not in table.legend  # nothing was measured on objects
