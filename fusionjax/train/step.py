@@ -83,7 +83,9 @@ def make(
                 jax.tree.map(lambda a, p: a * decay + p * (1 - decay), moving, current), held
             )
         after = TrainState(state.step + 1, params, {**state.collections, **new}, opt_state, ema)
-        moved = (optimizer.split(params)[0], new, opt_state, None if ema is None else optimizer.split(ema)[0])
+        # With a finite norm of the gradient its moments are finite, and so is an average of finite parameters: checking them
+        # too would double the size of the program, and the time that it takes to compile.
+        moved = (optimizer.split(params)[0], new)
         ok = jnp.isfinite(value) & jnp.isfinite(norm) & _finite(moved)
         kept = dataclasses.replace(state, step=jnp.where(skips > 0, state.step + 1, state.step))
         go = ok & (skips >= 0)
