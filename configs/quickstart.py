@@ -22,5 +22,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.train_split, c.data.eval_splits = "train_base", ("test",)
     c.data.resize, c.data.image_size, c.data.cache.passes = 192, 192, 3
     c.model.width, c.model.dropout = 128, 0.2
-    c.train.epochs, c.train.eval_every_epochs = 9.0, 3.0
+    c.train.epochs, c.train.eval_every_epochs = 6.0, 2.0
     return lite0.run_local(c) if options.runlocal else c

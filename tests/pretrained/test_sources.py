@@ -278,7 +278,7 @@ SPELLING = "expected hub:owner/name, hub:owner/name@revision or hub:owner/name/f
         ("hub:a/b c", SPELLING),
         (
             "hub:a/b/model.h5",
-            "weights are read from .safetensors, .npz, .pth, .pt, .bin, .ckpt, .tar, not from '.h5'",
+            "weights are read from .safetensors, .npz, .onnx, .pth, .pt, .bin, .ckpt, .tar, not from '.h5'",
         ),
         ("hub:a/b/folder", "not from ''"),
         ("https://hub.invalid/w.pth", "download the file, or pass hub:owner/name"),
