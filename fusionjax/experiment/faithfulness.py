@@ -24,7 +24,7 @@ from fusionjax.evaluation.collect import collect
 from fusionjax.evaluation.faithfulness import STEPS, Score
 from fusionjax.experiment.explain import Explainer
 from fusionjax.experiment.inference import Run
-from fusionjax.interpret import image_maps
+from fusionjax.interpret import capture, image_maps
 from fusionjax.interpret.faithfulness_table import CONTROLS, Table
 from fusionjax.tasks.base.class_scorer import Predict
 from fusionjax.tasks.base.explanations import spread
@@ -165,6 +165,8 @@ def measure(run: Run, split: str = "test", *, count: int = 32, steps: int = STEP
         raise UserError(
             f"{run.folder}: faithfulness is measured for models with classes and re-identification"
         )
+    if all(stream.keys.kind != "image" for stream in capture.streams(run.task.model.module).values()):
+        raise UserError(f"{run.folder}: its model has no attention over the image")
     source, data = run.source(split), run.config.data
     rows, images = _readable(source, count, data, seed)
     part, explainer = take(source, rows, "explained"), Explainer(run)
@@ -282,8 +284,6 @@ def _maps(explainer: Explainer, source: Source, rows: np.ndarray) -> dict[str, n
         captured = explainer.rows(source, rows[start : start + explainer.batch]).captured
         for name in image_maps.available(captured):
             found.setdefault(name, []).append(image_maps.image_map(captured, name))
-    if not found:
-        raise UserError(f"{explainer.run.folder}: its model has no attention over the image")
     return {name: np.concatenate(maps) for name, maps in found.items()}
 
 

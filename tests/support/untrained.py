@@ -1,5 +1,6 @@
 """A run with fresh weights: what `fusionjax.load` gives, without training and without a workdir."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -13,10 +14,11 @@ from fusionjax.experiment.inference import Run
 from fusionjax.tasks.base.protocol import Facts
 
 
-def run(config: ConfigDict, seed: int = 0) -> Run:
-    """An untrained model of a config over its data set."""
+def run(config: ConfigDict, seed: int = 0, *, shapes_only: bool = False) -> Run:
+    """An untrained model of a config over its data set; with `shapes_only` its variables have no values."""
     config_lib.validate(config)
     train = datasets.create(config.data, config.data.train_split, seed=config.seed)
     task = tasks.create(config, Facts(tuple(train.class_names)))
-    variables = jax.jit(task.model.init)(jax.random.key(seed))
+    init = functools.partial(jax.eval_shape, task.model.init) if shapes_only else jax.jit(task.model.init)
+    variables = init(jax.random.key(seed))
     return Run(Path("untrained"), config, task, mesh_lib.create(), variables, 0)
