@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
     "rollout": Kind("attention rollout", lambda s, g: bool(own(s)), image.rollout),
     "glca": Kind("GLCA: selected patches, where they look, GLCA − SA", lambda s, g: "glca" in s, image.glca),
     "layers": Kind(
-        "attention by layer, rollout up to each", lambda s, g: bool(over_image(s)), image.layers, 6
+        "attention by layer, rollout up to each", lambda s, g: bool(over_image(s)), image.layers, 7
     ),
     "heads": Kind("attention by layer and head", lambda s, g: bool(over_image(s)), image.heads),
     "words": Kind("words and regions", lambda s, g: _between(s, "text"), modality.words, 6),
