@@ -245,11 +245,11 @@ def _by_stream(tree: PyTree, listed: Mapping[str, Stream], batch: int, rank: int
             continue
         x = flat[path] if flat[path].ndim == rank else flat[path][None]
         groups = stream.groups or ("",)
-        # Rows of a second stream (the partners' in DCAL) come after those of the examples.
-        x = x[:, : batch * len(groups)].reshape(x.shape[0], batch, len(groups), *x.shape[2:])
+        # With PWCA the tokens of an example's two streams are neighbours (`dcal.merge_streams`): the first is its own.
+        x = x.reshape(x.shape[0], batch, len(groups), -1, *x.shape[2:])
         for i, group in enumerate(groups):
             name = f"{group}/{stream.name}" if group else stream.name
-            parts.setdefault(name, []).append(x[:, :, i])
+            parts.setdefault(name, []).append(x[:, :, i, 0])
     return {name: jnp.concatenate(x) for name, x in parts.items()}
 
 

@@ -82,7 +82,8 @@ def test_pairs_show_the_share_of_the_partner(dcal, whole):
     assert paired.maps["pwca"].shape == (2, 3, 2, 10, 20)
     np.testing.assert_allclose(paired.maps["pwca"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(paired.maps["sa"], whole.maps["sa"], atol=1e-5)
-    assert paired.tokens["sa"].shape == (2, 3, 10, 16) and not paired.gradients and paired.score is None
+    np.testing.assert_allclose(paired.tokens["sa"], whole.tokens["sa"], atol=1e-5)
+    assert not paired.gradients and paired.score is None
 
 
 def test_nothing_is_observed_unless_asked_for(dcal):
@@ -115,5 +116,7 @@ def test_a_crossvit_shows_both_scales_and_their_fusion():
         "stage_0/fusion_0": (2, 2, 3, 1, 5),  # of two layers, over the second branch's tokens
         "stage_0/fusion_1": (2, 2, 2, 1, 10),
     }
+    # In the order of computation, which relevance follows: a fusion reads what the blocks of both branches return.
+    assert list(found.maps) == ["stage_0/branch_0", "stage_0/branch_1", "stage_0/fusion_0", "stage_0/fusion_1"]
     for name, maps in aux["attention"].items():
         np.testing.assert_allclose(found.maps[name], maps, atol=1e-6)

@@ -96,6 +96,7 @@ class CrossViT(nn.Module):
         for s, depth in enumerate(self.depth):
             for i, own in enumerate(axes):
                 found[f"stage_{s}_branch_{i}/attention"] = Stream(f"stage_{s}/branch_{i}", own, own)
+            for i in range(len(axes)):  # a fusion reads what the blocks of all branches return
                 fusion = Stream(
                     f"stage_{s}/fusion_{i}", Axis("cls", cls=True, branch=f"{i}"), axes[(i + 1) % len(axes)]
                 )
