@@ -181,16 +181,24 @@ class Explainer:
         count = len(names)
         if not count:
             raise UserError(f"{self.run.folder}: name an image to explain")
+        if pairs and count == 1:
+            raise UserError("PWCA attends to a partner, another image: name two at least")
         wanted = self._targets(target, labels, count) if gradients else None
         parts: list[Captured] = []
         pictures, sounds = [], []
+        before: dict[str, np.ndarray] = {}
         for start, batch in zip(range(0, count, self.batch), batches, strict=False):
             size = min(self.batch, count - start)
             bad = np.flatnonzero(batch["valid"][:size] == 0)
             if len(bad):
                 raise UserError(f"{names[start + int(bad[0])]} cannot be read")
             own = None if wanted is None else _padded(wanted[start : start + size], self.batch)
-            parts += self._captured(batch, size, own, branch, pairs)
+            if pairs and size == 1:  # its partner is one of the batch before
+                batch = {name: np.concatenate([x[:1], before[name][:1], x[2:]]) for name, x in batch.items()}
+                parts += [x[:1] for x in self._captured(batch, 2, own, branch, pairs)]
+            else:
+                parts += self._captured(batch, size, own, branch, pairs)
+            before = batch
             pictures.append(batch["image"][:size])
             sounds += self._sounds(batch)[:size]
         captured = Captured.joined(parts)
@@ -210,7 +218,9 @@ class Explainer:
         """The first `count` rows of a batch, computed as many at a time as fit."""
         step = self._together(batch, target, branch, pairs)
         for start in range(0, count, step):
-            rows, size = slice(start, start + step), min(step, count - start)
+            # The last row alone is computed again with the one before it, for a pair.
+            again = int(pairs and start == count - 1)
+            rows, size = slice(start - again, start - again + step), min(step, count - start) + again
             found = self._observe(
                 self.variables,
                 {name: x[rows] for name, x in batch.items()},
@@ -218,7 +228,7 @@ class Explainer:
                 _partners(size, step) if pairs else None,
                 branch=branch,
             )
-            yield capture.captured(self.run.task.model.module, found)[:size]
+            yield capture.captured(self.run.task.model.module, found)[again:size]
 
     def _together(
         self, batch: dict[str, np.ndarray], target: np.ndarray | None, branch: str, pairs: bool

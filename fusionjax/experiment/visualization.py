@@ -1,6 +1,7 @@
 """Explanations of images by a run: which images, what was captured of them, and how they are captioned."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -244,8 +245,7 @@ def write(
         raise UserError(f"no example of split {split!r} is as asked: there is nothing to draw")
     found: dict[str, list[Row]] = {kind: [] for kind in wanted}
     with progress.phase("drawing", count, "images", log=False) as phase:
-        for start in range(0, count, CHUNK):
-            part = slice(start, start + CHUNK)
+        for part in _chunks(count):
             if images is not None:
                 made = [
                     d.named(
@@ -260,13 +260,19 @@ def write(
                 made = [d.rows(split, rows[part], target=target) for d in drawers]
             for kind in wanted:
                 found[kind] += _interleaved(made, kind)
-            phase.advance(min(CHUNK, count - start))
+            phase.advance(part.stop - part.start)
     written = (
         explanation.write(folder / f"{kind or 'paper'}.{form}", found[kind], kind, width=width)
         for kind in wanted
         for form in formats
     )
     return list(dict.fromkeys(path for paths in written for path in paths))
+
+
+def _chunks(count: int) -> list[slice]:
+    """Parts of at most `CHUNK` images and about the same size: none has a single image, which would have no partner."""
+    edges = np.linspace(0, count, -(-count // CHUNK) + 1).astype(int).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _interleaved(made: Sequence[Explanation], kind: str) -> list[Row]:

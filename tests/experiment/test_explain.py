@@ -129,6 +129,21 @@ def test_rows_and_images_of_a_user_are_explained_alike(explained, configs):
     )
 
 
+def test_the_last_image_has_a_partner_too(explained, monkeypatch):
+    """Three images in batches of two, then in parts of two: none is its own partner, whose share would be 0.5."""
+    explainer, _ = explained("classification")
+    for size in (2, 4):
+        monkeypatch.setattr(explainer, "batch", size)
+        monkeypatch.setattr(explain, "MEMORY", 1)
+        monkeypatch.setattr(explainer, "_fitting", {})
+        found = explainer.rows("test", [0, 1, 2], pairs=True, gradients=False).captured
+        assert found.maps["pwca"].shape[1] == 3 == len(found)
+        own, partner = np.split(found.maps["pwca"], 2, -1)
+        assert (np.abs(own - partner).max((0, 2, 3, 4)) > 1e-4).all()
+    with pytest.raises(UserError, match="PWCA attends to a partner, another image: name two at least"):
+        explainer.rows("test", [0], pairs=True)
+
+
 def test_what_does_not_fit_is_computed_in_parts(explained, monkeypatch):
     explainer, found = explained("crossvit")
     both = (*found.captured.maps.values(), *found.captured.gradients.values())
