@@ -81,6 +81,9 @@ def main(options: Namespace) -> None:
     for name in ("split", "right", "wrong", "random"):
         if options.images and name in options.given:
             raise UserError(f"--images and --{name} both choose what is drawn: leave one of them out")
+    for name in ("text", "sound"):
+        if name in options.given and not options.images:
+            raise UserError(f"--{name} is of --images: examples of a run's own data bring theirs")
     if options.target == "label" and options.images:
         raise UserError("--class=label is for examples of a split: the true class of an image is not known")
     with progress.showing():
@@ -101,9 +104,9 @@ def main(options: Namespace) -> None:
         )  # fmt: skip
         table = None
         if options.faithfulness:
-            from fusionjax.experiment import faithfulness
+            from fusionjax.experiment import choice, faithfulness
 
-            table = faithfulness.measure(runs[0], options.split or visualization.scored_split(runs[0]))
+            table = faithfulness.measure(runs[0], options.split or choice.scored_split(runs[0]))
     print(*made, sep="\n")
     if table is not None:
         print(table.text())

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from fusionjax.data.loading import pipeline
 from fusionjax.data.multispectral.channels import channel_map
 from fusionjax.data.unreadable import why_unreadable
 from fusionjax.errors import UserError
-from fusionjax.evaluation.per_example import PerExample
-from fusionjax.experiment import explanation, prediction, results, user_images
+from fusionjax.experiment import explanation, prediction, user_images
+from fusionjax.experiment.choice import choose
 from fusionjax.experiment.explain import Explained, Explainer
 from fusionjax.experiment.explanation import FORMATS, Explanation, chosen
 from fusionjax.experiment.user_images import NamedImage
@@ -63,7 +63,7 @@ class Visualizer:
     def __init__(self, run: "Run", wanted: Sequence[str] = ()):
         self.run, self.kinds, self.name = run, kinds(run), run.folder.name or str(run.folder)
         drawn = [chosen(kind, self.kinds, self.name) for kind in wanted]
-        self._gradients, self._pairs = any(kind.wants_gradients for kind in drawn), "partner" in wanted
+        self.gradients, self._pairs = any(kind.wants_gradients for kind in drawn), "partner" in wanted
         data = run.config.data
         self._parts = channel_map(data.modalities, data.channels).modalities if data.modalities else ()
         self._explainers = {size: Explainer(run, batch=size) for size in (1, CHUNK)}
@@ -106,7 +106,7 @@ class Visualizer:
             texts=texts,
             sounds=sounds,
             target=self._class(target),
-            gradients=self._gradients,
+            gradients=self.gradients,
             pairs=self._pairs,
         )
         found = dataclasses.replace(found, names=[image.name for image in wanted])
@@ -130,9 +130,10 @@ class Visualizer:
                 raise UserError(f"{source.names[int(row)]} cannot be read: {why}") from None
         explained = "label" if target == "label" else self._class(target)
         found = self._explainer(len(rows)).rows(
-            split, np.asarray(rows), target=explained, gradients=self._gradients, pairs=self._pairs
+            split, np.asarray(rows), target=explained, gradients=self.gradients, pairs=self._pairs
         )
-        return self.explanation(found, originals, None if target == "label" else self._class(target))
+        chosen_class = None if target == "label" else self._class(target)
+        return self.explanation(found, originals, chosen_class, source.class_names)
 
     def _explainer(self, count: int) -> Explainer:
         """For a single image it does not compute a whole batch."""
@@ -147,16 +148,18 @@ class Visualizer:
         return names.index(name)
 
     def explanation(
-        self, found: Explained, originals: Sequence[np.ndarray], target: int | None = None
-    ) -> Explanation:
+        self, found: Explained, originals: Sequence[np.ndarray], target: int | None = None,
+        label_names: Sequence[str] = (),
+    ) -> Explanation:  # fmt: skip
         """What was captured, ready to be drawn.
 
         Args:
             found: of `Explainer`.
             originals: the images before the preprocessing, (h, w, C) of any size.
             target: class of the gradients, if it is one for all, for the captions.
+            label_names: of the labels, which are not the run's classes in re-identification.
         """
-        pictures = [self._picture(found, i, image, target) for i, image in enumerate(originals)]
+        pictures = [self._picture(found, i, image, target, label_names) for i, image in enumerate(originals)]
         shown = [
             View(found.captured[i], found.words[i], found.sounds[i], tuple(pictures[i].parts))
             for i in range(len(originals))
@@ -164,21 +167,31 @@ class Visualizer:
         kinds = _fitting(found.captured.streams, bool(found.captured.gradients))
         return Explanation(self.name, tuple(pictures), tuple(shown), kinds)
 
-    def _picture(self, found: Explained, i: int, image: np.ndarray, target: int | None) -> Picture:
+    def _picture(
+        self, found: Explained, i: int, image: np.ndarray, target: int | None, label_names: Sequence[str]
+    ) -> Picture:
         name = found.names[i]
         h, w = image.shape[:2]
         placement = geometry.of(self.run.config.data, h, w)
-        text = caption(self.run, found, i, name, target)
+        text = caption(self.run, found, i, name, target, label_names)
         parts = {part: transforms.picture_of(image[..., channels]) for part, channels in self._parts}
         picture = Picture(name, transforms.picture_of(image), placement, text, self._cells, parts)
         longest = max(h, w)
         return picture.at_most(max(1, round(w * min(1.0, _SHOWN / longest)))).at_least(_LEAST)
 
 
-def caption(run: "Run", found: Explained, i: int, name: str, target: int | None = None) -> str:
+def caption(
+    run: "Run",
+    found: Explained,
+    i: int,
+    name: str,
+    target: int | None = None,
+    label_names: Sequence[str] = (),
+) -> str:
     """What is said of an image: its name, its true and predicted class with the probability, and the class of gradients."""
     names, label = run.task.class_names, int(found.labels[i])
-    true = names[label] if 0 <= label < len(names) else ""
+    known = label_names or names
+    true = known[label] if 0 <= label < len(known) else ""
     parts = [Path(name).name]
     p = found.probabilities
     if p is None:
@@ -222,19 +235,24 @@ def write(
         if form not in FORMATS:
             raise UserError(f"{form!r} is no format of a figure: choose of {', '.join(FORMATS)}")
     drawers = [Visualizer(run, wanted) for run in runs]
+    if target is not None and not drawers[0].gradients:
+        raise UserError(
+            "--class is the class of the gradients: it goes with --kind=relevance or gradient_attention, "
+            "attention alone is the same for all classes"
+        )
     if len({drawer.name for drawer in drawers}) < len(drawers):
         for drawer in drawers:
             drawer.name = str(drawer.run.folder)
     if images is not None:
         named = user_images.named(images)
+        for run in runs:
+            prediction.check_beside(run.folder, run.task, len(named), texts, sounds)
         if limit and len(named) > limit:
             log.warning(
                 "%d images are named and the first %d are drawn: raise --limit for more", len(named), limit
             )
         named = named[: limit or None]
         count = len(named)
-        for run in runs:
-            prediction.check_beside(run.folder, run.task, count, texts, sounds)
     else:
         if not (split or right or wrong or random):
             right = wrong = 4
@@ -289,84 +307,3 @@ def _same_data(runs: Sequence["Run"], split: str) -> None:
             raise UserError(
                 f"split {split!r} of {run.folder} has other examples than that of {runs[0].folder}: name images by --images"
             )
-
-
-def choose(
-    run: "Run",
-    split: str = "",
-    *,
-    right: int = 0,
-    wrong: int = 0,
-    random: int = 0,
-    limit: int = 0,
-    seed: int = 0,
-) -> tuple[str, np.ndarray]:
-    """Chooses examples of a split.
-
-    Args:
-        run: a trained run.
-        split: of its data set; "" for the one that it was scored on.
-        right, wrong: numbers of right and of wrong predictions, the most confident of each class in turn.
-        random: number of examples drawn at random.
-        limit: largest number in all; 0 for no limit.
-        seed: of the random ones.
-
-    Returns:
-        The split, and (N,) int positions in it; without any number, the first `limit`.
-
-    Raises:
-        UserError: there is no such split, or nothing says which predictions are right.
-    """
-    outcomes = None
-    if right or wrong or not split:
-        if run.exported:
-            raise UserError(f"{run.folder} was exported without its predictions: name images, or a split")
-        outcomes = results.read(run.folder)[1]
-        split = split or outcomes.read[0]
-    source = run.source(split)
-    found: list[int] = []
-    if right or wrong:
-        assert outcomes is not None
-        if split != outcomes.read[0]:
-            raise UserError(
-                f"which predictions of split {split!r} are right is not known: the run was scored on {outcomes.read[0]!r}; "
-                "leave --right and --wrong out, or name that split"
-            )
-        found += _ranked(outcomes, source.names, right=right, wrong=wrong)
-    if random:
-        rest = np.setdiff1d(np.arange(len(source)), found)
-        found += np.random.default_rng(seed).permutation(rest)[:random].tolist()
-    if not (right or wrong or random):
-        found = list(range(len(source)))
-    return split, np.asarray(found[: limit or None], np.int64)
-
-
-def scored_split(run: "Run") -> str:
-    """The split that a run's report is about: "test", or else the last of the config; of re-identification the first."""
-    splits = run.config.data.eval_splits
-    return "test" if "test" in splits else splits[0 if run.task.scorer.closed_set is False else -1]
-
-
-def _ranked(outcomes: PerExample, names: Sequence[str], *, right: int, wrong: int) -> list[int]:
-    """Positions in the source of the right and then of the wrong predictions, by the results that the run left."""
-    place = {str(name): i for i, name in enumerate(names)}
-    score = next(iter(outcomes.measures.values()))
-    sure = outcomes.values.get("probability", np.ones(len(score)))
-    label = outcomes.values.get("label", np.zeros(len(score), np.int64))
-    chosen_rows: list[int] = []
-    for good, count, order in (
-        (True, right, np.argsort(-sure, kind="stable")),
-        (False, wrong, np.argsort(sure, kind="stable")),
-    ):
-        ranked = [int(i) for i in order if (score[i] >= 0.5) == good and outcomes.names[i] in place]
-        chosen_rows += [place[outcomes.names[i]] for i in _in_turn(ranked, label, count)]
-    return chosen_rows
-
-
-def _in_turn(ranked: Sequence[int], label: np.ndarray, count: int) -> Iterator[int]:
-    """The first `count`, a class after the other, so that a figure shows more than one easy class."""
-    by_class: dict[int, list[int]] = {}
-    for i in ranked:
-        by_class.setdefault(int(label[i]), []).append(i)
-    turns = (i for k in range(count) for members in by_class.values() for i in members[k : k + 1])
-    return (i for i, _ in zip(turns, range(count), strict=False))

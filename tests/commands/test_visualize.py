@@ -54,6 +54,10 @@ def test_options_reach_the_figures(monkeypatch, capsys):
         ([], "--workdir is missing"),
         (["--workdir=r", "--images", "a.png", "--wrong=2"], "--images and --wrong both choose what is drawn"),
         (["--workdir=r", "--images", "a.png", "--class=label"], "the true class of an image is not known"),
+        (
+            ["--workdir=r", "--text=a bird"],
+            "--text is of --images: examples of a run's own data bring theirs",
+        ),
         (["--workdir=r", "--width=nan"], "'nan' is no number of inches from 1 to 60"),
         (["--workdir=r", "--right=-1"], "'-1' is no whole number of at least 0"),
         (["--workdir=r", "--kinds=rollout"], "unknown option --kinds; did you mean --kind"),

@@ -1,6 +1,7 @@
 """Which examples are drawn, what is written, and what is refused."""
 
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,32 @@ def test_right_and_wrong_predictions_are_those_of_the_results(run):
     assert len(set(two)) == 2 and two == chosen(run, "train", random=2, seed=3)
     with pytest.raises(UserError, match="which predictions of split 'val' are right is not known"):
         visualization.choose(run, "val", wrong=1)
+
+
+def test_of_an_image_with_several_questions_the_wrong_one_is_drawn(run, monkeypatch, tmp_path):
+    """Its name occurs once a question; of re-identification the first hit counts, not the average precision."""
+    monkeypatch.setattr(run, "folder", tmp_path)
+    names = ["a.png", "b.png", "a.png", "a.png"]
+    monkeypatch.setattr(run, "source", lambda split: SimpleNamespace(names=names))
+    kept = {"name": names, "split": "test", "read": ["test"]}
+    results.write(tmp_path, {"test/accuracy": 0.75}, {**kept, "correct": np.uint8([1, 1, 0, 1])})
+    assert visualization.choose(run, wrong=4)[1].tolist() == [2]
+    values = {"average_precision": np.float32([0.2, 0.2, 0.2, 1]), "rank1": np.uint8([1, 1, 0, 1])}
+    results.write(tmp_path, {"test/mAP": 0.4, "test/rank1": 0.75}, {**kept, **values})
+    assert visualization.choose(run, wrong=4)[1].tolist() == [2]
+
+
+def test_numbers_above_the_limit_are_said(run, caplog):
+    assert len(visualization.choose(run, right=2, wrong=1, limit=2)[1]) == 2
+    assert "3 examples are as asked and the first 2 are drawn: raise --limit for more" in caplog.text
+
+
+def test_a_query_has_the_name_of_its_own_identity(tmp_path):
+    """Labels of query and gallery are not the classes that were trained."""
+    reid = untrained.run(nasty.configs(tmp_path)["reid"])
+    found = visualization.Visualizer(reid).rows("query", np.array([1]))
+    assert reid.source("query").class_names == ("10", "11", "12")
+    assert found.pictures[0].caption.endswith(" · 11")
 
 
 def test_figures_and_their_numbers_are_written(run, tmp_path):
@@ -91,6 +118,10 @@ def test_mistakes_are_one_line(run, tmp_path):
         visualization.write([run], [""], tmp_path, split="test", formats=["jpg"])
     with pytest.raises(UserError, match=r"dcal has no class 'rod' \(did you mean 'red'\?\)"):
         run.explain(run.source("test").load(0), target="rod")
+    with pytest.raises(
+        UserError, match="--class is the class of the gradients: it goes with --kind=relevance"
+    ):
+        visualization.write([run], ["", "layers"], tmp_path, split="test", target="red")
     with pytest.raises(UserError, match="reads no text of an image"):
         run.explain(run.source("test").load(0), texts=["a"])
     (tmp_path / "broken.png").write_bytes(b"no picture")

@@ -117,6 +117,11 @@ def test_a_crossvit_shows_both_scales_and_their_fusion():
         "stage_0/fusion_1": (2, 2, 2, 1, 10),
     }
     # In the order of computation, which relevance follows: a fusion reads what the blocks of both branches return.
-    assert list(found.maps) == ["stage_0/branch_0", "stage_0/branch_1", "stage_0/fusion_0", "stage_0/fusion_1"]
+    assert list(found.maps) == [
+        "stage_0/branch_0",
+        "stage_0/branch_1",
+        "stage_0/fusion_0",
+        "stage_0/fusion_1",
+    ]
     for name, maps in aux["attention"].items():
         np.testing.assert_allclose(found.maps[name], maps, atol=1e-6)
