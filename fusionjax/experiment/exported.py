@@ -26,7 +26,7 @@ HERE = "./"
 PUBLIC = ("hub:", "package:")
 """Beginnings of sources that are the same on every machine."""
 # A name, or one in a folder; hidden ones, and types that nothing here reads, are not downloaded.
-_NAME = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*\.(?:json|txt|safetensors|model)", re.ASCII)
+NAME = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*\.(?:json|txt|safetensors|model)", re.ASCII)
 
 
 def place(source: str | Path) -> Path:
@@ -58,7 +58,7 @@ def _listed(folder: Path, shown: str) -> dict[str, Any]:
     """The checksums of the files, by name."""
     try:
         found = disk_cache.read_json(folder / SUMS)["files"]
-        foreign = [name for name in found if not _NAME.fullmatch(name)]
+        foreign = [name for name in found if not NAME.fullmatch(name)]
         lacking = sorted({WEIGHTS, CONFIG} - set(found))
         if foreign or lacking or not isinstance(found, dict):
             raise ValueError(f"{SUMS} lists {foreign[0][:80]!r}" if foreign else f"{SUMS} lacks {lacking}")

@@ -19,7 +19,7 @@ from fusionjax.data import datasets
 from fusionjax.data.text.tokens import FILES as TOKENIZER
 from fusionjax.errors import UserError
 from fusionjax.experiment import model_card, results, workdir
-from fusionjax.experiment.exported import CARD, CONFIG, HERE, MARK, PUBLIC, SUMS, WEIGHTS
+from fusionjax.experiment.exported import CARD, CONFIG, HERE, MARK, NAME, PUBLIC, SUMS, WEIGHTS
 from fusionjax.experiment.inference import Run
 from fusionjax.pretrained import native, parts
 
@@ -69,17 +69,18 @@ def write(run: Run, out: Path, *, licence: str = "", repository: str = "") -> li
         trunk=run.config.model.trunk,
         state=True,
     )
+    card_sums = card_before
     if not card_before or disk_cache.sums(out, (CARD,)) == card_before:
         card = model_card.text(
             shared, scores, outcomes, parameters=_count(run), licence=licence, repository=repository
         )
         files.write_text(out / CARD, card)
+        card_sums = disk_cache.sums(out, (CARD,))
     names = [WEIGHTS, CONFIG, results.FILE, *brought]
     for name in before - set(names):
         (out / name).unlink(missing_ok=True)
-    disk_cache.write_json(
-        out / SUMS, {"files": disk_cache.sums(out, names), "card": disk_cache.sums(out, (CARD,))}
-    )
+    # That of the card as it was written: one that is edited stays so in every later export.
+    disk_cache.write_json(out / SUMS, {"files": disk_cache.sums(out, names), "card": card_sums})
     return [out / name for name in (CARD, *names, SUMS)]
 
 
@@ -89,7 +90,8 @@ def _earlier(out: Path) -> tuple[set[str], dict[str, Any]]:
         return set(), {}
     try:
         found = disk_cache.read_json(out / SUMS)
-        return set(found["files"]), dict(found["card"]) if (out / CARD).is_file() else {}
+        own = {name for name in found["files"] if NAME.fullmatch(name)}  # others are not deleted
+        return own, dict(found["card"]) if (out / CARD).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"--hub={out} is not empty and holds no earlier export: name a new or an empty folder"

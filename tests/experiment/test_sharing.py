@@ -151,8 +151,15 @@ def test_a_folder_of_ones_own_is_kept(run, folder, tmp_path):
     """An edited card stays; other files are not written over; an exported run is neither trained nor exported again."""
     out = shutil.copytree(folder, tmp_path / "again")
     (out / "README.md").write_text("mine")
+    for _ in range(2):
+        sharing.write(run, out)
+        assert (out / "README.md").read_text() == "mine" and fusionjax.load(out).exported
+    (tmp_path / "precious.json").write_text("{}")
+    listed = disk_cache.read_json(out / "sums.json")
+    listed["files"]["../precious.json"] = [2, ""]
+    disk_cache.write_json(out / "sums.json", listed)
     sharing.write(run, out)
-    assert (out / "README.md").read_text() == "mine" and fusionjax.load(out).exported
+    assert (tmp_path / "precious.json").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not empty and holds no earlier export"):
