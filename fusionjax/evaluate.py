@@ -2,14 +2,9 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fusionjax import cli, progress
 from fusionjax.arguments import Command, comma_separated, needed
-
-if TYPE_CHECKING:
-    from fusionjax.experiment.inference import Run
-    from fusionjax.tasks.base.protocol import Results
 
 
 def add(parser: ArgumentParser) -> None:
@@ -44,25 +39,19 @@ def main(options: Namespace) -> None:
             found = reevaluation.evaluate(run, options.splits)
         for line in (*found.notes, *found.recall, *cautions.lines(found.cautions)):
             progress.line(line)
-        analysed, figures = _more(run, found.results, options)
     for name, value in run.task.scorer.scalars(found.results).items():
         print(f"{name} {value:.4f}")
-    print(*analysed, *figures, sep="\n", end="\n" if analysed or figures else "")
-
-
-def _more(run: "Run", found: "Results", options: Namespace) -> tuple[list[str], list[Path]]:
-    """The lines of --analysis and the files of --visualize."""
-    lines: list[str] = []
-    figures: list[Path] = []
     if options.analysis:
         from fusionjax.experiment import analysis
 
-        lines = analysis.lines(found)
-    if options.visualize:
-        from fusionjax.experiment import visualization
+        for line in analysis.lines(found.results):
+            print(line)
+    if options.visualize:  # a run that has no such figures has been scored
+        with progress.showing():
+            from fusionjax.experiment import visualization
 
-        figures = visualization.write([run], [""], (Path() if run.exported else run.folder) / "figures")
-    return lines, figures
+            made = visualization.write([run], [""], (Path() if run.exported else run.folder) / "figures")
+        print(*made, sep="\n")
 
 
 COMMAND = Command(

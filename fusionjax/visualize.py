@@ -102,13 +102,12 @@ def main(options: Namespace) -> None:
             target=options.target, split=options.split, right=options.right, wrong=options.wrong,
             random=options.random, limit=options.limit, formats=options.format, width=options.width,
         )  # fmt: skip
-        table = None
-        if options.faithfulness:
+    print(*made, sep="\n")
+    if options.faithfulness:  # a run that cannot be measured has its figures
+        with progress.showing():
             from fusionjax.experiment import choice, faithfulness
 
             table = faithfulness.measure(runs[0], options.split or choice.scored_split(runs[0]))
-    print(*made, sep="\n")
-    if table is not None:
         print(table.text())
 
 

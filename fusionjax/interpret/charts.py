@@ -77,7 +77,7 @@ class Chart:
         axes.set_ylim(0, self.top)
         if not self.labels and self.limits is None:
             axes.set_xlim(at.min() - 0.5, at.max() + 0.5)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel(self.axis, fontsize=_SMALL, color=_SOFT, labelpad=1)
         axes.tick_params(labelsize=_SMALL, length=2, width=0.4, pad=1)
         axes.spines[["top", "right"]].set_visible(False)

@@ -139,7 +139,11 @@ def pca(view: View) -> Lines:
     panels = []
     for n in names:
         colours = maps.pca_rgb(found.tokens[n][-1], view.axis(n))[0]
-        panels.append(view.panel(n, f"similarity of patches{suffix(n, names)}", "pca", colours, "colours"))
+        panels.append(
+            view.panel(
+                n, f"similarity of patches within the image{suffix(n, names)}", "pca", colours, "colours"
+            )
+        )
     return [("", [*view.inputs(), *panels])]
 
 

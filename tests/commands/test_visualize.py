@@ -7,7 +7,7 @@ import pytest
 
 from fusionjax import arguments, visualize
 from fusionjax.errors import UserError
-from fusionjax.experiment import inference, visualization
+from fusionjax.experiment import faithfulness, inference, visualization
 from fusionjax.interpret import views
 
 
@@ -66,6 +66,16 @@ def test_options_reach_the_figures(monkeypatch, capsys):
 def test_a_mistake_is_one_line(monkeypatch, words, message):
     with pytest.raises(UserError, match=message):
         run(monkeypatch, *words)
+
+
+def test_figures_are_printed_though_they_cannot_be_measured(monkeypatch, capsys):
+    def refuse(run, split):
+        raise UserError("not measured")
+
+    monkeypatch.setattr(faithfulness, "measure", refuse)
+    with pytest.raises(UserError, match="not measured"):
+        run(monkeypatch, "--workdir=runs/a", "--split=test", "--faithfulness")
+    assert capsys.readouterr().out == "runs/a/figures/a.png\n"
 
 
 def test_the_help_names_every_kind():
