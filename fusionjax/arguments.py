@@ -179,19 +179,26 @@ def needed(value: Any, message: str) -> Any:
     return value
 
 
-def output_folder(out: str) -> Path:
+def output_folder(out: str, option: str = "--out", *, writes: bool = False) -> Path:
     """The folder of --out, which may not exist yet.
 
+    Args:
+        out: as the user named it.
+        option: that names it.
+        writes: whether something is written there in any case, so that it must be possible.
+
     Raises:
-        UserError: it cannot be a folder.
+        UserError: it cannot be a folder, or not be written.
     """
     folder = Path(out)
     try:
         above = next(part for part in (folder, *folder.absolute().parents) if part.exists())
     except OSError as e:
-        raise UserError(f"--out={out} cannot be a folder: {e.strerror}") from None
+        raise UserError(f"{option}={out} cannot be a folder: {e.strerror}") from None
     if not above.is_dir():
-        raise UserError(f"--out={out} cannot be a folder: {above} is a file; name another one")
+        raise UserError(f"{option}={out} cannot be a folder: {above} is a file; name another one")
+    if writes and not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{above} cannot be written: name another folder by {option}")
     return folder
 
 

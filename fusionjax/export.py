@@ -28,7 +28,7 @@ def main(options: Namespace) -> None:
     """Prints the files, and how to try and upload them."""
     needed(options.workdir, "--workdir is missing: name the folder of a run")
     needed(options.hub, "--hub is missing: name the folder to write")
-    out = output_folder(options.hub)
+    out = output_folder(options.hub, "--hub", writes=True)
     if not re.fullmatch(r"[\w.+-]*", options.license, re.ASCII):
         raise UserError(f"--license={options.license!r} is no identifier such as apache-2.0 or cc-by-4.0")
     if options.name and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.name, re.ASCII):

@@ -95,7 +95,7 @@ def main(options: Namespace) -> None:
             runs = [load(name) for name in names]
         # What was exported may be uploaded: nothing is written there.
         place = Path() if runs[0].exported else runs[0].folder
-        folder = output_folder(options.out or str(place / "figures"))
+        folder = output_folder(options.out or str(place / "figures"), writes=True)
         kinds = [*([""] if options.paper or not options.kind else []), *dict.fromkeys(options.kind)]
         made = visualization.write(
             runs, kinds, folder, images=options.images, texts=options.text, sounds=options.sound,

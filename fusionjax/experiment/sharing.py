@@ -91,7 +91,10 @@ def _earlier(out: Path) -> tuple[set[str], dict[str, Any]]:
     try:
         found = disk_cache.read_json(out / SUMS)
         own = {name for name in found["files"] if NAME.fullmatch(name)}  # others are not deleted
-        return own, dict(found["card"]) if (out / CARD).is_file() else {}
+        card = dict(
+            found["card"]
+        )  # the sums of a run's own results have none: its folder is not written over
+        return own, card if (out / CARD).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"--hub={out} is not empty and holds no earlier export: name a new or an empty folder"

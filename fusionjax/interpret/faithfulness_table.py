@@ -18,6 +18,8 @@ HEADS = {
 """Measure → head of its column; the arrow points to the better side."""
 BETTER = {"deletion": -1, "insertion": 1, "pointing": 1, "energy": 1}
 """Sign of the better side, of measures that are compared with the controls."""
+_LEAST = 6
+"""Images from which a difference may be called one: five of one sign are no rarer than 5 % by chance, on either side."""
 CONTROLS = {"random": "random (control)", "centre": "centre prior (control)"}
 MEANING = {
     "deletion": "Deletion: area under the score while the most relevant pixels are removed (Petsiuk et al., 2018).",
@@ -83,6 +85,8 @@ class Table:
     def _beats(self, method: str, control: str, measure: str) -> bool:
         own, other = (BETTER[measure] * self.values[m][measure] for m in (method, control))
         known = np.isfinite(own) & np.isfinite(other)
+        if known.sum() < _LEAST:
+            return False
         low, _ = significance.difference_interval(own[known], other[known])
         return low > 0
 

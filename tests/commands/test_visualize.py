@@ -1,11 +1,12 @@
 """What the command makes of its options."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from fusionjax import arguments, visualize
+from fusionjax import arguments, export, visualize
 from fusionjax.errors import UserError
 from fusionjax.experiment import faithfulness, inference, visualization
 from fusionjax.interpret import views
@@ -76,6 +77,16 @@ def test_figures_are_printed_though_they_cannot_be_measured(monkeypatch, capsys)
     with pytest.raises(UserError, match="not measured"):
         run(monkeypatch, "--workdir=runs/a", "--split=test", "--faithfulness")
     assert capsys.readouterr().out == "runs/a/figures/a.png\n"
+
+
+def test_a_run_of_somebody_else_is_drawn_elsewhere(monkeypatch, tmp_path):
+    """Its folder cannot be written: said before anything is computed."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written: name another folder by --out"):
+        run(monkeypatch, f"--workdir={tmp_path}")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--hub=.*file cannot be a folder"):
+        export.main(arguments.parse(export.COMMAND, ["--workdir=r", f"--hub={tmp_path / 'file'}"]))
 
 
 def test_the_help_names_every_kind():

@@ -80,13 +80,17 @@ def test_a_failing_process_gives_its_exit_code(tmp_path):
     assert "usage" in bash("local.sh", "two", "true", expect=2).stderr
 
 
-@pytest.mark.parametrize(("code", "again"), [(0, False), (2, False), (75, True), (143, True)])
-def test_slurm_starts_again_what_was_preempted(tmp_path, code, again):
+@pytest.mark.parametrize(
+    ("code", "starts", "again"),
+    [(0, 0, False), (2, 0, False), (75, 0, True), (143, 2, True), (75, 3, False), (137, 9, False)],
+)
+def test_slurm_starts_again_what_was_preempted(tmp_path, code, starts, again):
+    """But not for ever what ends at once."""
     srun = stand_in(tmp_path, "srun", f"exit {code}")
     scontrol = stand_in(tmp_path, "scontrol", "exit 0")
     bash(
         "slurm.sbatch", "--config=cub", "--workdir=runs/a b", expect=0 if again else code,
-        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", SLURM_JOB_ID="17",
+        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", SLURM_JOB_ID="17", SLURM_RESTART_COUNT=str(starts),
     )  # fmt: skip
     assert "fusionjax train --config=cub --workdir=runs/a b" in srun.read_text()
     assert scontrol.exists() == again and (not again or scontrol.read_text() == "requeue 17\n")

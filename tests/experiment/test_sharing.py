@@ -164,6 +164,10 @@ def test_a_folder_of_ones_own_is_kept(run, folder, tmp_path):
     (tmp_path / "mine" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not empty and holds no earlier export"):
         sharing.write(run, tmp_path / "mine")
+    held = {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="is not empty and holds no earlier export"):
+        sharing.write(run, run.folder)
+    assert held == {path: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
     with pytest.raises(UserError, match="is an exported run already"):
         sharing.write(fusionjax.load(folder), tmp_path / "b")
     with pytest.raises(UserError, match="is an exported run, which is not trained further"):
