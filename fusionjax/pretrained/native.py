@@ -52,7 +52,10 @@ def write(path: Path, variables: PyTree, name: str, *, trunk: str = "", state: b
     tensors |= {key: np.frombuffer(text.encode(), np.uint8) for key, text in names.items()}
     path = Path(path)
     with files.replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
         safetensors.numpy.save_file(tensors, part)
+        part.chmod(mode)  # as of any new file: safetensors lets nobody but the owner read its files
     return path
 
 

@@ -151,6 +151,8 @@ def test_a_folder_of_ones_own_is_kept(run, folder, tmp_path):
     """An edited card stays; other files are not written over; an exported run is neither trained nor exported again."""
     out = shutil.copytree(folder, tmp_path / "again")
     (out / "README.md").write_text("mine")
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1  # whoever may read the card may read the weights
     for _ in range(2):
         sharing.write(run, out)
         assert (out / "README.md").read_text() == "mine" and fusionjax.load(out).exported
