@@ -115,7 +115,7 @@ def _introduction(content: Mapping[str, Any], parameters: int) -> str:
     use = _sharing(config).use
     shown = ", ".join(map(_plain, names[:_CLASSES]))
     more = f" and {len(names) - _CLASSES:,} more" if len(names) > _CLASSES else ""
-    model = f"A model of [fusionjax](https://pypi.org/project/fusionjax/) {__version__} with {parameters:,} parameters."
+    model = f"A model of fusionjax {__version__} with {parameters:,} parameters."
     return f"{use} {model}\n\n{len(names):,} classes: {shown}{more}.".strip()
 
 
