@@ -174,8 +174,8 @@ def test_every_command_of_the_documents_is_understood(page, line, folder_of_a_re
 
 
 def test_the_quick_start_as_written(tmp_path):
-    """The README's first command after its installation, then the two that follow; only the folder is another."""
-    first, evaluate, predict = [
+    """The README's first command after its installation, then the three that follow; only the folder is another."""
+    first, evaluate, predict, visualize = [
         line.replace("runs/quickstart", str(tmp_path / "run"))
         for line in commands()
         if "runs/quickstart" in line
@@ -208,3 +208,5 @@ def test_the_quick_start_as_written(tmp_path):
     # The run scores cached float16 features, `evaluate` the images.
     assert abs(float(scores["test/accuracy"]) - results["test/accuracy"]) < 0.01
     assert run(predict).count(" %  ") == 5
+    figures = [line for line in run(visualize).splitlines() if line.endswith(".png")]
+    assert figures and all(pathlib.Path(figure).exists() for figure in figures)

@@ -112,9 +112,16 @@ def put_weights(
     if not any(HEAD.fullmatch("/".join(path)) for path in flatten_dict(weights["params"])):
         log("the weights have no head: the model's stays initialised")
         new = (*new, HEAD.pattern)
-    tables: dict[str, Any] = dict(grid=family.grids(module), antialias=family.antialias(module))
-    weights = family.arrange(module, weights)
+    network = of_family(module)
+    tables: dict[str, Any] = dict(grid=family.grids(network), antialias=family.antialias(network))
+    weights = family.arrange(network, weights)
     return pretrained.merge(variables, weights, skip=c.skip, new=new, log=log, **tables)
+
+
+def of_family(module: nn.Module) -> nn.Module:
+    """The network that the record of its family describes: the module, or the part whose parameters keep their names in it."""
+    parts: tuple[tuple[str, nn.Module], ...] = getattr(module, "parts", ())
+    return next((part for prefix, part in parts if not prefix), module)
 
 
 def _fitting(weights: PyTree, variables: PyTree, patterns: Sequence[str], log: Say) -> PyTree:

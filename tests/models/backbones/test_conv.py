@@ -145,7 +145,7 @@ def test_capture_returns_the_maps_and_refuses_others():
 def test_unknown_settings_are_refused(family):
     with pytest.raises(UserError, match="'vgg' is not one of"):
         family.build("vgg")
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="has no field 'colour'; it has"):
         family.build(family.NAMES[0], colour="blue")
     with pytest.raises(UserError, match="output 'map' is not one of logits, pooled, tokens"):
         shapes(family.build(family.NAMES[0], output="map"))

@@ -15,6 +15,8 @@ from fusionjax import config as config_lib
 from fusionjax import tasks
 from fusionjax.errors import UserError
 from fusionjax.experiment import trainer
+from fusionjax.models import registry
+from fusionjax.models.methods.reid import ReID
 from fusionjax.pretrained import files
 from fusionjax.tasks.base import model_factory
 from fusionjax.tasks.base.protocol import Facts
@@ -205,3 +207,13 @@ def test_skipped_parameters_of_a_trunk_in_two_parts(monkeypatch):
         c.pretrained.skip = ("sttem/.*",)
     with pytest.raises(UserError, match="sttem"):
         task.model.load_pretrained(fresh, model_factory.read_weights(c))
+
+
+@pytest.mark.parametrize(("name", "antialias"), [("dinov2", False), ("reg4_dinov2", True)])
+def test_weights_of_a_wrapped_network_are_arranged_as_its_own(name, antialias):
+    """Re-identification puts a neck and a classifier around a DINOv2, whose position embeddings are resampled in its way."""
+    backbone = registry.create(f"dcal_vit_small_patch14_{name}", num_classes=0, image_size=(252, 126))
+    wrapped = ReID(backbone, num_classes=5)
+    assert model_factory.of_family(wrapped) is backbone and model_factory.of_family(backbone) is backbone
+    family = registry.family(f"dcal_vit_small_patch14_{name}")
+    assert family.antialias(model_factory.of_family(wrapped)) is antialias

@@ -293,7 +293,7 @@ def test_captions_as_prompts(leaves, bert, tmp_path):
 def test_a_clip_brings_its_own_space(leaves, clip_folder, tmp_path, monkeypatch):
     reads = []
 
-    def read(path, *, shapes_only, log):
+    def read(path, *part, shapes_only, log):
         reads.append(shapes_only)
         return files.read(path, shapes_only=shapes_only, log=log)
 
