@@ -291,7 +291,7 @@ def explain(error: BaseException) -> None:
     """
     if _peers is None:
         return
-    if not isinstance(error, UserError) and _peers.count > 1:
+    if not isinstance(error, UserError):
         # A connection that breaks is noticed at once, the silence of the peer behind it only by and by.
         time.sleep(_peers.limits.silence + 4 * _BEAT if _broken(error) else 2 * _BEAT)
     failed(str(error) or type(error).__name__)

@@ -108,7 +108,7 @@ def run(
     experiment: "Experiment", session: Session, optimizer: optim.Optimizer, on_scores: OnScores | None
 ) -> dict[str, float]:
     """Trains from the state of the session, evaluates the reported weights, and writes results and report."""
-    primary = jax.process_index() == 0
+    primary = hosts.primary()
     train = experiment.config.train
     writer = (
         metrics.Writer(experiment.folder, start=session.first_step, trackers=_trackers(experiment))
@@ -207,7 +207,7 @@ def _export(
     skipped: Sequence[int],
 ) -> None:
     """Writes results.json, per-example results, the task's own files and the report."""
-    task, primary = experiment.task, jax.process_index() == 0
+    task, primary = experiment.task, hosts.primary()
     said: list[str] = []
     finished = Evaluated(
         evaluation.results,

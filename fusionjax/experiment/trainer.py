@@ -230,7 +230,7 @@ class Experiment:
         mesh = mesh_lib.create(c.train.batch_size)
         self._check_devices(mesh.size)
         optimizer = self.optimizer()
-        primary = jax.process_index() == 0
+        primary = hosts.primary()
         with contextlib.ExitStack() as held:
             if primary:
                 held.enter_context(workdir.open_for_training(self.folder, c, facts))
@@ -293,5 +293,5 @@ class Experiment:
 
     def say(self, text: str) -> None:
         """Prints a line of progress on the first process."""
-        if jax.process_index() == 0:
+        if hosts.primary():
             progress.line(text)

@@ -87,15 +87,14 @@ def fit(
     with contextlib.ExitStack() as compiled:
         for step in range(start, steps):
             batch = place(next(batches))
-            asked = _agreed(step + 1, hooks) if hosts.several() else frozenset()
+            agreed = _agreed(step + 1, hooks) if hosts.several() else None
             # An implicit copy between host and device in the hot path is an error.
             with compiling(step == start), jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch, skips)
                 skips = skips - metrics["nonfinite"].total
             if step == start:  # from here on a signal is answered within a step
                 compiled.enter_context(interruption.deferred())
-            if not hosts.several():
-                asked = _wishes(hooks)
+            asked = _wishes(hooks) if agreed is None else agreed
             due, stop = [hook for hook in hooks if hook.due(step + 1, asked)], STOP in asked
             try:
                 meter.push(step + 1, metrics)
